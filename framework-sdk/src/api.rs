@@ -1,0 +1,250 @@
+//! What a framework hears and says, typed and checked; wire messages stay outside.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use allotment_proto::{allot, mesos};
+use allotment_types::{AgentId, Fixed, FrameworkId, OfferId, Ranges, Resources, Role, TaskId};
+use bytes::Bytes;
+
+pub use allotment_proto::mesos::TaskState;
+pub use allotment_proto::mesos::task_status::{Reason, Source};
+
+/// What a framework hears, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The subscription stands. Comes again after every reconnection; calls made while
+    /// disconnected are not replayed, so reconcile here.
+    Subscribed {
+        /// The framework's id; keep it durable and subscribe with it next time.
+        framework: FrameworkId,
+    },
+    /// The connection broke; the SDK is reconnecting. All offers are void.
+    Disconnected {
+        /// In words.
+        reason: String,
+    },
+    /// Resources to use or decline. Until then nobody else gets them.
+    Offers(Vec<Offer>),
+    /// The offer is void; accepting it now ends in TASK_LOST or TASK_DROPPED.
+    Rescinded(OfferId),
+    /// A task changed. Acknowledge it (once what it means is durable) when it has a uuid.
+    Update(Update),
+    /// The agent is gone from the cluster; updates for its tasks come on their own.
+    AgentLost(AgentId),
+    /// A call was refused and had no effect.
+    Rejected {
+        /// Which call, as Mesos names it: "ACCEPT".
+        call: String,
+        /// Why and what to do.
+        message: String,
+    },
+    /// The master ended this subscription for good; nothing more comes.
+    Error(String),
+}
+
+/// Resources of one agent offered in one role.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// Names the offer in calls.
+    pub id: OfferId,
+    /// Whose resources they are.
+    pub agent: AgentId,
+    /// The agent's host name.
+    pub hostname: String,
+    /// Where the agent serves, `http://host:port`.
+    pub agent_url: String,
+    /// The role they are allocated to.
+    pub role: Role,
+    /// What may be used.
+    pub resources: Resources,
+    /// What the agent says of itself, in its order.
+    pub attributes: Vec<Attribute>,
+}
+
+/// One attribute of an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attribute {
+    /// Its name; names may repeat.
+    pub name: String,
+    /// Its value.
+    pub value: AttributeValue,
+}
+
+/// An attribute's value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AttributeValue {
+    /// A text.
+    Text(String),
+    /// A number.
+    Scalar(Fixed),
+    /// Ranges of numbers.
+    Ranges(Ranges),
+    /// A set of texts.
+    Set(Vec<String>),
+}
+
+/// How one task does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// Which task.
+    pub task: TaskId,
+    /// Its agent, when known.
+    pub agent: Option<AgentId>,
+    /// Its state.
+    pub state: TaskState,
+    /// In words.
+    pub message: Option<String>,
+    /// Why, as Mesos classifies it.
+    pub reason: Option<Reason>,
+    /// Who says so.
+    pub source: Source,
+    /// How the main process ended, when it ran.
+    pub exit: Option<allot::TaskExit>,
+    /// What the sandbox holds, on terminal updates of tasks that ran.
+    pub sandbox: Option<allot::SandboxSummary>,
+    /// The verdict of the task's health check, when it has one.
+    pub healthy: Option<bool>,
+    /// Seconds since the Unix epoch, by the sender's clock.
+    pub timestamp: f64,
+    /// Present on updates that are repeated until acknowledged.
+    pub uuid: Option<Bytes>,
+}
+
+impl Update {
+    /// Whether the task will never run again.
+    pub fn is_terminal(&self) -> bool {
+        allotment_proto::convert::is_terminal(self.state)
+    }
+
+    /// The call that acknowledges this update; `None` when it wants no acknowledgement.
+    pub fn acknowledgement(&self) -> Option<Call> {
+        let (agent, uuid) = (self.agent.clone()?, self.uuid.clone()?);
+        Some(Call::Acknowledge {
+            agent,
+            task: self.task.clone(),
+            uuid,
+        })
+    }
+}
+
+/// What a framework says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// Launch `tasks` on the resources of `offers`, all of `agent` and one role. What they leave
+    /// is declined with `refuse_for`.
+    Accept {
+        /// The agent of all the offers.
+        agent: AgentId,
+        /// Which offers; their resources are pooled.
+        offers: Vec<OfferId>,
+        /// What to launch, in order; none is a decline.
+        tasks: Vec<Task>,
+        /// How long not to offer the rest again; `None`: 5 s, Mesos' default.
+        refuse_for: Option<Duration>,
+    },
+    /// Want none of these for a while.
+    Decline {
+        /// Which offers.
+        offers: Vec<OfferId>,
+        /// How long; `None`: 5 s, Mesos' default.
+        refuse_for: Option<Duration>,
+    },
+    /// Want offers again (in all roles) and forget every filter.
+    Revive,
+    /// Want no offers (in any role) until [`Call::Revive`].
+    Suppress,
+    /// End a task. An unknown task is answered with its state.
+    Kill {
+        /// Which task.
+        task: TaskId,
+        /// Its agent, when known.
+        agent: Option<AgentId>,
+        /// From SIGTERM to SIGKILL; `None`: what the task said, else the agent's default.
+        grace: Option<Duration>,
+    },
+    /// The update is dealt with; see [`Update::acknowledgement`].
+    Acknowledge {
+        /// The task's agent.
+        agent: AgentId,
+        /// Which task.
+        task: TaskId,
+        /// Which update.
+        uuid: Bytes,
+    },
+    /// Ask how these tasks do; all that the master knows of this framework when empty.
+    Reconcile(Vec<(TaskId, Option<AgentId>)>),
+    /// Kill all tasks and remove the framework for good.
+    Teardown,
+}
+
+/// A task to launch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Unique among the framework's live tasks.
+    pub id: TaskId,
+    /// For people.
+    pub name: String,
+    /// What it may use.
+    pub resources: Resources,
+    /// What to run.
+    pub command: Command,
+    /// Environment variables beside those the agent sets.
+    pub env: BTreeMap<String, String>,
+    /// Files to bring into the sandbox first.
+    pub uris: Vec<Uri>,
+    /// The Unix user; `None`: the framework's.
+    pub user: Option<String>,
+    /// From SIGTERM to SIGKILL; `None`: the agent's default.
+    pub kill_grace: Option<Duration>,
+    /// Free-form, shown to operators.
+    pub labels: BTreeMap<String, String>,
+    /// Run by the agent; its verdict comes as [`Update::healthy`].
+    pub health_check: Option<mesos::HealthCheck>,
+    /// For service discovery.
+    pub discovery: Option<mesos::DiscoveryInfo>,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `/bin/sh -c LINE`.
+    Shell(String),
+    /// A program (looked up in PATH when it has no slash) and its arguments without argv[0].
+    Exec {
+        /// The program.
+        program: String,
+        /// Its arguments.
+        arguments: Vec<String>,
+    },
+}
+
+/// A file to bring into the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uri {
+    /// `file:///path`, `/path` or `http://...`.
+    pub value: String,
+    /// Make it executable.
+    pub executable: bool,
+    /// Name in the sandbox; `None`: the last part of the URI.
+    pub output_file: Option<String>,
+}
+
+impl Task {
+    /// A task that runs `command` with `resources` and defaults for the rest.
+    pub fn new(id: TaskId, resources: Resources, command: Command) -> Self {
+        Self {
+            name: id.as_str().to_owned(),
+            id,
+            resources,
+            command,
+            env: BTreeMap::new(),
+            uris: Vec::new(),
+            user: None,
+            kill_grace: None,
+            labels: BTreeMap::new(),
+            health_check: None,
+            discovery: None,
+        }
+    }
+}

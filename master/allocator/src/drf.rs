@@ -1,0 +1,5 @@
+//! Dominant resource fairness.
+
+/// The default module.
+#[derive(Debug, Default)]
+pub struct Drf {}

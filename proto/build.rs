@@ -1,0 +1,41 @@
+//! Compiles the .proto files without a system `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "mesos/v1/mesos.proto",
+        "mesos/v1/scheduler.proto",
+        "allot/v1/task.proto",
+        "allot/v1/scheduler.proto",
+        "allot/v1/agent.proto",
+        "allot/v1/sandbox.proto",
+        "allot/v1/store.proto",
+        "allot/v1/operator.proto",
+    ];
+    for file in files {
+        println!("cargo::rerun-if-changed=proto/{file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    // Views that the command line prints as JSON and YAML.
+    let printed = [
+        "AgentView",
+        "ClusterEvent",
+        "ClusterView",
+        "FrameworkView",
+        "RangesView",
+        "ResourcesView",
+        "RoleView",
+        "SandboxEntry",
+        "ScalarView",
+        "TaskView",
+        "WhyResponse",
+    ];
+    let mut config = tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".");
+    for message in printed {
+        config =
+            config.message_attribute(format!("allot.v1.{message}"), "#[derive(serde::Serialize)]");
+    }
+    config.compile_fds(descriptors)?;
+    Ok(())
+}
