@@ -1,2 +1,40 @@
-//! Under construction.
-fn main() {}
+//! The `allot` binary: every role and every operator command.
+//!
+//! - [`cli`]: the tree of commands and flags.
+//! - [`context`]: which cluster a command talks to.
+//! - [`output`]: how anything is printed; [`exit`]: what exit codes mean.
+//! - [`http`], [`rpc`]: the two ways to ask a role something.
+//! - One module per command; the work itself is in the role crates.
+
+#![allow(dead_code, reason = "the commands that use the rest land next")]
+
+mod app;
+mod cli;
+mod context;
+mod exit;
+mod http;
+mod job;
+mod logging;
+mod output;
+mod rpc;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    if let Err(error) = logging::start(&cli.log_level) {
+        return exit::report(&error);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(&error.into()),
+    };
+    match runtime.block_on(cli::run(cli)) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}

@@ -1,0 +1,140 @@
+//! Which cluster a command talks to and how it answers.
+
+use std::time::Duration;
+
+use allotment_proto::allot::operator_client::OperatorClient;
+use tonic::transport::Channel;
+
+use crate::output::Format;
+use crate::rpc;
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Connection {
+    /// The master's address
+    #[arg(
+        long,
+        global = true,
+        env = "ALLOT_MASTER",
+        default_value = "http://127.0.0.1:5050",
+        value_name = "URL"
+    )]
+    pub(crate) master: String,
+
+    /// The services framework's address [default: what the master knows, else
+    /// http://127.0.0.1:8080]
+    #[arg(long, global = true, env = "ALLOT_SERVICES", value_name = "URL")]
+    pub(crate) services: Option<String>,
+
+    /// The batch framework's address [default: what the master knows, else http://127.0.0.1:9618]
+    #[arg(long, global = true, env = "ALLOT_BATCH", value_name = "URL")]
+    pub(crate) batch: Option<String>,
+
+    /// How to print the answer
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+}
+
+/// What a command needs beside its own arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// The master's address, `http://host:port` without a slash at the end.
+    pub(crate) master: String,
+    /// How to print listings and single things.
+    pub(crate) output: Format,
+    services: Option<String>,
+    batch: Option<String>,
+}
+
+/// How long the master may take to say where a framework serves before the default is used.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Context {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            master: base_url(&connection.master),
+            output: connection.output,
+            services: connection.services.as_deref().map(base_url),
+            batch: connection.batch.as_deref().map(base_url),
+        }
+    }
+
+    /// Where the services framework serves, without a slash at the end.
+    pub(crate) async fn services_url(&self) -> String {
+        match &self.services {
+            Some(url) => url.clone(),
+            None => self.framework_url("services", 8080).await,
+        }
+    }
+
+    /// Where the batch framework serves, without a slash at the end.
+    pub(crate) async fn batch_url(&self) -> String {
+        match &self.batch {
+            Some(url) => url.clone(),
+            None => self.framework_url("batch", 9618).await,
+        }
+    }
+
+    /// A client of the master's operator API.
+    pub(crate) async fn operator(&self) -> anyhow::Result<OperatorClient<Channel>> {
+        let channel = rpc::connect(rpc::Peer::Master, &self.master).await?;
+        Ok(
+            OperatorClient::new(channel)
+                .max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX),
+        )
+    }
+
+    async fn framework_url(&self, name: &str, port: u16) -> String {
+        let asked = async {
+            let mut operator = self.operator().await.ok()?;
+            let listed = operator
+                .list_frameworks(allotment_proto::allot::ListFrameworksRequest {})
+                .await
+                .ok()?
+                .into_inner();
+            let connected = |f: &&allotment_proto::allot::FrameworkView| {
+                f.name == name && f.state == "connected" && f.webui_url.is_some()
+            };
+            let found = listed.frameworks.iter().find(connected)?;
+            found.webui_url.as_deref().map(base_url)
+        };
+        let known = tokio::time::timeout(DISCOVERY_TIMEOUT, asked).await;
+        known
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| format!("http://127.0.0.1:{port}"))
+    }
+}
+
+/// `host:port`, `http://host:port/` and `http://host:port` are one address.
+fn base_url(given: &str) -> String {
+    let trimmed = given.trim_end_matches('/');
+    if trimmed.contains("://") {
+        trimmed.to_owned()
+    } else {
+        format!("http://{trimmed}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base_url;
+
+    #[test]
+    fn an_address_may_come_without_scheme_or_with_a_slash() {
+        for given in [
+            "10.0.0.1:5050",
+            "http://10.0.0.1:5050/",
+            "http://10.0.0.1:5050",
+        ] {
+            assert_eq!(base_url(given), "http://10.0.0.1:5050");
+        }
+    }
+}

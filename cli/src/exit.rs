@@ -1,0 +1,59 @@
+//! Exit codes and the one place where an error becomes text.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it was tried and failed |
+//! | 2 | wrong usage: a flag, an argument or an input file; nothing was done |
+//! | 3 | no such thing |
+//! | 4 | master, agent or framework cannot be reached |
+//!
+//! `allot run` ends with the exit code of its command instead (128 + N after signal N).
+
+use std::process::ExitCode;
+
+use crate::output;
+
+/// Errors that have an exit code of their own; every other error exits with 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A flag, an argument or an input file is wrong and nothing was done.
+    #[error("{0}")]
+    Usage(String),
+    /// What was named does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// Nobody answers; the text has the address, the cause and what to do.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    /// The exit code.
+    pub(crate) const fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::NotFound(_) => 3,
+            Self::Unreachable(_) => 4,
+        }
+    }
+}
+
+/// Prints the error chain as one line on stderr and says which code to exit with.
+///
+/// A reader that closed the pipe (`allot task list | head`) wants no message.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    }) {
+        return ExitCode::SUCCESS;
+    }
+    output::complain(&format!("{error:#}"));
+    let code = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Failure>())
+        .map_or(1, Failure::code);
+    ExitCode::from(code)
+}

@@ -1,0 +1,89 @@
+//! gRPC to the roles, with errors as sentences.
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::exit::Failure;
+
+/// Long enough for a busy master far away, short enough for a person to wait.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whom a command tried to reach, for the sentence when nobody answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Master,
+    Agent,
+    Services,
+    Batch,
+}
+
+impl Peer {
+    /// The sentence when nobody answers at `url`.
+    pub(crate) fn unreachable(self, url: &str, cause: &str) -> Failure {
+        let (who, advice) = match self {
+            Self::Master => (
+                "the master",
+                "start one with `allot local` or `allot master`, or name it with --master or \
+                 ALLOT_MASTER",
+            ),
+            Self::Agent => (
+                "the agent",
+                "it may be down; see `allot node list` for its state",
+            ),
+            Self::Services => (
+                "the services framework",
+                "start it with `allot local` or `allot services`, or name it with --services or \
+                 ALLOT_SERVICES",
+            ),
+            Self::Batch => (
+                "the batch framework",
+                "start it with `allot local` or `allot batch`, or name it with --batch or \
+                 ALLOT_BATCH",
+            ),
+        };
+        Failure::Unreachable(format!("cannot reach {who} at {url}: {cause}; {advice}"))
+    }
+}
+
+/// Opens a channel to `url`.
+///
+/// # Errors
+/// [`Failure::Usage`] when `url` is none, [`Failure::Unreachable`] when nobody answers.
+pub(crate) async fn connect(peer: Peer, url: &str) -> Result<Channel, Failure> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|error| {
+            Failure::Usage(format!(
+                "{url:?} is no address ({error}); give it as http://host:port"
+            ))
+        })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true);
+    endpoint
+        .connect()
+        .await
+        .map_err(|error| peer.unreachable(url, &innermost(&error)))
+}
+
+/// What a refused call means for the user.
+pub(crate) fn refused(peer: Peer, url: &str, status: &tonic::Status) -> anyhow::Error {
+    let message = status.message().to_owned();
+    match status.code() {
+        tonic::Code::NotFound => Failure::NotFound(message).into(),
+        tonic::Code::InvalidArgument => Failure::Usage(message).into(),
+        tonic::Code::Unavailable => peer.unreachable(url, &message).into(),
+        code if message.is_empty() => {
+            anyhow::anyhow!("{url} answered {code}, without a message")
+        }
+        _ => anyhow::anyhow!(message),
+    }
+}
+
+/// The last cause of an error, where the operating system speaks ("Connection refused").
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,15 @@
+//! `allot run`: one task, its output streamed, its exit code returned.
+
+use std::process::ExitCode;
+
+use crate::context::Context;
+use crate::exit::Failure;
+
+/// Arguments of `allot run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Runs the command.
+pub(crate) async fn run(_ctx: &Context, _args: Args) -> anyhow::Result<ExitCode> {
+    Err(Failure::Usage("`allot run` is not there yet".to_owned()).into())
+}
