@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::context::{Connection, Context};
-use crate::{app, job, run};
+use crate::{app, completions, events, framework, job, node, role, run, serve, task, why};
 
 /// A cluster manager in the two-level style of Apache Mesos.
 #[derive(Debug, Parser)]
@@ -36,6 +36,22 @@ enum Command {
     App(app::Args),
     /// The batch queue
     Job(job::Args),
+    /// The agents of the cluster
+    Node(node::Args),
+    /// The frameworks and what they hold
+    Framework(framework::Args),
+    /// The tasks of all frameworks
+    Task(task::Args),
+    /// The roles and their shares
+    Role(role::Args),
+    /// What happens in the cluster
+    Events(events::Args),
+    /// Why something stands as it does
+    Why(why::Args),
+    /// Serve the files of a directory over HTTP
+    Serve(serve::Args),
+    /// Print the completion script of a shell
+    Completions(completions::Args),
 }
 
 /// Parses the command line; on wrong usage prints why and exits with 2.
@@ -50,6 +66,14 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&ctx, args).await,
         Command::App(args) => app::run(&ctx, args).await,
         Command::Job(args) => job::run(&ctx, args).await,
+        Command::Node(args) => node::run(&ctx, args).await,
+        Command::Framework(args) => framework::run(&ctx, args).await,
+        Command::Task(args) => task::run(&ctx, args).await,
+        Command::Role(args) => role::run(&ctx, args).await,
+        Command::Events(args) => events::run(&ctx, &args).await,
+        Command::Why(args) => why::run(&ctx, &args).await,
+        Command::Serve(args) => serve::run(&args).await,
+        Command::Completions(args) => completions::run(&args, Cli::command()),
     }
 }
 

@@ -91,6 +91,11 @@ impl Context {
         )
     }
 
+    /// What a call that the master refused means for the user.
+    pub(crate) fn refused(&self, status: &tonic::Status) -> anyhow::Error {
+        rpc::refused(rpc::Peer::Master, &self.master, status)
+    }
+
     async fn framework_url(&self, name: &str, port: u16) -> String {
         let asked = async {
             let mut operator = self.operator().await.ok()?;

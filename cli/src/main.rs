@@ -10,14 +10,24 @@
 
 mod app;
 mod cli;
+mod completions;
 mod context;
+mod events;
 mod exit;
+mod framework;
 mod http;
 mod job;
 mod logging;
+mod node;
 mod output;
+mod role;
 mod rpc;
 mod run;
+mod serve;
+mod signals;
+mod task;
+mod view;
+mod why;
 
 use std::process::ExitCode;
 

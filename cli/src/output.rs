@@ -55,6 +55,11 @@ impl Cell {
         let text = text.into().replace(|c: char| c.is_control(), " ");
         Self { text, tone }
     }
+
+    /// The text in the colour of its meaning.
+    pub(crate) fn painted(&self, colours: bool) -> String {
+        paint(&self.text, self.tone, colours)
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {
