@@ -1,1 +1,12 @@
-//! Under construction.
+//! The master: collects what agents have, offers it to frameworks, and keeps the books.
+//!
+//! - [`config`]: what an operator may set, with units and checks.
+//! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
+//!
+//! Who is offered what is decided by the allocation module (`allotment-allocator`).
+
+pub mod config;
+pub mod edge;
+
+pub use config::{Config, ConfigError};
+pub use edge::{RunError, Running, StartError, start};
