@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "allot/v1/scheduler.proto",
         "allot/v1/agent.proto",
         "allot/v1/sandbox.proto",
+        "allot/v1/batch.proto",
         "allot/v1/store.proto",
         "allot/v1/operator.proto",
     ];
@@ -21,6 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ClusterEvent",
         "ClusterView",
         "FrameworkView",
+        "JobClusterView",
+        "JobVariable",
+        "JobView",
         "RangesView",
         "ResourcesView",
         "RoleView",

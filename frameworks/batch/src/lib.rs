@@ -1,1 +1,10 @@
-//! Under construction.
+//! The batch framework: HTCondor's submit files over a durable queue.
+//!
+//! - [`config`]: how it is set up.
+//! - [`running`]: a framework that serves, from [`start`] to its end.
+
+pub mod config;
+pub mod running;
+
+pub use config::{Config, ConfigError};
+pub use running::{Died, Running, StartError, start};
