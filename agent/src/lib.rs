@@ -1,1 +1,15 @@
-//! Under construction.
+//! The agent: runs tasks in isolated containers and reports on them.
+//!
+//! - [`config`] and [`attributes`]: what an operator may set, with units and checks.
+//! - [`containerizer`]: the launcher process and the containers; [`launcher_main`].
+//! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
+
+pub mod attributes;
+pub mod config;
+pub mod containerizer;
+pub mod edge;
+
+pub use attributes::Attributes;
+pub use config::{Config, ConfigError, Isolation, Isolator, LauncherCommand};
+pub use containerizer::launcher_main;
+pub use edge::{RunError, Running, StartError, start};

@@ -1,0 +1,317 @@
+//! What an operator may set on an agent.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use allotment_types::Resources;
+
+use crate::attributes::Attributes;
+
+/// Settings of one agent. [`Config::default`] serves on 127.0.0.1:5051, looks for a master on
+/// 127.0.0.1:5050, offers what the machine has and keeps everything in `./allot-agent`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The address and port to serve on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The name of this machine in offers; `None`: the machine's own host name.
+    pub hostname: Option<String>,
+    /// The name or address under which others reach this agent; `None`: the listening address,
+    /// or the host name when that is `0.0.0.0` or `::`.
+    pub advertise: Option<String>,
+    /// Where masters serve, `http://host:port` each; tried in turn.
+    pub masters: Vec<String>,
+    /// The folder of sandboxes and of the agent's id. Created when missing; one agent at a time
+    /// may use it.
+    pub work_dir: PathBuf,
+    /// What to offer; `None`: the machine's cores, memory and disk, and ports 31000 to 32000.
+    pub resources: Option<Resources>,
+    /// What frameworks may choose by, such as `rack:r7; gpu:a100`.
+    pub attributes: Attributes,
+    /// Which walls to put around tasks.
+    pub isolation: Isolation,
+    /// How to start the launcher process; the agent appends `--socket-fd 0`.
+    pub launcher: LauncherCommand,
+    /// Run each task as the user it names (needs root). Without it every task runs as the
+    /// agent's own user.
+    pub switch_user: bool,
+    /// The most processes and threads one task may have, where pids are isolated.
+    pub pids_max: u64,
+    /// The time between SIGTERM and SIGKILL for tasks without a kill policy (Mesos: 5 s).
+    pub kill_grace: Duration,
+    /// How long the sandbox of an ended task is kept (Mesos: a week).
+    pub gc_delay: Duration,
+    /// The largest file that is fetched for a task, in bytes.
+    pub fetch_size_max: u64,
+    /// How many tasks have their files fetched at the same time.
+    pub fetches_max: usize,
+    /// The first wait before connecting again to a master; doubles, with jitter.
+    pub reconnect_min: Duration,
+    /// The longest wait before connecting again to a master.
+    pub reconnect_max: Duration,
+}
+
+/// How the launcher process is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LauncherCommand {
+    /// The program; `/proc/self/exe` is the running binary itself.
+    pub program: PathBuf,
+    /// Its first arguments, which make it call [`crate::launcher_main`].
+    pub args: Vec<String>,
+}
+
+impl Default for LauncherCommand {
+    fn default() -> Self {
+        Self {
+            program: PathBuf::from("/proc/self/exe"),
+            args: vec!["launcher".to_owned()],
+        }
+    }
+}
+
+/// One wall around tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isolator {
+    /// cgroups for cpu, memory and the number of processes.
+    Cgroups,
+    /// Namespaces for processes, mounts, IPC and the host name.
+    Namespaces,
+}
+
+impl Isolator {
+    /// Every isolator, in the order in which they are named.
+    pub const ALL: [Self; 2] = [Self::Cgroups, Self::Namespaces];
+
+    /// As written in settings and attributes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cgroups => "cgroups",
+            Self::Namespaces => "namespaces",
+        }
+    }
+}
+
+impl fmt::Display for Isolator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which walls an operator wants.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Every one this machine can give; what it cannot is said once and shown as an attribute.
+    #[default]
+    Auto,
+    /// Plain processes.
+    None,
+    /// Exactly these; an agent that cannot give one of them does not start.
+    Only(BTreeSet<Isolator>),
+}
+
+/// Why a text names no isolation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("isolation {0:?} is unknown; write `auto`, `none` or a list of cgroups,namespaces")]
+pub struct IsolationError(String);
+
+impl FromStr for Isolation {
+    type Err = IsolationError;
+
+    /// Reads `auto`, `none` or a list such as `cgroups,namespaces`.
+    fn from_str(text: &str) -> Result<Self, IsolationError> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            list => list
+                .split(',')
+                .map(|name| {
+                    Isolator::ALL
+                        .into_iter()
+                        .find(|isolator| isolator.name() == name.trim())
+                        .ok_or_else(|| IsolationError(name.trim().to_owned()))
+                })
+                .collect::<Result<_, _>>()
+                .map(Self::Only),
+        }
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Only(list) => {
+                let names: Vec<&str> = list.iter().map(|i| i.name()).collect();
+                f.write_str(&names.join(","))
+            }
+        }
+    }
+}
+
+/// Why settings do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Something that must not be zero.
+    #[error("{name} is 0; give it a value such as {example}")]
+    Zero {
+        /// Which setting.
+        name: &'static str,
+        /// A sensible value.
+        example: &'static str,
+    },
+    /// Two settings contradict each other.
+    #[error("{smaller_name} {smaller:?} must not exceed {larger_name} {larger:?}")]
+    Exceeds {
+        /// The setting that must not exceed the other.
+        smaller_name: &'static str,
+        /// Its value.
+        smaller: Duration,
+        /// The other setting.
+        larger_name: &'static str,
+        /// Its value.
+        larger: Duration,
+    },
+    /// Nobody to register with.
+    #[error("no master is given; name at least one, such as http://127.0.0.1:5050")]
+    NoMaster,
+    /// A master's address that cannot be one.
+    #[error(
+        "master address {address:?} is no http://host:port; write it like http://10.0.0.1:5050"
+    )]
+    MasterAddress {
+        /// What was given.
+        address: String,
+    },
+    /// An attribute that the agent sets itself.
+    #[error("attribute {name:?} is set by the agent itself; choose another name")]
+    ReservedAttribute {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5051),
+            hostname: None,
+            advertise: None,
+            masters: vec!["http://127.0.0.1:5050".to_owned()],
+            work_dir: PathBuf::from("allot-agent"),
+            resources: None,
+            attributes: Attributes::default(),
+            isolation: Isolation::Auto,
+            launcher: LauncherCommand::default(),
+            switch_user: true,
+            pids_max: 4096,
+            kill_grace: Duration::from_secs(5),
+            gc_delay: Duration::from_secs(7 * 24 * 3600),
+            fetch_size_max: 10 << 30,
+            fetches_max: 8,
+            reconnect_min: Duration::from_millis(100),
+            reconnect_max: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// The attribute that tells which walls tasks have.
+    pub const ISOLATION_ATTRIBUTE: &'static str = "isolation";
+
+    /// Checks that the settings make sense together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the names and values of the settings that do not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let zero = |name, example| Err(ConfigError::Zero { name, example });
+        if self.reconnect_min.is_zero() {
+            return zero("reconnect_min", "100ms");
+        }
+        if self.pids_max == 0 {
+            return zero("pids_max", "4096");
+        }
+        if self.fetches_max == 0 {
+            return zero("fetches_max", "8");
+        }
+        if self.reconnect_min > self.reconnect_max {
+            return Err(ConfigError::Exceeds {
+                smaller_name: "reconnect_min",
+                smaller: self.reconnect_min,
+                larger_name: "reconnect_max",
+                larger: self.reconnect_max,
+            });
+        }
+        if self.masters.is_empty() {
+            return Err(ConfigError::NoMaster);
+        }
+        for address in &self.masters {
+            let uri = address.parse::<http::Uri>().ok();
+            let good = uri.is_some_and(|uri| {
+                uri.scheme_str() == Some("http")
+                    && uri.host().is_some_and(|host| !host.is_empty())
+                    && uri.port_u16().is_some_and(|port| port != 0)
+            });
+            if !good {
+                return Err(ConfigError::MasterAddress {
+                    address: address.clone(),
+                });
+            }
+        }
+        if self.attributes.has(Self::ISOLATION_ATTRIBUTE) {
+            return Err(ConfigError::ReservedAttribute {
+                name: Self::ISOLATION_ATTRIBUTE.to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_that_is_no_address_is_refused_by_name() {
+        for address in [
+            "",
+            "localhost:5050",
+            "http://",
+            "http://a",
+            "https://a:1",
+            "x y",
+        ] {
+            let config = Config {
+                masters: vec![address.to_owned()],
+                ..Config::default()
+            };
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("{address:?}")), "{error}");
+        }
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn contradicting_settings_are_refused_with_both_values() {
+        let config = Config {
+            reconnect_min: Duration::from_secs(20),
+            ..Config::default()
+        };
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "reconnect_min 20s must not exceed reconnect_max 10s"
+        );
+    }
+
+    #[test]
+    fn isolation_reads_what_it_writes() {
+        for text in ["auto", "none", "cgroups", "cgroups,namespaces"] {
+            assert_eq!(text.parse::<Isolation>().unwrap().to_string(), text);
+        }
+        let error = "cgroups,selinux".parse::<Isolation>().unwrap_err();
+        assert!(error.to_string().contains("\"selinux\""), "{error}");
+    }
+}
