@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::context::{Connection, Context};
-use crate::{app, completions, events, framework, job, node, role, run, serve, task, why};
+use crate::{app, completions, events, framework, job, node, role, roles, run, serve, task, why};
 
 /// A cluster manager in the two-level style of Apache Mesos.
 #[derive(Debug, Parser)]
@@ -30,6 +30,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a master: collect resources, offer them
+    Master(roles::master::Args),
+    /// Run the services framework: Marathon's API over long-running apps
+    Services(roles::services::Args),
+    /// Run the batch framework: HTCondor's submit files over a durable queue
+    Batch(roles::batch::Args),
     /// Run one task, stream its output, exit with its code
     Run(run::Args),
     /// Long-running apps
@@ -63,6 +69,9 @@ pub(crate) fn parse() -> Cli {
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let ctx = Context::new(cli.connection);
     match cli.command {
+        Command::Master(args) => roles::master::run(args).await,
+        Command::Services(args) => roles::services::run(&ctx, args).await,
+        Command::Batch(args) => roles::batch::run(&ctx, args).await,
         Command::Run(args) => run::run(&ctx, args).await,
         Command::App(args) => app::run(&ctx, args).await,
         Command::Job(args) => job::run(&ctx, args).await,

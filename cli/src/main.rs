@@ -21,6 +21,7 @@ mod logging;
 mod node;
 mod output;
 mod role;
+mod roles;
 mod rpc;
 mod run;
 mod serve;

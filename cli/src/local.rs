@@ -1,0 +1,118 @@
+//! `allot local`: the whole cluster in one process and one folder.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use allotment_types::Resources;
+use anyhow::Context as _;
+
+use crate::cluster::{AgentSettings, Cluster, Settings, machine, plan};
+use crate::roles::{self, Role, make_folder};
+use crate::{output, signals};
+
+/// Arguments of `allot local`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many agents
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    agents: u16,
+    /// Folder of everything that lasts [default: allot/local in $XDG_STATE_HOME, which is
+    /// ~/.local/state unless set]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The master's port, which the agents' ports follow; 0 picks a free one for every role
+    #[arg(long, default_value_t = 5050)]
+    port: u16,
+    /// The services framework's port [default: 8080, or 0 with --port 0]
+    #[arg(long, value_name = "PORT")]
+    services_port: Option<u16>,
+    /// The batch framework's port [default: 9618, or 0 with --port 0]
+    #[arg(long, value_name = "PORT")]
+    batch_port: Option<u16>,
+    /// What each agent hands out, such as `cpus:2;mem:2048;ports:[31000-31099]`; give it once for
+    /// all agents or once per agent [default, also for kinds left out: an equal share of this
+    /// machine]
+    #[arg(long, value_name = "RESOURCES")]
+    resources: Vec<Resources>,
+}
+
+/// Runs the cluster until SIGINT, SIGTERM or the death of a role.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut ended = std::pin::pin!(signals::ended()?);
+    let settings = settings(args)?;
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(&settings, Role::announce) => cluster?,
+        () = &mut ended => return Ok(ExitCode::SUCCESS),
+    };
+    let died = tokio::select! {
+        error = cluster.died() => Some(error),
+        () = &mut ended => None,
+    };
+    cluster.stop().await;
+    died.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn settings(args: Args) -> anyhow::Result<Settings> {
+    let folder = match args.data {
+        Some(folder) => folder,
+        None => roles::state_folder("local")?,
+    };
+    make_folder(&folder)?;
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("cannot find the folder {}", folder.display()))?;
+    let frameworks = |port: Option<u16>, default: u16| match port {
+        Some(port) => port,
+        None if args.port == 0 => 0,
+        None => default,
+    };
+    let n_agents = usize::from(args.agents);
+    let shares = plan::share(machine::measure(&folder), args.agents.into());
+    let given: Vec<&Resources> = match args.resources.as_slice() {
+        [] => vec![&Resources::EMPTY; n_agents],
+        [same] if n_agents > 1 && !same.ports().is_empty() => {
+            return Err(roles::usage(format!(
+                "--resources would hand out the same ports on {n_agents} agents of one machine; \
+                 leave ports out, or give --resources once per agent"
+            )));
+        }
+        [same] => vec![same; n_agents],
+        each if each.len() == n_agents => each.iter().collect(),
+        each => {
+            return Err(roles::usage(format!(
+                "--resources is given {} times for {n_agents} agents; give it once for all, or \
+                 once per agent",
+                each.len()
+            )));
+        }
+    };
+    let shares = shares
+        .iter()
+        .zip(given)
+        .map(|(share, given)| plan::fill(given, share));
+    let agents = shares.zip(1..).map(|(resources, i)| {
+        let port = if args.port == 0 {
+            Some(0)
+        } else {
+            args.port.checked_add(i)
+        };
+        Ok(AgentSettings {
+            port: port.ok_or_else(|| {
+                roles::usage(format!(
+                    "--port {} leaves no room for the ports of {n_agents} agents after it; choose \
+                     a lower one, or 0",
+                    args.port
+                ))
+            })?,
+            resources,
+            attributes: String::new(),
+        })
+    });
+    Ok(Settings {
+        folder,
+        master_port: args.port,
+        services_port: frameworks(args.services_port, 8080),
+        batch_port: frameworks(args.batch_port, 9618),
+        agents: agents.collect::<anyhow::Result<_>>()?,
+    })
+}
