@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "SandboxEntry",
         "ScalarView",
         "TaskView",
+        "WhyJobResponse",
         "WhyResponse",
     ];
     let mut config = tonic_prost_build::configure()

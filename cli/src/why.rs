@@ -5,13 +5,20 @@
 
 use std::process::ExitCode;
 
-use allotment_proto::allot::{WhyRequest, WhyResponse};
+use allotment_proto::allot::batch_client::BatchClient;
+use allotment_proto::allot::{
+    JobId, JobSelection, JobView, ListJobsRequest, ShowJobRequest, WhyJobResponse, WhyRequest,
+    WhyResponse,
+};
 use hyper::Method;
+use serde::{Deserialize, Serialize};
+use tonic::transport::Channel;
 
 use crate::context::Context;
+use crate::exit::Failure;
 use crate::http;
 use crate::output::{self, Format};
-use crate::rpc::Peer;
+use crate::rpc::{self, Peer};
 
 /// Arguments of `allot why`.
 #[derive(Debug, clap::Args)]
@@ -24,65 +31,131 @@ pub(crate) struct Args {
 pub(crate) async fn run(ctx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let subject = args.subject.as_str();
     if subject.starts_with('/') {
-        let url = format!("{}/v2/apps{subject}/why", ctx.services_url().await);
-        return rest(ctx.output, Peer::Services, &url).await;
-    }
-    if is_job(subject) {
-        let url = format!("{}/v1/jobs/{subject}/why", ctx.batch_url().await);
-        return rest(ctx.output, Peer::Batch, &url).await;
-    }
-    let request = WhyRequest {
-        subject: subject.to_owned(),
-    };
-    let answer = ctx.operator().await?.why(request).await;
-    let answer: WhyResponse = answer.map_err(|s| ctx.refused(&s))?.into_inner();
-    if ctx.output == Format::Table {
-        output::line(&format!("{} {}", answer.kind, answer.id))?;
-        sentences(&answer.lines)?;
+        let answer = why_app(ctx, subject).await?;
+        tell(
+            ctx.output,
+            &format!("app {subject}"),
+            &answer,
+            &answer.lines,
+        )?;
+    } else if let Some(asked) = job(subject) {
+        let (asked, answer) = why_job(ctx, asked).await?;
+        let title = format!("job {}.{}", asked.cluster, asked.proc);
+        tell(ctx.output, &title, &answer, &answer.lines)?;
     } else {
-        output::one(ctx.output, &answer, &[])?;
+        let request = WhyRequest {
+            subject: subject.to_owned(),
+        };
+        let answer = ctx.operator().await?.why(request).await;
+        let answer: WhyResponse = answer.map_err(|s| ctx.refused(&s))?.into_inner();
+        let title = format!("{} {}", answer.kind, answer.id);
+        tell(ctx.output, &title, &answer, &answer.lines)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks a framework; its answer is JSON with `lines`.
-async fn rest(format: Format, peer: Peer, url: &str) -> anyhow::Result<ExitCode> {
-    let answer: serde_json::Value = http::request(peer, Method::GET, url, None)
+fn tell<T: Serialize>(
+    format: Format,
+    title: &str,
+    answer: &T,
+    lines: &[String],
+) -> anyhow::Result<()> {
+    if format != Format::Table {
+        return output::one(format, answer, &[]);
+    }
+    output::line(title)?;
+    lines.iter().try_for_each(|line| {
+        let line = output::Cell::from(line.as_str()).painted(false);
+        output::line(&format!("  {line}"))
+    })
+}
+
+/// What the services framework says of an app.
+#[derive(Debug, Serialize, Deserialize)]
+struct WhyApp {
+    lines: Vec<String>,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, serde_json::Value>,
+}
+
+async fn why_app(ctx: &Context, id: &str) -> anyhow::Result<WhyApp> {
+    let url = format!("{}/v2/apps{id}/why", ctx.services_url().await);
+    http::request(Peer::Services, Method::GET, &url, None)
         .await?
         .ok()?
-        .json()?;
-    match answer.get("lines").and_then(|lines| lines.as_array()) {
-        Some(lines) if format == Format::Table => {
-            let lines = lines.iter().filter_map(|line| line.as_str());
-            sentences(&lines.map(str::to_owned).collect::<Vec<_>>())?;
-        }
-        _ => output::one(format, &answer, &[])?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn sentences(lines: &[String]) -> anyhow::Result<()> {
-    lines.iter().try_for_each(|line| output::line(line))
+        .json()
 }
 
 /// `12` is a cluster of jobs and `12.3` one job, as in HTCondor.
-fn is_job(subject: &str) -> bool {
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+fn job(subject: &str) -> Option<(u32, Option<u32>)> {
     match subject.split_once('.') {
-        Some((cluster, process)) => number(cluster) && number(process),
-        None => number(subject),
+        Some((cluster, proc)) => Some((cluster.parse().ok()?, Some(proc.parse().ok()?))),
+        None => Some((subject.parse().ok()?, None)),
     }
+}
+
+/// Asks about one job; of a whole cluster, about the first that is not running.
+async fn why_job(
+    ctx: &Context,
+    (cluster, proc): (u32, Option<u32>),
+) -> anyhow::Result<(JobId, WhyJobResponse)> {
+    let url = ctx.batch_url().await;
+    let refused = |status: tonic::Status| rpc::refused(Peer::Batch, &url, &status);
+    let mut batch = BatchClient::new(rpc::connect(Peer::Batch, &url).await?)
+        .max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX);
+    let proc = match proc {
+        Some(proc) => proc,
+        None => {
+            waiting_in(&mut batch, cluster)
+                .await
+                .map_err(refused)?
+                .ok_or_else(|| {
+                    Failure::NotFound(format!(
+                        "cluster {cluster} has no unfinished job; see `allot job history`"
+                    ))
+                })?
+                .proc
+        }
+    };
+    let asked = JobId { cluster, proc };
+    let request = ShowJobRequest { job: asked };
+    let answer = batch.why_job(request).await.map_err(refused)?;
+    Ok((asked, answer.into_inner()))
+}
+
+/// The first job of the cluster that is not running, else the first that is.
+async fn waiting_in(
+    batch: &mut BatchClient<Channel>,
+    cluster: u32,
+) -> Result<Option<JobView>, tonic::Status> {
+    for states in [&["held", "idle"][..], &[]] {
+        let request = ListJobsRequest {
+            selection: Some(JobSelection {
+                clusters: vec![cluster],
+                ..Default::default()
+            }),
+            states: states.iter().map(|state| (*state).to_owned()).collect(),
+            limit: Some(1),
+            ..Default::default()
+        };
+        let jobs = batch.list_jobs(request).await?.into_inner().jobs;
+        if let Some(job) = jobs.into_iter().next() {
+            return Ok(Some(job));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_job;
+    use super::job;
 
     #[test]
     fn only_numbers_name_jobs() {
-        assert!(is_job("12") && is_job("12.3"));
-        for other in ["", "12.", ".3", "1.2.3", "web.1", "12a"] {
-            assert!(!is_job(other), "{other}");
+        assert_eq!(job("12"), Some((12, None)));
+        assert_eq!(job("12.3"), Some((12, Some(3))));
+        for other in ["", "12.", ".3", "1.2.3", "web.1", "12a", "99999999999"] {
+            assert_eq!(job(other), None, "{other}");
         }
     }
 }
