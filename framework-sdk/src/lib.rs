@@ -1,7 +1,27 @@
 //! Write a framework: subscribe, receive offers, launch tasks, hear how they do.
 //!
 //! - [`api`]: the typed events a framework hears and calls it makes.
+//! - [`config`]: who the framework is and where its masters are.
+//! - [`driver`]: the connection that keeps itself up, on tokio.
+//! - [`session`]: the same as a pure state machine, for simulators.
+//! - [`store`]: state that outlives the framework's machine, kept by the masters.
+//! - [`sandbox`]: what tasks write, while they write it.
+//!
+//! A first framework is explained line by line in `docs/writing-a-framework.md`.
+
+#![warn(missing_docs)]
 
 pub mod api;
+mod channel;
+mod clock;
+pub mod config;
+pub mod driver;
+pub mod sandbox;
+pub mod session;
+pub mod store;
+mod wire;
 
 pub use api::{Attribute, AttributeValue, Call, Command, Event, Offer, Task, Update, Uri};
+pub use config::{Config, ConfigError};
+pub use driver::{Handle, Scheduler};
+pub use store::{Entry, Expected, Store, StoreError, StoreOp};

@@ -1,5 +1,647 @@
-//! Dominant resource fairness.
+//! Dominant resource fairness over roles, then over the frameworks of a role.
+//!
+//! The share of a client is the largest part of the cluster that it holds of any scalar, offered
+//! or used, divided by its role's weight (Ghodsi et al., NSDI 2011; Mesos: `sorter/drf`). Totals
+//! count every agent. The role with the lowest share comes first, and in it the framework with
+//! the lowest share in that role; ties fall to the role's name and the framework's id.
+//!
+//! Allocation is coarse-grained as in Mesos: the first framework that has not declined it gets
+//! everything free on an agent, and shares change before the next agent is looked at.
+//!
+//! Agents take turns in the order of their registration, and each round goes on behind the agent
+//! that was granted last. That is as deterministic as an order by id, but no agent is preferred
+//! for being old: a lightly loaded cluster fills evenly. Most-free-first would also spread the
+//! load, at the price of a sort per change and of breaking up the machines that large tasks need.
+//!
+//! A round visits only agents with news: more is free there, a filter ended, or a framework began
+//! to take offers since everybody there said no. A round without news costs the same whatever the
+//! size of the cluster.
+//!
+//! Not here: quota, reservations, revocable resources, hierarchy among roles (`eng/web` is a name
+//! like any other), and offers sized to a demand.
+
+mod filters;
+mod share;
+mod slots;
+mod sorter;
+mod why;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, Timestamp};
+
+use self::filters::Filters;
+use self::share::{Kinds, Quantities, Weighted};
+use self::slots::Slots;
+use self::sorter::Sorter;
+use crate::{AgentSpec, Allocation, Allocator, FrameworkSpec, Grant, Share, Unoffered};
+
+/// The weight of a role that was given none, in thousandths.
+const WEIGHT_DEFAULT: u64 = 1000;
+
+/// Below this much of both, an agent is not worth an offer (Mesos: `min_allocatable_resources`).
+const ALLOCATABLE_CPUS: Fixed = Fixed::from_thousandths(10);
+/// MiB; see [`ALLOCATABLE_CPUS`].
+const ALLOCATABLE_MEM: Fixed = Fixed::units(32);
+
+fn allocatable(free: &Resources) -> bool {
+    free.cpus() >= ALLOCATABLE_CPUS || free.mem() >= ALLOCATABLE_MEM
+}
+
+/// Counts registrations; never used twice.
+type AgentNumber = u64;
+
+/// One framework in one of its roles, by their slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Client {
+    framework: usize,
+    role: usize,
+}
 
 /// The default module.
 #[derive(Debug, Default)]
-pub struct Drf {}
+pub struct Drf {
+    kinds: Kinds,
+    total: Quantities,
+    /// The totals changed, so every share did; the orders are rebuilt by the next round.
+    stale: bool,
+    frameworks: Slots<FrameworkId, FrameworkState>,
+    roles: Slots<Role, RoleState>,
+    /// Roles with a framework that takes offers.
+    order: Sorter<Role>,
+    agents: BTreeMap<AgentNumber, AgentState>,
+    agent_numbers: BTreeMap<AgentId, AgentNumber>,
+    agent_next: AgentNumber,
+    /// Where the next round begins.
+    turn: AgentNumber,
+    /// Active agents on which enough is free.
+    open: BTreeSet<AgentNumber>,
+    /// Those of them that a round must look at.
+    news: BTreeSet<AgentNumber>,
+    /// All of `open` is news: somebody new takes offers.
+    newcomer: bool,
+    filters: Filters,
+}
+
+#[derive(Debug, Default)]
+struct FrameworkState {
+    /// Subscribed once; others are known only from what agents say they run.
+    known: bool,
+    active: bool,
+    /// By role. A role that was left stays until what is held in it is free.
+    memberships: BTreeMap<usize, Membership>,
+}
+
+/// What a framework has in one role.
+#[derive(Debug, Default)]
+struct Membership {
+    subscribed: bool,
+    suppressed: bool,
+    allocated: Quantities,
+    /// On how many agents it holds something.
+    holds: usize,
+    /// Its share in the role's order, when it takes offers.
+    place: Option<Weighted>,
+}
+
+#[derive(Debug, Default)]
+struct RoleState {
+    weight: Option<u64>,
+    members: usize,
+    allocated: Quantities,
+    /// Members that take offers.
+    order: Sorter<FrameworkId>,
+    /// Its share in the order of roles, when a member takes offers.
+    place: Option<Weighted>,
+}
+
+#[derive(Debug)]
+struct AgentState {
+    id: AgentId,
+    active: bool,
+    total: Resources,
+    /// `total` less everything in `held`, exactly.
+    free: Resources,
+    held: Vec<(Client, Resources)>,
+}
+
+impl Allocator for Drf {
+    fn add_framework(&mut self, framework: &FrameworkId, spec: FrameworkSpec) {
+        let slot = self.frameworks.intern(framework);
+        let state = self.frameworks.get_mut(slot);
+        state.known = true;
+        state.active = true;
+        for membership in state.memberships.values_mut() {
+            membership.subscribed = false;
+        }
+        for role in &spec.roles {
+            let client = self.client(slot, role);
+            let membership = self.membership_mut(client);
+            membership.subscribed = true;
+            membership.suppressed = spec.suppressed.contains(role);
+        }
+        for client in self.clients(slot) {
+            if !self.membership(client).subscribed {
+                self.filters.forget_client(client);
+            }
+            self.place(client);
+            self.tidy(client);
+        }
+    }
+
+    fn deactivate_framework(&mut self, framework: &FrameworkId) {
+        let Some(slot) = self.frameworks.find(framework) else {
+            return;
+        };
+        self.frameworks.get_mut(slot).active = false;
+        for client in self.clients(slot) {
+            self.filters.forget_client(client);
+            self.place(client);
+        }
+    }
+
+    fn remove_framework(&mut self, framework: &FrameworkId) {
+        self.deactivate_framework(framework);
+        let Some(slot) = self.frameworks.find(framework) else {
+            return;
+        };
+        // A scan, because it is rare: an index of holders would cost every grant instead.
+        let holding: Vec<AgentNumber> = self
+            .agents
+            .iter()
+            .filter(|(_, a)| a.held.iter().any(|(c, _)| c.framework == slot))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in holding {
+            let held = match self.agents.get(&number) {
+                Some(agent) => agent.held.clone(),
+                None => continue,
+            };
+            for (client, resources) in held.iter().filter(|(c, _)| c.framework == slot) {
+                self.release(number, *client, resources);
+            }
+            self.settle(number);
+        }
+        self.frameworks.get_mut(slot).known = false;
+        for client in self.clients(slot) {
+            self.membership_mut(client).subscribed = false;
+            self.tidy(client);
+        }
+        self.forget_if_idle(slot);
+    }
+
+    fn add_agent(&mut self, agent: &AgentId, spec: AgentSpec) {
+        self.remove_agent(agent);
+        let number = self.agent_next;
+        self.agent_next += 1;
+        self.agent_numbers.insert(agent.clone(), number);
+        self.agents.insert(
+            number,
+            AgentState {
+                id: agent.clone(),
+                active: true,
+                free: spec.total.clone(),
+                held: Vec::new(),
+                total: spec.total.clone(),
+            },
+        );
+        self.total.add(&mut self.kinds, &spec.total);
+        self.stale = true;
+        for grant in &spec.used {
+            let slot = self.frameworks.intern(&grant.framework);
+            let client = self.client(slot, &grant.role);
+            self.charge(number, client, &grant.resources);
+            self.tidy(client);
+            self.forget_if_idle(slot);
+        }
+        self.settle(number);
+    }
+
+    fn set_agent_active(&mut self, agent: &AgentId, active: bool) {
+        if let Some(number) = self.agent_numbers.get(agent).copied()
+            && let Some(state) = self.agents.get_mut(&number)
+            && state.active != active
+        {
+            state.active = active;
+            self.settle(number);
+        }
+    }
+
+    fn remove_agent(&mut self, agent: &AgentId) {
+        let Some(number) = self.agent_numbers.get(agent).copied() else {
+            return;
+        };
+        let held = match self.agents.get_mut(&number) {
+            Some(state) => {
+                state.active = false;
+                state.held.clone()
+            }
+            None => return,
+        };
+        for (client, resources) in &held {
+            self.release(number, *client, resources);
+            self.tidy(*client);
+            self.forget_if_idle(client.framework);
+        }
+        self.settle(number);
+        self.filters.forget_agent(number);
+        self.agent_numbers.remove(agent);
+        if let Some(state) = self.agents.remove(&number) {
+            self.total.subtract(&mut self.kinds, &state.total);
+            self.stale = true;
+        }
+    }
+
+    fn recover(
+        &mut self,
+        now: Timestamp,
+        agent: &AgentId,
+        grant: &Grant,
+        refuse_for: Option<Duration>,
+    ) {
+        let (Some(number), Some(slot), Some(role)) = (
+            self.agent_numbers.get(agent).copied(),
+            self.frameworks.find(&grant.framework),
+            self.roles.find(&grant.role),
+        ) else {
+            return;
+        };
+        let client = Client {
+            framework: slot,
+            role,
+        };
+        if !self
+            .frameworks
+            .get(slot)
+            .memberships
+            .contains_key(&client.role)
+        {
+            return;
+        }
+        self.release(number, client, &grant.resources);
+        if let Some(refuse_for) = refuse_for
+            && !refuse_for.is_zero()
+            && self.frameworks.get(slot).active
+            && self.membership(client).subscribed
+        {
+            self.filters
+                .add(number, client, &grant.resources, now + refuse_for);
+        }
+        self.settle(number);
+        self.tidy(client);
+        self.forget_if_idle(slot);
+    }
+
+    fn suppress(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>) {
+        for client in self.named_clients(framework, roles) {
+            self.membership_mut(client).suppressed = true;
+            self.place(client);
+        }
+    }
+
+    fn revive(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>) {
+        for client in self.named_clients(framework, roles) {
+            self.membership_mut(client).suppressed = false;
+            for agent in self.filters.forget_client(client) {
+                if self.open.contains(&agent) {
+                    self.news.insert(agent);
+                }
+            }
+            self.place(client);
+        }
+    }
+
+    fn set_weight(&mut self, role: &Role, weight_thousandths: u64) {
+        let slot = self.roles.intern(role);
+        self.roles.get_mut(slot).weight = Some(weight_thousandths.max(1));
+        self.place_role(slot);
+    }
+
+    fn allocate(&mut self, now: Timestamp) -> Vec<Allocation> {
+        for agent in self.filters.expire(now) {
+            if self.open.contains(&agent) {
+                self.news.insert(agent);
+            }
+        }
+        if std::mem::take(&mut self.newcomer) {
+            self.news.clone_from(&self.open);
+        }
+        if self.news.is_empty() {
+            return Vec::new();
+        }
+        if std::mem::take(&mut self.stale) {
+            self.rebuild_orders();
+        }
+        let news = std::mem::take(&mut self.news);
+        let turns = news.range(self.turn..).chain(news.range(..self.turn));
+        let mut allocations = Vec::new();
+        for number in turns {
+            let Some(client) = self.first_taker(now, *number) else {
+                continue;
+            };
+            allocations.extend(self.grant(*number, client));
+            self.turn = number + 1;
+        }
+        allocations
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.filters.next_deadline()
+    }
+
+    fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered> {
+        why::explain(self, now, framework)
+    }
+
+    fn role_share(&self, role: &Role) -> Share {
+        match self.roles.find(role) {
+            Some(slot) => self.roles.get(slot).allocated.dominant(&self.total),
+            None => Quantities::default().dominant(&self.total),
+        }
+    }
+
+    fn framework_share(&self, framework: &FrameworkId) -> Share {
+        let mut sum = Quantities::default();
+        if let Some(slot) = self.frameworks.find(framework) {
+            for membership in self.frameworks.get(slot).memberships.values() {
+                sum.merge(&membership.allocated);
+            }
+        }
+        sum.dominant(&self.total)
+    }
+
+    fn weight(&self, role: &Role) -> u64 {
+        self.roles
+            .find(role)
+            .and_then(|slot| self.roles.get(slot).weight)
+            .unwrap_or(WEIGHT_DEFAULT)
+    }
+
+    fn free(&self, agent: &AgentId) -> Resources {
+        self.agent(agent)
+            .map(|a| a.free.clone())
+            .unwrap_or_default()
+    }
+
+    fn held(&self, agent: &AgentId) -> Vec<Grant> {
+        let held = self.agent(agent).map_or(&[][..], |a| &a.held);
+        let mut grants: Vec<Grant> = held
+            .iter()
+            .map(|(client, resources)| Grant {
+                framework: self.frameworks.id(client.framework).clone(),
+                role: self.roles.id(client.role).clone(),
+                resources: resources.clone(),
+            })
+            .collect();
+        grants.sort_by(|a, b| (&a.framework, &a.role).cmp(&(&b.framework, &b.role)));
+        grants
+    }
+}
+
+/// Deciding.
+impl Drf {
+    /// Who is offered an agent: the first in the order whom no filter keeps from it.
+    fn first_taker(&self, now: Timestamp, number: AgentNumber) -> Option<Client> {
+        let free = &self.agents.get(&number)?.free;
+        let filters = self.filters.on(number);
+        self.order.iter().find_map(|role| {
+            self.roles.get(role).order.iter().find_map(|framework| {
+                let client = Client { framework, role };
+                let blocked = filters.blocked_until(now, client, free);
+                blocked.is_none().then_some(client)
+            })
+        })
+    }
+
+    /// Gives everything free on an agent to `client`.
+    fn grant(&mut self, number: AgentNumber, client: Client) -> Option<Allocation> {
+        let agent = self.agents.get_mut(&number)?;
+        let resources = std::mem::take(&mut agent.free);
+        let allocation = Allocation {
+            framework: self.frameworks.id(client.framework).clone(),
+            role: self.roles.id(client.role).clone(),
+            agent: agent.id.clone(),
+            resources: resources.clone(),
+        };
+        self.hold(number, client, resources);
+        self.open.remove(&number);
+        Some(allocation)
+    }
+}
+
+/// Accounts: every change of who holds what passes here.
+impl Drf {
+    /// What an agent says is in use. What it does not have cannot be held: an agent that shrank
+    /// below its use has nothing free and accounts for what it still has.
+    fn charge(&mut self, number: AgentNumber, client: Client, used: &Resources) {
+        let Some(agent) = self.agents.get_mut(&number) else {
+            return;
+        };
+        let rest = agent.free.minus(used);
+        let held = agent.free.minus(&rest);
+        agent.free = rest;
+        self.hold(number, client, held);
+    }
+
+    /// Books `resources`, already taken from the agent's free ones, to `client`.
+    fn hold(&mut self, number: AgentNumber, client: Client, resources: Resources) {
+        if resources.is_empty() {
+            return;
+        }
+        let Some(agent) = self.agents.get_mut(&number) else {
+            return;
+        };
+        let role = self.roles.get_mut(client.role);
+        role.allocated.add(&mut self.kinds, &resources);
+        let membership = membership_mut(&mut self.frameworks, client);
+        membership.allocated.add(&mut self.kinds, &resources);
+        match agent.held.iter_mut().find(|(c, _)| *c == client) {
+            Some((_, held)) => held.add(&resources),
+            None => {
+                membership.holds += 1;
+                agent.held.push((client, resources));
+            }
+        }
+        self.place(client);
+    }
+
+    /// Makes what `client` holds of `returned` free again. More than it holds cannot come back:
+    /// whatever the caller believes, no resource is ever counted twice.
+    fn release(&mut self, number: AgentNumber, client: Client, returned: &Resources) {
+        let Some(agent) = self.agents.get_mut(&number) else {
+            return;
+        };
+        let Some(index) = agent.held.iter().position(|(c, _)| *c == client) else {
+            return;
+        };
+        let held = &mut agent.held[index].1;
+        let rest = held.minus(returned);
+        let freed = held.minus(&rest);
+        *held = rest;
+        let role = self.roles.get_mut(client.role);
+        role.allocated.subtract(&mut self.kinds, &freed);
+        let membership = membership_mut(&mut self.frameworks, client);
+        membership.allocated.subtract(&mut self.kinds, &freed);
+        if agent.held[index].1.is_empty() {
+            agent.held.swap_remove(index);
+            membership.holds -= 1;
+        }
+        if agent.free.is_empty() {
+            agent.free = freed;
+        } else {
+            agent.free.add(&freed);
+        }
+        self.place(client);
+    }
+
+    /// Notes whether an agent can be offered, after what is free there grew or its state changed.
+    fn settle(&mut self, number: AgentNumber) {
+        let open = self
+            .agents
+            .get(&number)
+            .is_some_and(|agent| agent.active && allocatable(&agent.free));
+        if open {
+            self.open.insert(number);
+            self.news.insert(number);
+        } else {
+            self.open.remove(&number);
+            self.news.remove(&number);
+        }
+    }
+}
+
+/// Order: who takes offers, and before whom.
+impl Drf {
+    /// Puts a client where its share belongs, and its role likewise.
+    fn place(&mut self, client: Client) {
+        let framework = self.frameworks.get(client.framework);
+        let Some(membership) = framework.memberships.get(&client.role) else {
+            return;
+        };
+        let from = membership.place;
+        let takes = framework.active && membership.subscribed && !membership.suppressed;
+        let to = takes.then(|| Weighted {
+            share: membership.allocated.dominant(&self.total),
+            weight: WEIGHT_DEFAULT,
+        });
+        if from.is_none() && to.is_none() {
+            // Held by somebody who takes no offers: the role's share moves all the same.
+            self.place_role(client.role);
+            return;
+        }
+        self.newcomer |= from.is_none();
+        let id = self.frameworks.id(client.framework);
+        let role = self.roles.get_mut(client.role);
+        role.order.place(id, client.framework, from, to);
+        self.membership_mut(client).place = to;
+        self.place_role(client.role);
+    }
+
+    fn place_role(&mut self, slot: usize) {
+        let role = self.roles.get(slot);
+        let from = role.place;
+        let to = (!role.order.is_empty()).then(|| Weighted {
+            share: role.allocated.dominant(&self.total),
+            weight: role.weight.unwrap_or(WEIGHT_DEFAULT),
+        });
+        self.order.place(self.roles.id(slot), slot, from, to);
+        self.roles.get_mut(slot).place = to;
+    }
+
+    /// Computes every share anew. O(n log n), once per round in which the cluster's size changed.
+    fn rebuild_orders(&mut self) {
+        let clients: Vec<Client> = self
+            .frameworks
+            .slots()
+            .flat_map(|slot| self.clients(slot))
+            .collect();
+        for client in clients {
+            self.place(client);
+        }
+    }
+}
+
+/// Members and names.
+impl Drf {
+    fn agent(&self, agent: &AgentId) -> Option<&AgentState> {
+        self.agents.get(self.agent_numbers.get(agent)?)
+    }
+
+    /// The client of a framework in a role, made when it is new.
+    fn client(&mut self, framework: usize, role: &Role) -> Client {
+        let role = self.roles.intern(role);
+        let memberships = &mut self.frameworks.get_mut(framework).memberships;
+        memberships.entry(role).or_insert_with(|| {
+            self.roles.get_mut(role).members += 1;
+            Membership::default()
+        });
+        Client { framework, role }
+    }
+
+    fn clients(&self, framework: usize) -> Vec<Client> {
+        let roles = self.frameworks.get(framework).memberships.keys();
+        roles
+            .map(|role| Client {
+                framework,
+                role: *role,
+            })
+            .collect()
+    }
+
+    /// The clients of a framework in the roles it is subscribed to; in all of them when none is
+    /// named.
+    fn named_clients(&self, framework: &FrameworkId, roles: &BTreeSet<Role>) -> Vec<Client> {
+        let Some(slot) = self.frameworks.find(framework) else {
+            return Vec::new();
+        };
+        let mut clients = self.clients(slot);
+        clients.retain(|client| {
+            self.membership(*client).subscribed
+                && (roles.is_empty() || roles.contains(self.roles.id(client.role)))
+        });
+        clients
+    }
+
+    fn membership(&self, client: Client) -> &Membership {
+        &self.frameworks.get(client.framework).memberships[&client.role]
+    }
+
+    fn membership_mut(&mut self, client: Client) -> &mut Membership {
+        membership_mut(&mut self.frameworks, client)
+    }
+
+    /// Forgets a membership that was left and holds nothing, and its role when nobody is in it.
+    fn tidy(&mut self, client: Client) {
+        let membership = self.membership(client);
+        if membership.subscribed || membership.holds > 0 {
+            return;
+        }
+        self.frameworks
+            .get_mut(client.framework)
+            .memberships
+            .remove(&client.role);
+        let role = self.roles.get_mut(client.role);
+        role.members -= 1;
+        if role.members == 0 && role.weight.is_none() {
+            self.roles.remove(client.role);
+        }
+    }
+
+    /// Forgets a framework that never subscribed, or was removed, once it holds nothing.
+    fn forget_if_idle(&mut self, slot: usize) {
+        let framework = self.frameworks.get(slot);
+        if !framework.known && framework.memberships.is_empty() {
+            self.frameworks.remove(slot);
+        }
+    }
+}
+
+/// A membership, borrowing nothing else of the module.
+fn membership_mut(
+    frameworks: &mut Slots<FrameworkId, FrameworkState>,
+    client: Client,
+) -> &mut Membership {
+    let framework = frameworks.get_mut(client.framework);
+    framework.memberships.entry(client.role).or_default()
+}

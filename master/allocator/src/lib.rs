@@ -89,8 +89,8 @@ impl Share {
 /// Facts about unknown frameworks or agents are ignored: the master removes in any order.
 /// Every method is deterministic; ties end in an id.
 pub trait Allocator: fmt::Debug + Send {
-    /// A framework subscribed, or its roles changed. Keeps what it holds and its filters; an
-    /// inactive framework becomes active.
+    /// A framework subscribed, or its roles changed. Keeps what it holds, and its filters in
+    /// the roles that it keeps; an inactive framework becomes active.
     fn add_framework(&mut self, framework: &FrameworkId, spec: FrameworkSpec);
 
     /// A framework disconnected: no offers until it is added again. Its filters are forgotten,
@@ -149,4 +149,12 @@ pub trait Allocator: fmt::Debug + Send {
 
     /// The weight of a role in thousandths; 1000 unless set.
     fn weight(&self, role: &Role) -> u64;
+
+    /// What nobody holds on an agent; nothing when it is unknown. With [`Self::held`] it makes up
+    /// the agent's total exactly, so that a caller can compare its own books.
+    fn free(&self, agent: &AgentId) -> Resources;
+
+    /// Who holds what on an agent, offered or used, one grant per framework and role in their
+    /// order.
+    fn held(&self, agent: &AgentId) -> Vec<Grant>;
 }

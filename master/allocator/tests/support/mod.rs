@@ -1,0 +1,69 @@
+//! A small language for allocation histories.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub(crate) mod reference;
+
+use std::collections::BTreeSet;
+
+use allotment_allocator::{AgentSpec, Allocation, Allocator, FrameworkSpec, Grant};
+use allotment_types::{AgentId, FrameworkId, Resources, Role};
+
+pub(crate) fn f(id: &str) -> FrameworkId {
+    FrameworkId::parse(id).expect("valid in a test")
+}
+
+pub(crate) fn a(id: &str) -> AgentId {
+    AgentId::parse(id).expect("valid in a test")
+}
+
+pub(crate) fn role(name: &str) -> Role {
+    Role::parse(name).expect("valid in a test")
+}
+
+pub(crate) fn res(text: &str) -> Resources {
+    text.parse().expect("valid in a test")
+}
+
+pub(crate) fn roles(names: &[&str]) -> BTreeSet<Role> {
+    names.iter().map(|name| role(name)).collect()
+}
+
+pub(crate) fn in_roles(names: &[&str]) -> FrameworkSpec {
+    FrameworkSpec {
+        roles: roles(names),
+        suppressed: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn idle(total: &str) -> AgentSpec {
+    AgentSpec {
+        total: res(total),
+        used: Vec::new(),
+    }
+}
+
+pub(crate) fn grant_of(allocation: &Allocation) -> Grant {
+    Grant {
+        framework: allocation.framework.clone(),
+        role: allocation.role.clone(),
+        resources: allocation.resources.clone(),
+    }
+}
+
+/// `f1/web a1 cpus:4` for each allocation, in order.
+pub(crate) fn lines(allocations: &[Allocation]) -> Vec<String> {
+    allocations
+        .iter()
+        .map(|x| format!("{}/{} {} {}", x.framework, x.role, x.agent, x.resources))
+        .collect()
+}
+
+/// Asserts what an allocator promises at every instant: per agent, free and held make up the
+/// total.
+pub(crate) fn assert_conserved(allocator: &dyn Allocator, agent: &AgentId, total: &Resources) {
+    let mut sum = allocator.free(agent);
+    for grant in allocator.held(agent) {
+        sum.add(&grant.resources);
+    }
+    assert_eq!(sum, *total, "agent {agent} does not add up");
+}
