@@ -6,6 +6,7 @@
 //! - [`session`]: the same as a pure state machine, for simulators.
 //! - [`store`]: state that outlives the framework's machine, kept by the masters.
 //! - [`sandbox`]: what tasks write, while they write it.
+//! - [`testing`]: drive a framework's core without a cluster.
 //!
 //! A first framework is explained line by line in `docs/writing-a-framework.md`.
 
@@ -19,6 +20,7 @@ pub mod driver;
 pub mod sandbox;
 pub mod session;
 pub mod store;
+pub mod testing;
 mod wire;
 
 pub use api::{Attribute, AttributeValue, Call, Command, Event, Offer, Task, Update, Uri};
