@@ -1,1 +1,0 @@
-//! What the benchmarks share: hardware line, percentiles, tables.

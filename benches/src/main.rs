@@ -1,0 +1,71 @@
+//! `allot-bench`: whole-system benchmarks with real processes.
+//!
+//! Each prints the hardware, the command that repeats it, and every number beside its target and
+//! the peer's. Nothing here asserts: machines are noisy and a reader compares within one run.
+//!
+//! - [`cluster`]: starts the roles as a user would and stops them again.
+//! - [`report`]: hardware line, percentiles, the table of numbers and targets.
+//! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`]: one benchmark each.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's output is its purpose")]
+
+mod app;
+mod cluster;
+mod idle;
+mod jobs;
+mod report;
+mod run;
+mod sharing;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Whole-system benchmarks of Allotment with real processes.
+#[derive(Debug, Parser)]
+#[command(name = "allot-bench")]
+struct Cli {
+    /// The `allot` binary to measure
+    #[arg(
+        long,
+        global = true,
+        default_value = "target/release/allot",
+        value_name = "FILE"
+    )]
+    allot: PathBuf,
+
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// POST /v2/apps to TASK_RUNNING, one instance, idle cluster
+    App(app::Args),
+    /// `allot run -- true`, submit to exit
+    Run(run::Args),
+    /// Short jobs through the batch queue, plain and isolated, beside `xargs -P2`
+    Jobs(jobs::Args),
+    /// Memory and CPU of an idle local cluster with three agents
+    Idle(idle::Args),
+    /// Two elastic frameworks on one shared cluster against a static half-half split
+    Sharing(sharing::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let allot = cli.allot.canonicalize().map_err(|e| {
+        anyhow::anyhow!(
+            "no binary at {}: {e}; build it with `cargo build --release`",
+            cli.allot.display()
+        )
+    })?;
+    report::heading();
+    match cli.what {
+        What::App(args) => app::measure(&allot, &args),
+        What::Run(args) => run::measure(&allot, &args),
+        What::Jobs(args) => jobs::measure(&allot, &args),
+        What::Idle(args) => idle::measure(&allot, &args),
+        What::Sharing(args) => sharing::measure(&allot, &args),
+    }
+}
