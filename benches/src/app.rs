@@ -112,6 +112,6 @@ fn http(
     let status = head.split(' ').nth(1).context("an HTTP status")?.parse()?;
     Ok((
         status,
-        serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())),
+        serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())),
     ))
 }

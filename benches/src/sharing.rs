@@ -100,15 +100,7 @@ pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
     let shared = {
         let cluster = Half::start(allot, args.slots, 2)?;
         let url = cluster.url()?;
-        let start = clock();
-        let both = async {
-            tokio::join!(
-                drive("steady", &url, &steady, start),
-                drive("bursty", &url, &bursty, start)
-            )
-        };
-        let (a, b) = runtime.block_on(both);
-        (a?, b?)
+        runtime.block_on(Outcome::of([&url, &url], [&steady, &bursty]))?
     };
     let split = {
         let (one, two) = (
@@ -116,60 +108,62 @@ pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
             Half::start(allot, args.slots, 1)?,
         );
         let (first, second) = (one.url()?, two.url()?);
-        let start = clock();
-        let both = async {
-            tokio::join!(
-                drive("steady", &first, &steady, start),
-                drive("bursty", &second, &bursty, start)
-            )
-        };
-        let (a, b) = runtime.block_on(both);
-        (a?, b?)
+        runtime.block_on(Outcome::of([&first, &second], [&steady, &bursty]))?
     };
     let slots = 2 * args.slots;
-    let row = |what: &str,
-               f: fn(&[Record]) -> f64,
-               pick: fn(&(Vec<Record>, Vec<Record>)) -> &Vec<Record>,
-               unit: &str| {
-        Number::new(
-            what,
-            format!("{:.2} {unit}", f(pick(&shared))),
-            &format!("{:.2} {unit}", f(pick(&split))),
-            "",
-        )
-    };
-    let used = |runs: &(Vec<Record>, Vec<Record>)| {
-        let all: Vec<Record> = runs.0.iter().chain(&runs.1).copied().collect();
-        let busy: f64 = all
-            .iter()
-            .map(|r| r.ended.saturating_sub(r.started).as_secs_f64())
-            .sum();
-        busy / (slots as f64 * completion(&all)) * 100.0
+    let row = |what: &str, f: fn(&[Record]) -> f64, pick: fn(&Outcome) -> &[Record]| {
+        let (shared, split) = (f(pick(&shared)), f(pick(&split)));
+        Number::new(what, format!("{shared:.2} s"), &format!("{split:.2} s"), "")
     };
     println!("(the column `target` holds the static split, to be beaten)");
     table(&[
         Number::new(
             "utilisation until all is done",
-            format!("{:.1} %", used(&shared)),
-            &format!("{:.1} %", used(&split)),
+            format!("{:.1} %", shared.utilisation(slots)),
+            &format!("{:.1} %", split.utilisation(slots)),
             "Mesos paper: +10 % CPU, +17 % memory",
         ),
-        row("bursty: done after", completion, |r| &r.1, "s"),
-        row(
-            "bursty: mean time from arrival to end",
-            response,
-            |r| &r.1,
-            "s",
-        ),
-        row("steady: done after", completion, |r| &r.0, "s"),
-        row(
-            "steady: mean time from arrival to end",
-            response,
-            |r| &r.0,
-            "s",
-        ),
+        row("bursty: done after", completion, |o| &o.bursty),
+        row("bursty: mean time from arrival to end", response, |o| {
+            &o.bursty
+        }),
+        row("steady: done after", completion, |o| &o.steady),
+        row("steady: mean time from arrival to end", response, |o| {
+            &o.steady
+        }),
     ]);
     Ok(())
+}
+
+/// What became of the two loads in one setting.
+struct Outcome {
+    steady: Vec<Record>,
+    bursty: Vec<Record>,
+}
+
+impl Outcome {
+    /// Runs both loads at the same time, each against its master.
+    async fn of(masters: [&str; 2], loads: [&[Unit]; 2]) -> anyhow::Result<Self> {
+        let start = clock();
+        let (steady, bursty) = tokio::join!(
+            drive("steady", masters[0], loads[0], start),
+            drive("bursty", masters[1], loads[1], start)
+        );
+        Ok(Self {
+            steady: steady?,
+            bursty: bursty?,
+        })
+    }
+
+    /// Percent of all slot seconds that were used until the last unit ended.
+    fn utilisation(&self, slots: usize) -> f64 {
+        let all = || self.steady.iter().chain(&self.bursty);
+        let busy: f64 = all()
+            .map(|r| r.ended.saturating_sub(r.started).as_secs_f64())
+            .sum();
+        let end = completion(&self.steady).max(completion(&self.bursty));
+        busy / (slots as f64 * end) * 100.0
+    }
 }
 
 /// Seconds until the last unit ended.
