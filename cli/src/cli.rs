@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::context::{Connection, Context};
-use crate::{app, completions, events, framework, job, node, role, roles, run, serve, task, why};
+use crate::{
+    app, completions, events, framework, job, local, node, role, roles, run, serve, task, why,
+};
 
 /// A cluster manager in the two-level style of Apache Mesos.
 #[derive(Debug, Parser)]
@@ -32,10 +34,14 @@ pub(crate) struct Cli {
 enum Command {
     /// Run a master: collect resources, offer them
     Master(roles::master::Args),
+    /// Run an agent: run tasks in containers
+    Agent(roles::agent::Args),
     /// Run the services framework: Marathon's API over long-running apps
     Services(roles::services::Args),
     /// Run the batch framework: HTCondor's submit files over a durable queue
     Batch(roles::batch::Args),
+    /// Run a whole cluster in this process
+    Local(local::Args),
     /// Run one task, stream its output, exit with its code
     Run(run::Args),
     /// Long-running apps
@@ -60,6 +66,12 @@ enum Command {
     Completions(completions::Args),
 }
 
+/// The socket of `allot launcher --socket-fd N`, which agents start and people do not.
+pub(crate) fn launcher_socket(mut args: impl Iterator<Item = String>) -> Option<i32> {
+    let [command, flag, socket] = [args.nth(1)?, args.next()?, args.next()?];
+    (command == "launcher" && flag == "--socket-fd").then(|| socket.parse().ok())?
+}
+
 /// Parses the command line; on wrong usage prints why and exits with 2.
 pub(crate) fn parse() -> Cli {
     Cli::parse()
@@ -70,6 +82,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let ctx = Context::new(cli.connection);
     match cli.command {
         Command::Master(args) => roles::master::run(args).await,
+        Command::Agent(args) => roles::agent::run(&ctx, args).await,
+        Command::Local(args) => local::run(args).await,
         Command::Services(args) => roles::services::run(&ctx, args).await,
         Command::Batch(args) => roles::batch::run(&ctx, args).await,
         Command::Run(args) => run::run(&ctx, args).await,

@@ -39,6 +39,11 @@ impl Failure {
     }
 }
 
+/// An exit status as the system counts it.
+pub(crate) fn status(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
 /// Prints the error chain as one line on stderr and says which code to exit with.
 ///
 /// A reader that closed the pipe (`allot task list | head`) wants no message.

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use allotment_agent::Attributes;
 use allotment_types::Resources;
 use anyhow::Context as _;
 
 use crate::cluster::{AgentSettings, Cluster, Settings, machine, plan};
 use crate::roles::{self, Role, make_folder};
-use crate::{output, signals};
+use crate::signals;
 
 /// Arguments of `allot local`.
 #[derive(Debug, clap::Args)]
@@ -68,8 +69,9 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
     };
     let n_agents = usize::from(args.agents);
     let shares = plan::share(machine::measure(&folder), args.agents.into());
+    const NOTHING: &Resources = &Resources::EMPTY;
     let given: Vec<&Resources> = match args.resources.as_slice() {
-        [] => vec![&Resources::EMPTY; n_agents],
+        [] => vec![NOTHING; n_agents],
         [same] if n_agents > 1 && !same.ports().is_empty() => {
             return Err(roles::usage(format!(
                 "--resources would hand out the same ports on {n_agents} agents of one machine; \
@@ -105,7 +107,7 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
                 ))
             })?,
             resources,
-            attributes: String::new(),
+            attributes: Attributes::default(),
         })
     });
     Ok(Settings {

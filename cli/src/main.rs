@@ -10,6 +10,8 @@
 
 mod app;
 mod cli;
+mod clock;
+mod cluster;
 mod completions;
 mod context;
 mod events;
@@ -17,6 +19,7 @@ mod exit;
 mod framework;
 mod http;
 mod job;
+mod local;
 mod logging;
 mod node;
 mod output;
@@ -33,6 +36,10 @@ mod why;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The launcher is one small process without threads: it must not get further than this.
+    if let Some(socket) = cli::launcher_socket(std::env::args()) {
+        return exit::status(allotment_agent::launcher_main(socket));
+    }
     let cli = cli::parse();
     if let Err(error) = logging::start(&cli.log_level) {
         return exit::report(&error);

@@ -13,11 +13,12 @@ pub(crate) mod plan;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use allotment_agent::Attributes;
 use allotment_types::Resources;
 use anyhow::Context as _;
 use futures_util::future::select_all;
 
-use crate::roles::{Role, make_folder};
+use crate::roles::{self, Role, make_folder};
 use lock::Lock;
 
 /// Everything listens here: a local cluster is nobody else's.
@@ -45,8 +46,8 @@ pub(crate) struct AgentSettings {
     pub(crate) port: u16,
     /// What it hands out.
     pub(crate) resources: Resources,
-    /// `name:value;name:value`, for constraints.
-    pub(crate) attributes: String,
+    /// What frameworks may choose it by.
+    pub(crate) attributes: Attributes,
 }
 
 /// A cluster that serves.
@@ -79,6 +80,65 @@ impl Cluster {
                 Err(error)
             }
         }
+    }
+
+    async fn start_roles(
+        &mut self,
+        settings: &Settings,
+        on_ready: &mut impl FnMut(&Role) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let master = allotment_master::start(allotment_master::Config {
+            listen: SocketAddr::new(IP, settings.master_port),
+            data_dir: settings.folder.join("master"),
+            ..Default::default()
+        })
+        .await?;
+        let master_url = master.url().to_owned();
+        self.add(Role::Master(master), on_ready)?;
+        for (agent, i) in settings.agents.iter().zip(1..) {
+            let agent = allotment_agent::start(allotment_agent::Config {
+                listen: SocketAddr::new(IP, agent.port),
+                // A name by which people and health checks reach what tasks serve.
+                hostname: Some("localhost".to_owned()),
+                masters: vec![master_url.clone()],
+                work_dir: settings.folder.join(format!("agent-{i}")),
+                resources: Some(agent.resources.clone()),
+                attributes: agent.attributes.clone(),
+                ..Default::default()
+            })
+            .await
+            .with_context(|| format!("agent {i} cannot start"))?;
+            self.add(Role::Agent(agent), on_ready)?;
+        }
+        let services = allotment_services::start(allotment_services::Config {
+            master: master_url.clone(),
+            ip: IP,
+            port: settings.services_port,
+            user: roles::user(),
+            ..Default::default()
+        })
+        .await?;
+        self.add(Role::Services(services), on_ready)?;
+        let batch = allotment_batch::start(allotment_batch::Config {
+            listen: SocketAddr::new(IP, settings.batch_port),
+            data_dir: settings.folder.join("batch"),
+            masters: vec![master_url],
+            user: roles::user(),
+            hostname: roles::hostname(),
+            ..Default::default()
+        })
+        .await?;
+        self.add(Role::Batch(batch), on_ready)
+    }
+
+    fn add(
+        &mut self,
+        role: Role,
+        on_ready: &mut impl FnMut(&Role) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let announced = on_ready(&role);
+        self.roles.push(role);
+        announced
     }
 
     /// Where the role of this name serves; the first one, when there are several.

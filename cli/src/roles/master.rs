@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use allotment_master::Config;
 
-use super::{Common, Role, duration, serve, state_folder, usage};
+use super::{Common, Role, duration, serve, set, state_folder, usage};
 
 /// Arguments of `allot master`.
 #[derive(Debug, clap::Args)]
@@ -54,10 +54,4 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         allotment_master::start(config).await.map(Role::Master)
     })
     .await
-}
-
-fn set<T>(setting: &mut T, flag: Option<T>) {
-    if let Some(value) = flag {
-        *setting = value;
-    }
 }

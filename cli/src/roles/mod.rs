@@ -2,6 +2,7 @@
 //!
 //! What a role does is left to its crate.
 
+pub(crate) mod agent;
 pub(crate) mod batch;
 pub(crate) mod master;
 pub(crate) mod services;
@@ -28,6 +29,7 @@ pub(crate) struct Common {
 #[derive(Debug)]
 pub(crate) enum Role {
     Master(allotment_master::Running),
+    Agent(allotment_agent::Running),
     Services(allotment_services::Running),
     Batch(allotment_batch::Running),
 }
@@ -37,6 +39,7 @@ impl Role {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Master(_) => "master",
+            Self::Agent(_) => "agent",
             Self::Services(_) => "services",
             Self::Batch(_) => "batch",
         }
@@ -46,6 +49,7 @@ impl Role {
     pub(crate) fn url(&self) -> &str {
         match self {
             Self::Master(running) => running.url(),
+            Self::Agent(running) => running.url(),
             Self::Services(running) => running.url(),
             Self::Batch(running) => running.url(),
         }
@@ -55,6 +59,7 @@ impl Role {
     pub(crate) async fn stop(self) {
         match self {
             Self::Master(running) => running.stop().await,
+            Self::Agent(running) => running.stop().await,
             Self::Services(running) => running.stop().await,
             Self::Batch(running) => running.stop().await,
         }
@@ -64,6 +69,7 @@ impl Role {
     pub(crate) async fn died(&mut self) -> anyhow::Error {
         match self {
             Self::Master(running) => running.wait().await.into(),
+            Self::Agent(running) => running.wait().await.into(),
             Self::Services(running) => running.wait().await,
             Self::Batch(running) => running.wait().await.into(),
         }
@@ -108,6 +114,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = "give a number with a unit, such as 500ms, 15s, 5m or 168h";
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong.to_owned())?;
     Duration::try_from(parsed).map_err(|_| wrong.to_owned())
+}
+
+/// Takes over a flag that was given.
+fn set<T>(setting: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *setting = value;
+    }
 }
 
 /// Settings that contradict each other are wrong usage, not a failure.
