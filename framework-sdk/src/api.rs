@@ -62,6 +62,27 @@ pub struct Offer {
     pub attributes: Vec<Attribute>,
 }
 
+impl Offer {
+    /// The call that launches `tasks` here and gives back what they leave, for Mesos' 5 s; with no
+    /// tasks it declines.
+    pub fn accept(self, tasks: Vec<Task>) -> Call {
+        Call::Accept {
+            agent: self.agent,
+            offers: vec![self.id],
+            tasks,
+            refuse_for: None,
+        }
+    }
+
+    /// The call that wants nothing of this for `refuse_for`.
+    pub fn decline(self, refuse_for: Duration) -> Call {
+        Call::Decline {
+            offers: vec![self.id],
+            refuse_for: Some(refuse_for),
+        }
+    }
+}
+
 /// One attribute of an agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attribute {

@@ -149,6 +149,15 @@ pub fn master_url(given: &str) -> Result<String, ConfigError> {
 }
 
 impl Config {
+    /// A framework called `name` with one master, and defaults for the rest.
+    pub fn new(master: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            masters: vec![master.into()],
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
     /// Checks everything that a master or this library would refuse.
     ///
     /// # Errors

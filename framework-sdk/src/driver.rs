@@ -6,10 +6,12 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use allotment_proto::allot::scheduler_client::SchedulerClient;
 use allotment_proto::{MESSAGE_LEN_MAX, scheduler};
+use allotment_types::FrameworkId;
 use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
 use tokio::sync::mpsc;
@@ -39,11 +41,8 @@ pub struct Ended;
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use allotment_framework_sdk::{Call, Config, Event, Scheduler};
 ///
-/// let mut scheduler = Scheduler::connect(Config {
-///     masters: vec!["127.0.0.1:5050".to_owned()],
-///     name: "declines everything".to_owned(),
-///     ..Config::default()
-/// })?;
+/// let config = Config::new("127.0.0.1:5050", "declines everything");
+/// let mut scheduler = Scheduler::connect(config)?;
 /// while let Some(event) = scheduler.next().await {
 ///     if let Event::Offers(offers) = event {
 ///         let offers = offers.into_iter().map(|offer| offer.id).collect();
@@ -59,6 +58,7 @@ pub struct Scheduler {
     /// Taken from `events` in one go, not handed out yet.
     taken: VecDeque<Event>,
     handle: Handle,
+    framework: Arc<OnceLock<FrameworkId>>,
     task: JoinHandle<()>,
 }
 
@@ -114,12 +114,14 @@ impl Scheduler {
             undelivered_max: config.events_max.saturating_add(BATCH),
             unsent: VecDeque::new(),
             link: Link::Closed,
+            framework: Arc::default(),
             ended: false,
         };
         Ok(Self {
             events,
             taken: VecDeque::new(),
             handle: Handle { calls },
+            framework: driver.framework.clone(),
             task: tokio::spawn(driver.run()),
         })
     }
@@ -149,6 +151,11 @@ impl Scheduler {
         self.events.recv_many(into, BATCH).await
     }
 
+    /// The framework's id, from the first [`Event::Subscribed`] on.
+    pub fn framework(&self) -> Option<&FrameworkId> {
+        self.framework.get()
+    }
+
     /// Says one call; see [`Handle::call`].
     ///
     /// # Errors
@@ -157,9 +164,31 @@ impl Scheduler {
         self.handle.call(call).await
     }
 
+    /// Says calls in order, as a framework's core returns them.
+    ///
+    /// # Errors
+    /// [`Ended`] when the subscription is over.
+    pub async fn call_all(&self, calls: impl IntoIterator<Item = Call>) -> Result<(), Ended> {
+        for call in calls {
+            self.handle.call(call).await?;
+        }
+        Ok(())
+    }
+
     /// Another way to say calls.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Ends the framework for good: its tasks are killed, and its id is worth nothing any more.
+    /// Returns once a master has confirmed it, which takes as long as no master is there.
+    pub async fn teardown(mut self) {
+        if self.call(Call::Teardown).await.is_ok() {
+            let mut last = Vec::new();
+            while self.next_batch(&mut last).await > 0 {
+                last.clear();
+            }
+        }
     }
 
     /// Leaves without a teardown: says what was called so far, closes the stream and returns. The
@@ -170,6 +199,7 @@ impl Scheduler {
             handle,
             task,
             taken: _,
+            framework: _,
         } = self;
         // The driver notices the closed queue, and flushes.
         drop((events, handle));
@@ -243,6 +273,7 @@ struct Driver {
     /// Messages that the stream has no room for yet; no call is taken meanwhile.
     unsent: VecDeque<scheduler::Call>,
     link: Link,
+    framework: Arc<OnceLock<FrameworkId>>,
     ended: bool,
 }
 
@@ -406,6 +437,10 @@ impl Driver {
                 Effect::Deliver(event) => {
                     if let Event::Disconnected { reason } = &event {
                         tracing::warn!(%reason, "disconnected from the master");
+                    }
+                    if let Event::Subscribed { framework } = &event {
+                        // A session keeps its id, so the first one is the one.
+                        let _ = self.framework.set(framework.clone());
                     }
                     self.undelivered.push_back(event);
                 }

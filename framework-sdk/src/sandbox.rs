@@ -161,6 +161,29 @@ pub async fn list(
         .await
 }
 
+/// The beginning of a file as text, `len_max` bytes at most; what is not UTF-8 is replaced.
+///
+/// # Errors
+/// [`SandboxError`].
+pub async fn read_text(
+    agent_url: &str,
+    framework: &FrameworkId,
+    task: &TaskId,
+    path: &str,
+    len_max: u64,
+) -> Result<String, SandboxError> {
+    let window = Window {
+        length: Some(len_max),
+        ..Window::default()
+    };
+    let mut stream = read(agent_url, framework, task, path, window).await?;
+    let mut text = Vec::new();
+    while let Some(piece) = stream.next().await {
+        text.extend_from_slice(&piece?);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 async fn answered<T>(
     place: &str,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
