@@ -2,9 +2,11 @@
 //!
 //! - [`config`]: how it is set up.
 //! - [`running`]: a framework that serves, from [`start`] to its end.
+//! - [`submit`]: submit files, on the submitting side.
 
 pub mod config;
 pub mod running;
+pub mod submit;
 
 pub use config::{Config, ConfigError};
 pub use running::{Died, Running, StartError, start};
