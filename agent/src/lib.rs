@@ -1,12 +1,14 @@
 //! The agent: runs tasks in isolated containers and reports on them.
 //!
 //! - [`config`] and [`attributes`]: what an operator may set, with units and checks.
+//! - [`core`]: what is decided, without sockets, clocks or processes.
 //! - [`containerizer`]: the launcher process and the containers; [`launcher_main`].
 //! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
 
 pub mod attributes;
 pub mod config;
 pub mod containerizer;
+pub mod core;
 pub mod edge;
 
 pub use attributes::Attributes;

@@ -1,10 +1,651 @@
 //! The launcher process: single-threaded, no runtime, one container init per task.
+//!
+//! It hears orders on a socket, forks inits, gathers their reports from one pipe, reaps them and
+//! cleans up behind them. It ends with its agent and takes every container with it.
+//! What is started and when it is ended is decided by the agent's core.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getpid, pipe2, read, setsid};
+
+use super::init::{self, Init, REPORT_FD};
+use super::isolators::cgroups::{Cgroups, Group};
+use super::isolators::{Limits, namespaces};
+use super::report::{self, Report};
+use super::sys::{self, ChildStack, Credentials, Fork, Stage, TaskPlan, Usage, Wait};
+use super::tree;
+use super::wire::{Ended, Failed, Inbox, Launch, News, Order, Ready, SetUp, Started};
+use super::wire::{news, order, put};
+
+/// Orders handled before looking at what else happened: reaping must keep up with forking.
+const ORDERS_PER_TURN: usize = 16;
+/// How long an init in plain mode may take to kill its tree before it is killed itself, and how
+/// often groups that could not be removed are tried again.
+const RETRY: Duration = Duration::from_millis(50);
+/// How many retries before an init that does not end is killed.
+const DESTROY_RETRIES: u32 = 40;
+
+const TOKEN_SOCKET: u64 = u64::MAX;
+const TOKEN_REPORTS: u64 = u64::MAX - 1;
+const TOKEN_CHILDREN: u64 = u64::MAX - 2;
 
 /// Runs the launcher on the socket `socket_fd` until the agent is gone; returns the exit status.
 ///
 /// Must be the only thing that its process does, before any thread is started.
 #[must_use]
 pub fn launcher_main(socket_fd: i32) -> i32 {
-    let _ = socket_fd;
-    1
+    match Launcher::new(socket_fd).and_then(|mut launcher| launcher.run()) {
+        Ok(()) => 0,
+        Err(error) => {
+            // The agent passes its standard error on to us; it has no other way to hear of this.
+            let _ = writeln!(io::stderr(), "the launcher ended: {error}");
+            1
+        }
+    }
+}
+
+struct Launcher {
+    socket: UnixStream,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+    epoll: Epoll,
+    children: SignalFd,
+    reports: OwnedFd,
+    stack: ChildStack,
+    /// Soft and hard limit of open files as tasks get them: those we were started with.
+    open_files: (u64, u64),
+    agent_gone: bool,
+    cgroups: Option<Cgroups>,
+    namespaces: bool,
+    containers: BTreeMap<u64, Container>,
+    by_pid: BTreeMap<i32, u64>,
+    /// Groups whose removal the kernel refused for the moment.
+    leftover_groups: Vec<Group>,
+}
+
+struct Container {
+    init: Pid,
+    group: Option<Group>,
+    /// Readable when the memory limit is hit.
+    memory_watch: Option<EventFd>,
+    /// The kernel said so before it killed, or we killed first.
+    memory_exceeded: bool,
+    program: String,
+    started: bool,
+    failure: Option<(i32, i32)>,
+    ended: Option<(i32, Usage)>,
+    /// Set when it is being destroyed: how often that was retried.
+    destroying: Option<u32>,
+}
+
+impl Launcher {
+    fn new(socket_fd: i32) -> io::Result<Self> {
+        let _ = prctl::set_name(c"allot-launcher");
+        // A Ctrl-C on the agent's terminal is the agent's to answer.
+        let _ = setsid();
+        // Orphans of inits that were killed come to us instead of leaving.
+        prctl::set_child_subreaper(true)?;
+        SigSet::all().thread_block()?;
+        let given = sys::adopt_fd(socket_fd)?;
+        let socket = UnixStream::from(sys::dup_above(given.as_fd(), 10)?);
+        // The agent hands the socket over as standard input, which tasks must not see.
+        let null = std::fs::File::open("/dev/null")?;
+        if socket_fd == 0 {
+            let _ = given.into_raw_fd();
+        } else {
+            drop(given);
+        }
+        sys::park_fd(null.into(), 0)?;
+        let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let reports = sys::dup_above(read_end.as_fd(), 10)?;
+        let write_end = sys::dup_above(write_end.as_fd(), 10)?;
+        drop(read_end);
+        // Inits wait when the pipe is full, rather than lose a report.
+        nix::fcntl::fcntl(&write_end, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty()))?;
+        sys::park_fd(write_end, REPORT_FD)?;
+        socket.set_nonblocking(true)?;
+        let mut chld = SigSet::empty();
+        chld.add(Signal::SIGCHLD);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let children = SignalFd::with_flags(&chld, flags)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&socket, readable(TOKEN_SOCKET))?;
+        epoll.add(&reports, readable(TOKEN_REPORTS))?;
+        epoll.add(&children, readable(TOKEN_CHILDREN))?;
+        let open_files = getrlimit(Resource::RLIMIT_NOFILE)?;
+        // Each container may take a descriptor of ours.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1);
+        Ok(Self {
+            socket,
+            inbox: Inbox::default(),
+            outbox: Vec::new(),
+            epoll,
+            children,
+            reports,
+            stack: ChildStack::new(),
+            open_files,
+            agent_gone: false,
+            cgroups: None,
+            namespaces: false,
+            containers: BTreeMap::new(),
+            by_pid: BTreeMap::new(),
+            leftover_groups: Vec::new(),
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        let mut more_orders = false;
+        let mut busy_turns = 0;
+        while !(self.agent_gone && self.containers.is_empty()) {
+            let timeout = if more_orders {
+                EpollTimeout::ZERO
+            } else if self.needs_retry() {
+                EpollTimeout::try_from(RETRY).unwrap_or(EpollTimeout::ZERO)
+            } else {
+                EpollTimeout::NONE
+            };
+            let n_ready = match self.epoll.wait(&mut events, timeout) {
+                Err(Errno::EINTR) => 0,
+                other => other?,
+            };
+            // Under load the timeout never passes; every so many turns count as one.
+            busy_turns = if n_ready == 0 { 0 } else { busy_turns + 1 };
+            let idle = (n_ready == 0 && !more_orders) || busy_turns % 256 == 255;
+            for event in events.iter().take(n_ready) {
+                match event.data() {
+                    TOKEN_SOCKET => self.receive(event.events()),
+                    TOKEN_REPORTS | TOKEN_CHILDREN => {}
+                    id => self.on_memory_limit(id),
+                }
+            }
+            self.reap();
+            if idle {
+                self.retry();
+            }
+            more_orders = self.obey()?;
+            self.send();
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.tear_down();
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, flags: EpollFlags) {
+        let mut buffer = [0; 16 * 1024];
+        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            match self.socket.read(&mut buffer) {
+                Ok(n) if n > 0 => self.inbox.extend(buffer.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => self.on_agent_gone(),
+            }
+        }
+    }
+
+    /// In this version tasks do not outlive their agent. When they shall, this is the place that
+    /// keeps them and waits for a new agent to connect.
+    fn on_agent_gone(&mut self) {
+        if self.agent_gone {
+            return;
+        }
+        self.agent_gone = true;
+        self.outbox.clear();
+        let _ = self.epoll.delete(&self.socket);
+        let all: Vec<u64> = self.containers.keys().copied().collect();
+        for id in all {
+            self.destroy(id);
+        }
+    }
+
+    /// Handles some orders; true when there are more.
+    fn obey(&mut self) -> io::Result<bool> {
+        for _ in 0..ORDERS_PER_TURN {
+            let order: Option<Order> = self.inbox.next().map_err(io::Error::other)?;
+            let Some(order) = order else {
+                return Ok(false);
+            };
+            if self.agent_gone {
+                continue;
+            }
+            match order.kind {
+                Some(order::Kind::SetUp(set_up)) => self.set_up(&set_up),
+                Some(order::Kind::Launch(launch)) => {
+                    let id = launch.id;
+                    if let Err(message) = self.launch(launch) {
+                        self.tell(news::Kind::Failed(Failed { id, message }));
+                    }
+                }
+                Some(order::Kind::Terminate(id)) => {
+                    if let Some(container) = self.containers.get(&id) {
+                        let _ = kill(container.init, init::TERMINATE);
+                    }
+                }
+                Some(order::Kind::Destroy(id)) => self.destroy(id),
+                None => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn set_up(&mut self, set_up: &SetUp) {
+        let mut ready = Ready::default();
+        if set_up.cgroups {
+            match Cgroups::set_up(&set_up.agent) {
+                Ok(cgroups) => self.cgroups = Some(cgroups),
+                Err(clause) => ready.no_cgroups = Some(clause),
+            }
+        }
+        if set_up.namespaces {
+            match namespaces::probe() {
+                Ok(()) => self.namespaces = true,
+                Err(clause) => ready.no_namespaces = Some(clause),
+            }
+        }
+        self.tell(news::Kind::Ready(ready));
+    }
+
+    /// Forks an init for one container.
+    fn launch(&mut self, launch: Launch) -> Result<(), String> {
+        let id = launch.id;
+        let limits = Limits {
+            cpus_milli: launch.cpus_milli,
+            memory_bytes: launch.memory_bytes,
+            pids_max: launch.pids_max,
+        };
+        let mut group = match &self.cgroups {
+            Some(cgroups) => Some(cgroups.create(&launch.name, &limits)?),
+            None => None,
+        };
+        let begun = self.fork_init(&launch, group.as_ref());
+        let (init, memory_watch) = match begun {
+            Ok(begun) => begun,
+            Err(clause) => {
+                if let Some(group) = &mut group {
+                    group.remove();
+                }
+                return Err(clause);
+            }
+        };
+        self.by_pid.insert(init.as_raw(), id);
+        let container = Container {
+            init,
+            group,
+            memory_watch,
+            memory_exceeded: false,
+            program: launch.program,
+            started: false,
+            failure: None,
+            ended: None,
+            destroying: None,
+        };
+        self.containers.insert(id, container);
+        Ok(())
+    }
+
+    fn fork_init(
+        &mut self,
+        launch: &Launch,
+        group: Option<&Group>,
+    ) -> Result<(Pid, Option<EventFd>), String> {
+        let entrances = group.map(Group::entrances).unwrap_or_default();
+        let task = task_plan(launch, entrances, self.open_files, !self.namespaces)?;
+        let memory_watch = match group {
+            Some(group) => group
+                .watch_memory()
+                .map_err(|error| format!("the memory limit cannot be watched: {error}"))?,
+            None => None,
+        };
+        if let Some(watch) = &memory_watch {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, launch.id);
+            self.epoll
+                .add(watch, event)
+                .map_err(|errno| format!("the memory limit cannot be watched: {}", errno.desc()))?;
+        }
+        let init = Init {
+            id: launch.id,
+            task,
+            namespaces: self.namespaces,
+            launcher: getpid(),
+        };
+        let flags = if self.namespaces {
+            namespaces::FLAGS
+        } else {
+            CloneFlags::empty()
+        };
+        match sys::fork_into(flags) {
+            Ok(Fork::Child) => init.run(&mut self.stack),
+            Ok(Fork::Parent(pid)) => Ok((pid, memory_watch)),
+            Err(errno) => Err(format!(
+                "the machine cannot fork a process: {}; it may have too many",
+                errno.desc()
+            )),
+        }
+    }
+
+    fn on_memory_limit(&mut self, id: u64) {
+        if let Some(container) = self.containers.get_mut(&id) {
+            container.memory_watch = None;
+            container.memory_exceeded = true;
+            self.destroy(id);
+        }
+    }
+
+    fn destroy(&mut self, id: u64) {
+        if let Some(container) = self.containers.get_mut(&id) {
+            container.destroying.get_or_insert(0);
+            let _ = kill(container.init, destroy_signal(self.namespaces));
+        }
+    }
+
+    fn needs_retry(&self) -> bool {
+        !self.leftover_groups.is_empty() || self.containers.values().any(|c| c.destroying.is_some())
+    }
+
+    /// Orders that were not followed and groups that were not removed, once more.
+    fn retry(&mut self) {
+        self.leftover_groups.retain_mut(|group| {
+            group.kill_members();
+            !group.remove()
+        });
+        for container in self.containers.values_mut() {
+            if let Some(retries) = &mut container.destroying {
+                *retries += 1;
+                // An init in plain mode that cannot be reached (stuck in an exec on a dead
+                // network file system) goes first; its orphans come to us.
+                let signal = if *retries > DESTROY_RETRIES {
+                    Signal::SIGKILL
+                } else {
+                    destroy_signal(self.namespaces)
+                };
+                let _ = kill(container.init, signal);
+            }
+        }
+    }
+
+    /// Reaps ended inits and tells what became of their tasks.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        let mut ended = Vec::new();
+        while let Ok(Some(reaped)) = sys::reap(Wait::Poll) {
+            if let Some(id) = self.by_pid.remove(&reaped.pid.as_raw()) {
+                ended.push((id, reaped));
+            }
+        }
+        // An init writes its report before it ends: after reaping, the report is in the pipe.
+        self.read_reports();
+        for (id, reaped) in ended {
+            if let Some(container) = self.containers.remove(&id) {
+                self.finish(id, container, &reaped);
+            }
+        }
+    }
+
+    fn read_reports(&mut self) {
+        let mut buffer = [0; 4096 / report::LEN * report::LEN];
+        loop {
+            let n = match read(&self.reports, &mut buffer) {
+                Ok(n) if n > 0 => n,
+                Err(Errno::EINTR) => continue,
+                Ok(_) | Err(_) => return,
+            };
+            let (records, _) = buffer.get(..n).unwrap_or_default().as_chunks();
+            for (id, report) in records.iter().filter_map(Report::decode) {
+                self.on_report(id, report);
+            }
+        }
+    }
+
+    fn on_report(&mut self, id: u64, report: Report) {
+        let Some(container) = self.containers.get_mut(&id) else {
+            return;
+        };
+        match report {
+            Report::Started => {
+                container.started = true;
+                let pid = container.init.as_raw();
+                self.tell(news::Kind::Started(Started { id, pid }));
+            }
+            Report::Failed { stage, errno } => container.failure = Some((stage, errno)),
+            Report::Ended { status, usage } => container.ended = Some((status, usage)),
+        }
+    }
+
+    /// The init of a container has been reaped: tells how the task ended and cleans up.
+    fn finish(&mut self, id: u64, mut container: Container, reaped: &sys::Reaped) {
+        container.memory_watch = None;
+        if container.ended.is_none() && container.failure.is_none() && !self.namespaces {
+            // The init was killed; what it guarded has become ours.
+            self.kill_orphans();
+        }
+        let verdict = container.group.as_ref().and_then(Group::memory_verdict);
+        if let Some(mut group) = container.group.take() {
+            group.kill_members();
+            if !group.remove() {
+                self.leftover_groups.push(group);
+            }
+        }
+        let verdict = verdict.map(|mut verdict| {
+            verdict.exceeded |= container.memory_exceeded;
+            verdict
+        });
+        let exceeded = verdict.is_some_and(|verdict| verdict.exceeded);
+        let kind = match container.failure {
+            Some((stage, errno)) if !exceeded => news::Kind::Failed(Failed {
+                id,
+                message: failure_message(&container.program, stage, errno),
+            }),
+            None if !container.started && container.destroying.is_none() => {
+                news::Kind::Failed(Failed {
+                    id,
+                    message: format!(
+                        "the container's first process ended before it could run {:?}; the \
+                         machine may be out of memory",
+                        container.program
+                    ),
+                })
+            }
+            Some(_) | None => {
+                // A destroyed init reports nothing; its own usage then holds that of its tree.
+                let (status, usage) = container.ended.unwrap_or((libc::SIGKILL, reaped.usage));
+                let nanos =
+                    |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+                news::Kind::Ended(Ended {
+                    id,
+                    status,
+                    user_cpu_ns: nanos(usage.user),
+                    system_cpu_ns: nanos(usage.system),
+                    max_rss_bytes: usage.max_rss_bytes,
+                    memory_limit_bytes: verdict.filter(|v| v.exceeded).map(|v| v.limit_bytes),
+                    memory_peak_bytes: verdict.and_then(|v| v.peak_bytes),
+                })
+            }
+        };
+        self.tell(kind);
+    }
+
+    /// Kills every child that is no init, with all below it.
+    fn kill_orphans(&mut self) {
+        let inits: BTreeSet<i32> = self.by_pid.keys().copied().collect();
+        while !tree::descendants(getpid(), &inits).is_empty() {
+            tree::kill_tree(getpid(), &inits);
+            match sys::reap(Wait::Block) {
+                // The turn after the next finishes it: its report, if any, is in the pipe.
+                Ok(Some(reaped)) if self.by_pid.contains_key(&reaped.pid.as_raw()) => {
+                    self.read_reports();
+                    if let Some(id) = self.by_pid.remove(&reaped.pid.as_raw())
+                        && let Some(container) = self.containers.remove(&id)
+                    {
+                        self.finish(id, container, &reaped);
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn tell(&mut self, kind: news::Kind) {
+        if !self.agent_gone {
+            put(&News { kind: Some(kind) }, &mut self.outbox);
+        }
+    }
+
+    /// Sends what the socket takes. What it does not take waits; that is at most a few messages
+    /// for each container, and the agent bounds those.
+    fn send(&mut self) {
+        while !self.outbox.is_empty() {
+            match self.socket.write(&self.outbox) {
+                Ok(n) => drop(self.outbox.drain(..n)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return self.on_agent_gone(),
+            }
+        }
+        if self.agent_gone {
+            return;
+        }
+        let mut interest = EpollFlags::EPOLLIN;
+        if !self.outbox.is_empty() {
+            interest |= EpollFlags::EPOLLOUT;
+        }
+        let mut event = EpollEvent::new(interest, TOKEN_SOCKET);
+        let _ = self.epoll.modify(&self.socket, &mut event);
+    }
+}
+
+/// With the first process of a pid namespace, all others die, surely and at once.
+const fn destroy_signal(namespaces: bool) -> Signal {
+    if namespaces {
+        Signal::SIGKILL
+    } else {
+        init::DESTROY
+    }
+}
+
+/// Lays out everything that the start of the task needs.
+fn task_plan(
+    launch: &Launch,
+    cgroups: Vec<CString>,
+    open_files: (u64, u64),
+    die_with_init: bool,
+) -> Result<TaskPlan, String> {
+    let text = |what: &str, bytes: &[u8]| {
+        CString::new(bytes).map_err(|_| format!("{what} holds a NUL byte; remove it"))
+    };
+    let texts = |what: &str, list: &[String]| -> Result<Vec<CString>, String> {
+        list.iter()
+            .map(|item| text(what, item.as_bytes()))
+            .collect()
+    };
+    let path = launch
+        .env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="))
+        .unwrap_or("/usr/local/bin:/usr/bin:/bin");
+    let programs = if launch.program.contains('/') {
+        vec![text("the program", launch.program.as_bytes())?]
+    } else {
+        path.split(':')
+            .map(|directory| {
+                let directory = if directory.is_empty() { "." } else { directory };
+                text(
+                    "the program",
+                    format!("{directory}/{}", launch.program).as_bytes(),
+                )
+            })
+            .collect::<Result<_, _>>()?
+    };
+    let mut argv = texts("an argument", &launch.argv)?;
+    if argv.is_empty() {
+        argv.push(text("the program", launch.program.as_bytes())?);
+    }
+    Ok(TaskPlan::new(
+        cgroups,
+        text("the sandbox path", &launch.directory)?,
+        programs,
+        argv,
+        texts("an environment variable", &launch.env)?,
+        launch.user.as_ref().map(|user| Credentials {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        }),
+        open_files,
+        die_with_init,
+    ))
+}
+
+/// One sentence on why a task could not be started.
+fn failure_message(program: &str, stage: i32, errno: i32) -> String {
+    let errno = Errno::from_raw(errno);
+    let why = errno.desc();
+    match Stage::from_number(stage) {
+        Some(Stage::Exec) => {
+            let advice = match errno {
+                Errno::ENOENT => {
+                    "; install it on the agent, ship it as a URI, or check its name and the \
+                     interpreter in its first line"
+                }
+                Errno::EACCES => "; make it executable (chmod +x, or `executable` of its URI)",
+                Errno::E2BIG => "; arguments and environment together are too long",
+                _ => "",
+            };
+            format!("cannot run {program:?}: {why}{advice}")
+        }
+        Some(Stage::Output) => format!(
+            "cannot open stdout and stderr in the sandbox: {why}; free space on the agent's disk"
+        ),
+        Some(Stage::Directory) => format!("cannot enter the sandbox: {why}"),
+        Some(Stage::Cgroup) => format!("cannot put {program:?} into its cgroups: {why}"),
+        Some(Stage::Credentials) => format!("cannot become the task's user: {why}"),
+        Some(Stage::Mount) => format!("cannot mount the container's own /proc: {why}"),
+        Some(Stage::Session | Stage::Limits | Stage::Clone) | None => {
+            format!("cannot start a process for {program:?}: {why}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_program_is_looked_for_along_the_tasks_own_path() {
+        let launch = Launch {
+            program: "x".to_owned(),
+            env: vec!["PATH=/wrong".to_owned(), "PATH=/a::/b".to_owned()],
+            ..Default::default()
+        };
+        let plan = task_plan(&launch, Vec::new(), (1, 1), false).unwrap();
+        assert_eq!(plan.programs(), [c"/a/x", c"./x", c"/b/x"]);
+    }
+
+    #[test]
+    fn a_nul_byte_is_refused_with_a_sentence() {
+        let launch = Launch {
+            program: "x".to_owned(),
+            argv: vec!["a\0b".to_owned()],
+            ..Default::default()
+        };
+        let error = task_plan(&launch, Vec::new(), (1, 1), false).unwrap_err();
+        assert_eq!(error, "an argument holds a NUL byte; remove it");
+    }
 }

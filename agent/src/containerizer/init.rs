@@ -1,0 +1,158 @@
+//! The first process of a container: builds the walls, starts the task, reaps everything and
+//! reports how it ended. It is a fork of the launcher that never executes anything, so that a
+//! task costs a few dozen KiB of memory beside its own.
+
+use std::collections::BTreeSet;
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, getpid, getppid, write};
+
+use super::report::Report;
+use super::sys::{self, ChildStack, Stage, TaskPlan, Usage, Wait};
+
+/// Where the launcher parks the write end of the report pipe.
+pub(super) const REPORT_FD: RawFd = 3;
+
+/// Asks an init to pass SIGTERM on to its whole tree.
+pub(super) const TERMINATE: Signal = Signal::SIGTERM;
+/// Asks an init to kill its whole tree.
+pub(super) const DESTROY: Signal = Signal::SIGINT;
+
+/// What one init is for.
+#[derive(Debug)]
+pub(super) struct Init {
+    /// The launcher's number for the container, for reports.
+    pub(super) id: u64,
+    pub(super) task: TaskPlan,
+    /// Whether this process is the first of its own pid, mount, IPC and host name namespaces.
+    pub(super) namespaces: bool,
+    pub(super) launcher: Pid,
+}
+
+impl Init {
+    /// Lives the life of an init; never returns to the launcher's code.
+    pub(super) fn run(&self, stack: &mut ChildStack) -> ! {
+        // The launcher's socket, above all: it must close when the launcher dies.
+        sys::close_from(REPORT_FD + 1);
+        match self.start(stack) {
+            Ok(main) => {
+                self.report(Report::Started);
+                let (status, usage) = self.watch(main);
+                self.report(Report::Ended { status, usage });
+                sys::exit_now(0)
+            }
+            Err((stage, errno)) => {
+                self.report(Report::Failed {
+                    stage: stage as i32,
+                    errno: errno as i32,
+                });
+                sys::exit_now(1)
+            }
+        }
+    }
+
+    fn start(&self, stack: &mut ChildStack) -> Result<Pid, (Stage, Errno)> {
+        let _ = prctl::set_name(c"allot-init");
+        if self.namespaces {
+            // With the first process of a pid namespace, all others die.
+            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+            mount_own().map_err(|errno| (Stage::Mount, errno))?;
+        } else {
+            let _ = prctl::set_pdeathsig(DESTROY);
+            let _ = prctl::set_child_subreaper(true);
+            if getppid() != self.launcher {
+                sys::exit_now(1);
+            }
+        }
+        sys::spawn_task(&self.task, stack)
+    }
+
+    /// Reaps until the main process has ended, then ends and reaps the rest. The wait status of
+    /// the main process and what all of them used.
+    fn watch(&self, main: Pid) -> (i32, Usage) {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGCHLD, TERMINATE, DESTROY] {
+            signals.add(signal);
+        }
+        let mut main_status = None;
+        loop {
+            match sys::reap(Wait::Poll) {
+                Ok(Some(reaped)) => {
+                    if reaped.pid == main {
+                        main_status = Some(reaped.status);
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                // No child is left. Without the main process among them that cannot be, except
+                // for a kernel that lies; SIGKILL is the honest guess then.
+                Err(_) => return (main_status.unwrap_or(libc::SIGKILL), Usage::of_children()),
+            }
+            if main_status.is_some() {
+                // The task is its main process, as with Mesos' command executor: what it left
+                // behind ends with it. Again and again, for what was forked meanwhile.
+                self.kill_all();
+                let _ = sys::reap(Wait::Block);
+                continue;
+            }
+            let Ok((signal, sender)) = sys::wait_signal(&signals) else {
+                continue;
+            };
+            // In a pid namespace orders come from outside, which shows as sender 0; whoever is
+            // inside may not give them.
+            let ordered = !self.namespaces || sender == 0;
+            if signal == TERMINATE as i32 && ordered {
+                self.signal_all(Signal::SIGTERM);
+            } else if signal == DESTROY as i32 && ordered {
+                self.kill_all();
+            }
+        }
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        if self.namespaces {
+            // Everything in the namespace but its first process, which is this one.
+            let _ = kill(Pid::from_raw(-1), signal);
+        } else {
+            super::tree::signal_tree(getpid(), signal, &BTreeSet::new());
+        }
+    }
+
+    fn kill_all(&self) {
+        if self.namespaces {
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        } else {
+            super::tree::kill_tree(getpid(), &BTreeSet::new());
+        }
+    }
+
+    fn report(&self, report: Report) {
+        let record = report.encode(self.id);
+        let pipe = sys::borrow_fd(REPORT_FD);
+        // Shorter than PIPE_BUF: all or nothing. A launcher that is gone needs no report.
+        while write(pipe, &record) == Err(Errno::EINTR) {}
+    }
+}
+
+/// Mounts of this container stay its own, and `/proc` shows its processes only.
+pub(super) fn mount_own() -> Result<(), Errno> {
+    let nothing: Option<&str> = None;
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )?;
+    mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        nothing,
+    )
+}

@@ -1,0 +1,750 @@
+//! What an agent decides: when to register, what to start and end, what to report.
+//!
+//! - [`session`]: finding a master and staying registered with it.
+//! - [`task`]: the life of one task and its stream of status updates.
+//! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
+//! - [`random`]: the seeded generator behind ids and jitter.
+//!
+//! [`Core`] is input and time in, effects out. How processes are started, files fetched and
+//! bytes sent is left to the edge.
+
+pub mod launch;
+pub mod random;
+pub mod session;
+pub mod task;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use allotment_proto::convert::resources_to_wire;
+use allotment_proto::{allot, mesos};
+use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestamp};
+
+pub use launch::{ContainerId, Launch, SandboxId};
+use random::Random;
+use session::Session;
+use task::{Kill, Task};
+
+/// What stays the same while an agent runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of the machine in offers.
+    pub hostname: String,
+    /// The host that others reach this agent by, and its port.
+    pub address: (String, u16),
+    /// Changes with every boot of the machine.
+    pub boot_id: String,
+    /// Everything there is to offer.
+    pub resources: Resources,
+    /// What frameworks choose by.
+    pub attributes: Vec<mesos::Attribute>,
+    /// How many masters there are to try.
+    pub n_masters: usize,
+    /// The first wait before connecting again.
+    pub reconnect_min: Duration,
+    /// The longest such wait.
+    pub reconnect_max: Duration,
+    /// The time between SIGTERM and SIGKILL for tasks without a kill policy.
+    pub kill_grace: Duration,
+    /// How long sandboxes of ended tasks are kept.
+    pub gc_delay: Duration,
+    /// The absolute path of the work folder.
+    pub work_dir: String,
+    /// Environment variables that every task gets unless it sets them itself.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// Where this agent serves.
+    pub fn url(&self) -> String {
+        format!("http://{}:{}", self.address.0, self.address.1)
+    }
+}
+
+/// A fact that reaches the agent.
+#[derive(Debug)]
+pub enum Input {
+    /// Time passed; sent at [`Core::next_deadline`].
+    Tick,
+    /// The connection of this number stands.
+    Connected {
+        /// Counts connections, as [`Effect::Connect`] gave it.
+        session: u64,
+    },
+    /// The connection of this number broke or never stood.
+    Disconnected {
+        /// Which connection.
+        session: u64,
+    },
+    /// The master said something.
+    Master {
+        /// On which connection.
+        session: u64,
+        /// What.
+        message: allot::MasterMessage,
+    },
+    /// The program of a task runs.
+    Started {
+        /// In which container.
+        container: ContainerId,
+        /// The container's first process.
+        pid: i32,
+    },
+    /// Nothing runs in a container any more.
+    Ended {
+        /// Which.
+        container: ContainerId,
+        /// How it came.
+        outcome: Outcome,
+        /// What the task left.
+        sandbox: allot::SandboxSummary,
+    },
+    /// A sandbox of an earlier run lies in the work folder.
+    SandboxFound {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Under which agent id.
+        agent: AgentId,
+        /// When it was last changed.
+        modified: Timestamp,
+    },
+    /// The operator stops this agent.
+    Stop,
+}
+
+/// How a container came to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The main process ended.
+    Exited {
+        /// How, and what it used.
+        exit: allot::TaskExit,
+        /// Set when it exceeded its memory: the limit, and the most it held where known, in bytes.
+        memory: Option<(u64, Option<u64>)>,
+    },
+    /// It never ran.
+    NotStarted {
+        /// One sentence.
+        message: String,
+    },
+    /// It was lost sight of and killed.
+    Lost {
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// What must be durable before anybody hears of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// The id that the master gave this agent.
+    Registered {
+        /// That id.
+        agent: AgentId,
+    },
+}
+
+/// What the edge is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Connect to the master of this index.
+    Connect {
+        /// The number of the new connection.
+        session: u64,
+        /// Which of the configured masters.
+        master: usize,
+    },
+    /// Drop a connection.
+    Disconnect {
+        /// Which.
+        session: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Send to the master.
+    Send {
+        /// On which connection.
+        session: u64,
+        /// What.
+        message: Box<allot::AgentMessage>,
+    },
+    /// Make a sandbox, fetch files and start a container.
+    Start(Box<Launch>),
+    /// SIGTERM to everything in a container.
+    Terminate(ContainerId),
+    /// SIGKILL to everything in a container, or stop preparing it.
+    Destroy(ContainerId),
+    /// Delete a sandbox.
+    Collect {
+        /// Under which agent id.
+        agent: AgentId,
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// A line for the log that an operator may want to act on.
+    Warn(String),
+    /// Everything is ended and said: the agent may go.
+    Stopped,
+}
+
+type Step = Effects<Record, Effect>;
+type Key = (FrameworkId, TaskId);
+
+/// The whole state of one agent.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    random: Random,
+    agent: Option<AgentId>,
+    session: Session,
+    tasks: BTreeMap<Key, Task>,
+    containers: BTreeMap<ContainerId, Key>,
+    /// When each task next has something to do, so that a step costs the same with ten tasks
+    /// and with ten thousand.
+    deadlines: BTreeSet<(Timestamp, Key)>,
+    frameworks: BTreeMap<FrameworkId, Framework>,
+    free: Resources,
+    /// Sandboxes of ended tasks by the time of their deletion.
+    collect_at: BTreeMap<(Timestamp, SandboxId), AgentId>,
+    stopping: Stopping,
+    counts: Counts,
+}
+
+/// A framework with tasks here.
+#[derive(Debug)]
+struct Framework {
+    info: mesos::FrameworkInfo,
+    n_tasks: usize,
+}
+
+impl Framework {
+    fn can(&self, wanted: mesos::framework_info::capability::Type) -> bool {
+        launch::can(&self.info, wanted)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// Killing tasks.
+    Ending,
+    Done,
+}
+
+/// How many tasks ended how since the start, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// TASK_FINISHED.
+    pub finished: u64,
+    /// TASK_FAILED.
+    pub failed: u64,
+    /// TASK_KILLED.
+    pub killed: u64,
+    /// Any other end.
+    pub other: u64,
+}
+
+/// What an agent has and does now, for metrics and people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Overview {
+    /// Its id, once registered.
+    pub agent: Option<AgentId>,
+    /// Whether a master knows it now.
+    pub registered: bool,
+    /// Tasks that are being prepared.
+    pub tasks_starting: usize,
+    /// Tasks that run.
+    pub tasks_running: usize,
+    /// Tasks that are being killed.
+    pub tasks_killing: usize,
+    /// Updates that no framework has acknowledged.
+    pub updates_pending: usize,
+    /// Sandboxes that wait to be deleted.
+    pub sandboxes_kept: usize,
+    /// Everything there is.
+    pub total: Resources,
+    /// What no task holds.
+    pub free: Resources,
+    /// Since the start.
+    pub counts: Counts,
+}
+
+impl Core {
+    /// An agent that knows nobody yet. `agent` is the id of an earlier run; `seed` feeds ids and
+    /// jitter, and must differ between runs.
+    pub fn new(settings: Settings, agent: Option<AgentId>, seed: u64, now: Timestamp) -> Self {
+        let random = Random::new(seed);
+        let session = Session::new(now);
+        Self {
+            free: settings.resources.clone(),
+            settings,
+            random,
+            agent,
+            session,
+            tasks: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            frameworks: BTreeMap::new(),
+            collect_at: BTreeMap::new(),
+            stopping: Stopping::No,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes in one fact.
+    pub fn step(&mut self, now: Timestamp, input: Input) -> Step {
+        let mut step = Step::none();
+        match input {
+            Input::Tick => {}
+            Input::Connected { session } => self.on_connected(now, session, &mut step),
+            Input::Disconnected { session } => {
+                self.session
+                    .on_disconnected(now, session, &self.settings, &mut self.random);
+            }
+            Input::Master { session, message } => {
+                self.on_master(now, session, message, &mut step);
+            }
+            Input::Started { container, pid } => self.on_started(now, &container, pid, &mut step),
+            Input::Ended {
+                container,
+                outcome,
+                sandbox,
+            } => self.on_ended(now, container, (outcome, sandbox), &mut step),
+            Input::SandboxFound {
+                sandbox,
+                agent,
+                modified,
+            } => {
+                let at = modified + self.settings.gc_delay;
+                self.collect_at.insert((at, sandbox), agent);
+            }
+            Input::Stop => self.on_stop(&mut step),
+        }
+        self.act_on_time(now, &mut step);
+        step
+    }
+
+    /// When [`Input::Tick`] next matters.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        if self.stopping == Stopping::Done {
+            return None;
+        }
+        self.deadlines
+            .first()
+            .map(|(at, _)| *at)
+            .into_iter()
+            .chain(self.session.next_deadline())
+            .chain(self.collect_at.keys().next().map(|(at, _)| *at))
+            .min()
+    }
+
+    /// What there is to see.
+    pub fn overview(&self) -> Overview {
+        let count = |wanted: fn(&Task) -> bool| self.tasks.values().filter(|t| wanted(t)).count();
+        Overview {
+            agent: self.agent.clone(),
+            registered: self.session.registered(),
+            tasks_starting: count(Task::is_starting),
+            tasks_running: count(Task::is_running),
+            tasks_killing: count(Task::is_killing),
+            updates_pending: self.tasks.values().map(Task::n_pending).sum(),
+            sandboxes_kept: self.collect_at.len(),
+            total: self.settings.resources.clone(),
+            free: self.free.clone(),
+            counts: self.counts,
+        }
+    }
+
+    /// Whether a task of this container is still going on.
+    pub fn is_live(&self, container: &ContainerId) -> bool {
+        self.containers.contains_key(container)
+    }
+
+    fn act_on_time(&mut self, now: Timestamp, step: &mut Step) {
+        if self.stopping != Stopping::Done
+            && let Some(effect) = self
+                .session
+                .act_on_time(now, &self.settings, &mut self.random)
+        {
+            step.then.push(effect);
+        }
+        let online = self.session.current_registered();
+        while let Some((at, _)) = self.deadlines.first()
+            && *at <= now
+            && let Some((_, key)) = self.deadlines.pop_first()
+        {
+            self.settle(now, &key, step);
+        }
+        while let Some(entry) = self.collect_at.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let ((_, sandbox), agent) = entry.remove_entry();
+            step.then.push(Effect::Collect { agent, sandbox });
+        }
+        if self.stopping == Stopping::Ending && self.containers.is_empty() {
+            self.stopping = Stopping::Done;
+            if let Some(session) = online {
+                send(
+                    step,
+                    session,
+                    allot::agent_message::Message::Unregister(allot::Unregister {}),
+                );
+            }
+            step.then.push(Effect::Stopped);
+        }
+    }
+
+    /// Lets a task that changed do what is due, notes when it is due again, and drops it once
+    /// nothing runs and nothing is left to say.
+    fn settle(&mut self, now: Timestamp, key: &Key, step: &mut Step) {
+        let online = self.session.current_registered();
+        let tells_killing = self.tells_killing(&key.0);
+        let Some(task) = self.tasks.get_mut(key) else {
+            return;
+        };
+        if let Some(at) = task.noted_deadline.take() {
+            self.deadlines.remove(&(at, key.clone()));
+        }
+        let defaults = (self.settings.kill_grace, tells_killing);
+        task.act_on_time(now, online, &mut self.random, defaults, &mut step.then);
+        if task.is_over() {
+            self.tasks.remove(key);
+            if let Some(framework) = self.frameworks.get_mut(&key.0) {
+                framework.n_tasks = framework.n_tasks.saturating_sub(1);
+                if framework.n_tasks == 0 {
+                    self.frameworks.remove(&key.0);
+                }
+            }
+        } else if let Some(at) = task.next_deadline(online.is_some()) {
+            task.noted_deadline = Some(at);
+            self.deadlines.insert((at, key.clone()));
+        }
+    }
+
+    fn settle_all(&mut self, now: Timestamp, step: &mut Step) {
+        let keys: Vec<Key> = self.tasks.keys().cloned().collect();
+        for key in keys {
+            self.settle(now, &key, step);
+        }
+    }
+
+    fn on_connected(&mut self, now: Timestamp, session: u64, step: &mut Step) {
+        if !self.session.on_connected(now, session) {
+            return;
+        }
+        let tasks = self.tasks.values().filter(|task| !task.is_forgotten());
+        let register = allot::Register {
+            agent: self.agent_info(),
+            url: self.settings.url(),
+            version: allotment_proto::VERSION.to_owned(),
+            boot_id: self.settings.boot_id.clone(),
+            tasks: tasks.clone().map(Task::record).collect(),
+            frameworks: self
+                .frameworks
+                .iter()
+                .filter(|(id, _)| tasks.clone().any(|task| task.framework() == *id))
+                .map(|(_, framework)| framework.info.clone())
+                .collect(),
+        };
+        send(
+            step,
+            session,
+            allot::agent_message::Message::Register(register),
+        );
+    }
+
+    fn agent_info(&self) -> mesos::AgentInfo {
+        mesos::AgentInfo {
+            hostname: self.settings.hostname.clone(),
+            port: Some(i32::from(self.settings.address.1)),
+            resources: resources_to_wire(&self.settings.resources, None),
+            attributes: self.settings.attributes.clone(),
+            id: self.agent.as_ref().map(mesos::AgentId::from),
+            domain: None,
+        }
+    }
+
+    fn on_master(
+        &mut self,
+        now: Timestamp,
+        session: u64,
+        message: allot::MasterMessage,
+        step: &mut Step,
+    ) {
+        use allot::master_message::Message;
+        if !self.session.on_heard(now, session) {
+            return;
+        }
+        match message.message {
+            Some(Message::Registered(registered)) => {
+                self.on_registered(now, session, &registered, step);
+            }
+            Some(Message::Rejected(rejected)) => {
+                let reason = format!("the master refused this agent: {}", rejected.message);
+                step.then.push(Effect::Disconnect { session, reason });
+                self.session
+                    .on_rejected(now, session, &self.settings, &mut self.random);
+            }
+            Some(Message::Ping(ping)) => {
+                let sequence = ping.sequence;
+                send(
+                    step,
+                    session,
+                    allot::agent_message::Message::Pong(allot::Pong { sequence }),
+                );
+            }
+            Some(Message::Launch(launch)) => self.on_launch(now, launch, step),
+            Some(Message::Kill(kill)) => self.on_kill(now, &kill, step),
+            Some(Message::Acknowledge(acknowledge)) => self.on_acknowledge(now, &acknowledge, step),
+            Some(Message::ShutdownFramework(shutdown)) => {
+                if let Ok(framework) = FrameworkId::try_from(&shutdown.framework_id) {
+                    self.on_shutdown_framework(now, &framework, step);
+                }
+            }
+            // A newer master; what it cannot do without, it negotiates at registration.
+            None => {}
+        }
+    }
+
+    fn on_registered(
+        &mut self,
+        now: Timestamp,
+        session: u64,
+        registered: &allot::Registered,
+        step: &mut Step,
+    ) {
+        let agent = match AgentId::try_from(&registered.agent_id) {
+            Ok(agent) => agent,
+            Err(error) => {
+                let reason = format!("the master gave this agent an id that is none: {error}");
+                step.then.push(Effect::Disconnect { session, reason });
+                return;
+            }
+        };
+        self.session
+            .on_registered(now, registered.ping_timeout_seconds);
+        if self.agent.as_ref() != Some(&agent) {
+            self.agent = Some(agent.clone());
+            step.persist.push(Record::Registered { agent });
+        }
+        for task in self.tasks.values_mut() {
+            task.on_new_session();
+        }
+        self.settle_all(now, step);
+    }
+
+    fn on_launch(&mut self, now: Timestamp, launch: allot::Launch, step: &mut Step) {
+        let Some(agent) = self.agent.clone() else {
+            return;
+        };
+        let id = launch.framework.id.as_ref().map(FrameworkId::try_from);
+        let Some(Ok(framework)) = id else {
+            step.then.push(Effect::Warn(
+                "the master sent a launch without a usable framework id; it is ignored".to_owned(),
+            ));
+            return;
+        };
+        match self.frameworks.get_mut(&framework) {
+            Some(known) => known.info = launch.framework.clone(),
+            None => {
+                let info = launch.framework.clone();
+                let known = Framework { info, n_tasks: 0 };
+                self.frameworks.insert(framework.clone(), known);
+            }
+        }
+        for info in launch.tasks {
+            let id = match TaskId::try_from(&info.task_id) {
+                Ok(id) => id,
+                Err(error) => {
+                    step.then.push(Effect::Warn(format!(
+                        "the master sent a task that cannot be named, which is ignored: {error}"
+                    )));
+                    continue;
+                }
+            };
+            let key = (framework.clone(), id.clone());
+            if let Some(held) = self.tasks.get(&key) {
+                // Started at most once: whoever asked hears of the task that is here.
+                step.then.push(Effect::Warn(format!(
+                    "framework {framework} asked again for task {id}, which is {} here; ids must \
+                     not be used again before the terminal update is acknowledged",
+                    held.state().as_str_name()
+                )));
+                continue;
+            }
+            let container = ContainerId::from_random(&mut self.random);
+            let planned = launch::plan(
+                &self.settings,
+                &agent,
+                &launch.framework,
+                (&framework, &id, &container),
+                &info,
+                &self.free,
+            );
+            let task = match planned {
+                Ok(launch) => {
+                    self.free.subtract(&launch.resources);
+                    self.containers.insert(container.clone(), key.clone());
+                    let task = Task::starting(
+                        &agent,
+                        &framework,
+                        info,
+                        container,
+                        launch.resources.clone(),
+                    );
+                    step.then.push(Effect::Start(Box::new(launch)));
+                    task
+                }
+                Err(refusal) => {
+                    self.counts.other += 1;
+                    Task::refused(
+                        now,
+                        (&agent, &framework),
+                        info,
+                        container,
+                        &refusal,
+                        &mut self.random,
+                    )
+                }
+            };
+            self.tasks.insert(key.clone(), task);
+            if let Some(known) = self.frameworks.get_mut(&framework) {
+                known.n_tasks += 1;
+            }
+            self.settle(now, &key, step);
+        }
+        if self
+            .frameworks
+            .get(&framework)
+            .is_some_and(|known| known.n_tasks == 0)
+        {
+            self.frameworks.remove(&framework);
+        }
+    }
+
+    fn on_kill(&mut self, now: Timestamp, kill: &allot::Kill, step: &mut Step) {
+        let (Ok(framework), Ok(id)) = (
+            FrameworkId::try_from(&kill.framework_id),
+            TaskId::try_from(&kill.task_id),
+        ) else {
+            return;
+        };
+        let tells_killing = self.tells_killing(&framework);
+        let Some(task) = self.tasks.get_mut(&(framework.clone(), id.clone())) else {
+            // The master answers frameworks about tasks that it does not find here.
+            step.then.push(Effect::Warn(format!(
+                "the master asked to kill task {id} of framework {framework}, which is not here"
+            )));
+            return;
+        };
+        let grace = task::grace(kill.kill_policy.as_ref())
+            .or_else(|| task.own_grace())
+            .unwrap_or(self.settings.kill_grace);
+        let order = Kill {
+            grace,
+            why: task::Why::Asked,
+            tells_killing,
+        };
+        task.kill(now, &order, &mut self.random, &mut step.then);
+        self.settle(now, &(framework, id), step);
+    }
+
+    fn tells_killing(&self, framework: &FrameworkId) -> bool {
+        use mesos::framework_info::capability::Type;
+        self.frameworks
+            .get(framework)
+            .is_some_and(|known| known.can(Type::TaskKillingState))
+    }
+
+    fn on_acknowledge(
+        &mut self,
+        now: Timestamp,
+        acknowledge: &allot::Acknowledge,
+        step: &mut Step,
+    ) {
+        let (Ok(framework), Ok(id)) = (
+            FrameworkId::try_from(&acknowledge.framework_id),
+            TaskId::try_from(&acknowledge.task_id),
+        ) else {
+            return;
+        };
+        let key = (framework, id);
+        let Some(task) = self.tasks.get_mut(&key) else {
+            return;
+        };
+        task.on_acknowledged(&acknowledge.uuid);
+        self.settle(now, &key, step);
+    }
+
+    fn on_shutdown_framework(&mut self, now: Timestamp, framework: &FrameworkId, step: &mut Step) {
+        let keys: Vec<Key> = self.tasks.keys().cloned().collect();
+        for key in keys.iter().filter(|key| key.0 == *framework) {
+            if let Some(task) = self.tasks.get_mut(key) {
+                task.forget(&mut step.then);
+            }
+            self.settle(now, key, step);
+        }
+    }
+
+    fn on_started(&mut self, now: Timestamp, container: &ContainerId, pid: i32, step: &mut Step) {
+        let Some(key) = self.containers.get(container).cloned() else {
+            return;
+        };
+        if let Some(task) = self.tasks.get_mut(&key) {
+            task.on_started(now, pid, &self.settings, &mut self.random);
+        }
+        self.settle(now, &key, step);
+    }
+
+    fn on_ended(
+        &mut self,
+        now: Timestamp,
+        container: ContainerId,
+        (outcome, left): (Outcome, allot::SandboxSummary),
+        step: &mut Step,
+    ) {
+        let Some(key) = self.containers.remove(&container) else {
+            return;
+        };
+        let aware = self.frameworks.get(&key.0).is_some_and(|known| {
+            known.can(mesos::framework_info::capability::Type::PartitionAware)
+        });
+        if let Some(task) = self.tasks.get_mut(&key) {
+            self.free.add(task.resources());
+            match task.on_ended(now, aware, (outcome, left), &mut self.random) {
+                mesos::TaskState::TaskFinished => self.counts.finished += 1,
+                mesos::TaskState::TaskFailed => self.counts.failed += 1,
+                mesos::TaskState::TaskKilled => self.counts.killed += 1,
+                _ => self.counts.other += 1,
+            }
+        }
+        if let Some(agent) = self.agent.clone() {
+            let (framework, task) = key.clone();
+            let sandbox = SandboxId {
+                framework,
+                task,
+                container,
+            };
+            let at = now + self.settings.gc_delay;
+            self.collect_at.insert((at, sandbox), agent);
+        }
+        self.settle(now, &key, step);
+    }
+
+    fn on_stop(&mut self, step: &mut Step) {
+        if self.stopping == Stopping::No {
+            self.stopping = Stopping::Ending;
+            for task in self.tasks.values_mut() {
+                task.end_with_agent(&mut step.then);
+            }
+        }
+    }
+}
+
+fn send(step: &mut Step, session: u64, message: allot::agent_message::Message) {
+    let message = Box::new(allot::AgentMessage {
+        message: Some(message),
+    });
+    step.then.push(Effect::Send { session, message });
+}

@@ -1,0 +1,539 @@
+//! The life of one task and its stream of status updates.
+//!
+//! Updates of one task go out one at a time: the next follows the acknowledgement of the one
+//! before. An update is repeated after 10 s, then after twice as long each time up to 10 min,
+//! and at once on a new session (Mesos' task status update manager).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use allotment_proto::mesos::task_status::{Reason, Source};
+use allotment_proto::mesos::{self, TaskState, TaskStatus};
+use allotment_proto::{allot, convert};
+use allotment_types::{AgentId, FrameworkId, Resources, Timestamp};
+
+use super::launch::{ContainerId, Refusal};
+use super::random::Random;
+use super::{Effect, Outcome, Settings};
+
+const RETRY_MIN: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// One task that this agent took on.
+#[derive(Debug)]
+pub struct Task {
+    agent: AgentId,
+    framework: FrameworkId,
+    info: mesos::TaskInfo,
+    container: ContainerId,
+    resources: Resources,
+    phase: Phase,
+    state: TaskState,
+    pending: VecDeque<TaskStatus>,
+    in_flight: Option<InFlight>,
+    /// Its framework is gone: nobody wants to hear of it any more.
+    forgotten: bool,
+    /// Where the core's index of deadlines holds this task.
+    pub(super) noted_deadline: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Asked for, and not yet running.
+    Starting {
+        /// It is being stopped before it began.
+        killed: Option<Why>,
+    },
+    Running {
+        pid: i32,
+        complete_by: Option<Timestamp>,
+    },
+    /// SIGTERM was sent.
+    Killing {
+        pid: i32,
+        /// When SIGKILL follows; `None` once it has.
+        destroy_at: Option<Timestamp>,
+        why: Why,
+    },
+    Ended,
+}
+
+/// When the front of the queue was sent.
+#[derive(Debug)]
+struct InFlight {
+    retry_at: Timestamp,
+    interval: Duration,
+}
+
+/// Why a task is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    Asked,
+    MaxCompletionTime,
+    /// Tasks do not outlive their agent in this version.
+    AgentStops,
+}
+
+/// An order to kill.
+#[derive(Debug)]
+pub(super) struct Kill {
+    pub(super) grace: Duration,
+    pub(super) why: Why,
+    /// The framework understands TASK_KILLING.
+    pub(super) tells_killing: bool,
+}
+
+/// The grace period of a kill policy, if it sets one.
+pub(super) fn grace(policy: Option<&mesos::KillPolicy>) -> Option<Duration> {
+    let nanoseconds = policy?.grace_period.as_ref()?.nanoseconds;
+    Some(Duration::from_nanos(
+        u64::try_from(nanoseconds).unwrap_or(0),
+    ))
+}
+
+impl Task {
+    /// A task whose container is being made.
+    pub(super) fn starting(
+        agent: &AgentId,
+        framework: &FrameworkId,
+        info: mesos::TaskInfo,
+        container: ContainerId,
+        resources: Resources,
+    ) -> Self {
+        Self {
+            agent: agent.clone(),
+            framework: framework.clone(),
+            info,
+            container,
+            resources,
+            phase: Phase::Starting { killed: None },
+            state: TaskState::TaskStaging,
+            pending: VecDeque::new(),
+            in_flight: None,
+            forgotten: false,
+            noted_deadline: None,
+        }
+    }
+
+    /// A task that cannot be taken on; all that is left to do is to say so.
+    pub(super) fn refused(
+        now: Timestamp,
+        (agent, framework): (&AgentId, &FrameworkId),
+        info: mesos::TaskInfo,
+        container: ContainerId,
+        refusal: &Refusal,
+        random: &mut Random,
+    ) -> Self {
+        let mut task = Self::starting(agent, framework, info, container, Resources::EMPTY);
+        task.phase = Phase::Ended;
+        let mut status = task.status(now, refusal.state, random);
+        status.source = Some(Source::Agent.into());
+        status.reason = Some(refusal.reason.into());
+        status.message = Some(refusal.message.clone());
+        status.container_status = None;
+        task.push(status);
+        task
+    }
+
+    pub(super) const fn framework(&self) -> &FrameworkId {
+        &self.framework
+    }
+
+    pub(super) const fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    pub(super) const fn state(&self) -> TaskState {
+        self.state
+    }
+
+    pub(super) fn n_pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(super) const fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. })
+    }
+
+    pub(super) const fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    pub(super) const fn is_killing(&self) -> bool {
+        matches!(self.phase, Phase::Killing { .. })
+    }
+
+    pub(super) const fn is_forgotten(&self) -> bool {
+        self.forgotten
+    }
+
+    /// Nothing runs and nothing is left to say.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended) && self.pending.is_empty()
+    }
+
+    pub(super) fn own_grace(&self) -> Option<Duration> {
+        grace(self.info.kill_policy.as_ref())
+    }
+
+    /// For a registration.
+    pub(super) fn record(&self) -> allot::TaskRecord {
+        allot::TaskRecord {
+            framework_id: (&self.framework).into(),
+            task: self.info.clone(),
+            state: self.state.into(),
+        }
+    }
+
+    /// Orders a kill. Repeated orders can only shorten the wait for SIGKILL.
+    pub(super) fn kill(
+        &mut self,
+        now: Timestamp,
+        order: &Kill,
+        random: &mut Random,
+        effects: &mut Vec<Effect>,
+    ) {
+        match &mut self.phase {
+            Phase::Starting { killed } => {
+                if killed.is_none() {
+                    *killed = Some(order.why);
+                    effects.push(Effect::Destroy(self.container.clone()));
+                }
+            }
+            Phase::Running { pid, .. } => {
+                self.phase = Phase::Killing {
+                    pid: *pid,
+                    destroy_at: Some(now + order.grace),
+                    why: order.why,
+                };
+                effects.push(Effect::Terminate(self.container.clone()));
+                if order.tells_killing {
+                    let status = self.status(now, TaskState::TaskKilling, random);
+                    self.push(status);
+                }
+            }
+            Phase::Killing { destroy_at, .. } => {
+                if let Some(at) = destroy_at {
+                    *at = (*at).min(now + order.grace);
+                }
+            }
+            Phase::Ended => {}
+        }
+    }
+
+    /// The agent stops: end at once.
+    pub(super) fn end_with_agent(&mut self, effects: &mut Vec<Effect>) {
+        match &mut self.phase {
+            Phase::Starting { killed } => {
+                killed.get_or_insert(Why::AgentStops);
+            }
+            Phase::Running { pid, .. } => {
+                self.phase = Phase::Killing {
+                    pid: *pid,
+                    destroy_at: None,
+                    why: Why::AgentStops,
+                };
+            }
+            Phase::Killing { destroy_at, .. } => *destroy_at = None,
+            Phase::Ended => return,
+        }
+        effects.push(Effect::Destroy(self.container.clone()));
+    }
+
+    /// The framework is gone for good: end quickly and say nothing more.
+    pub(super) fn forget(&mut self, effects: &mut Vec<Effect>) {
+        self.forgotten = true;
+        self.pending.clear();
+        self.in_flight = None;
+        if !matches!(self.phase, Phase::Ended) {
+            effects.push(Effect::Destroy(self.container.clone()));
+        }
+    }
+
+    pub(super) fn on_started(
+        &mut self,
+        now: Timestamp,
+        pid: i32,
+        settings: &Settings,
+        random: &mut Random,
+    ) {
+        let Phase::Starting { killed: None } = self.phase else {
+            // It began while being stopped; its end follows.
+            return;
+        };
+        let limit =
+            self.info.max_completion_time.as_ref().map(|duration| {
+                Duration::from_nanos(u64::try_from(duration.nanoseconds).unwrap_or(0))
+            });
+        self.phase = Phase::Running {
+            pid,
+            complete_by: limit.map(|limit| now + limit),
+        };
+        let mut status = self.status(now, TaskState::TaskRunning, random);
+        if let Some(container) = &mut status.container_status {
+            container.network_infos = vec![mesos::NetworkInfo {
+                ip_addresses: vec![mesos::network_info::IpAddress {
+                    ip_address: Some(settings.address.0.clone()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }];
+        }
+        self.push(status);
+    }
+
+    /// The container is gone. The state that tells how; `partition_aware` as the framework is.
+    pub(super) fn on_ended(
+        &mut self,
+        now: Timestamp,
+        partition_aware: bool,
+        (outcome, sandbox): (Outcome, allot::SandboxSummary),
+        random: &mut Random,
+    ) -> TaskState {
+        let why = match self.phase {
+            Phase::Starting { killed } => killed.map(|why| (why, true)),
+            Phase::Killing { why, .. } => Some((why, false)),
+            Phase::Running { .. } | Phase::Ended => None,
+        };
+        let verdict = Verdict::of(
+            why,
+            &outcome,
+            if partition_aware {
+                TaskState::TaskGone
+            } else {
+                TaskState::TaskLost
+            },
+        );
+        let mut status = self.status(now, verdict.state, random);
+        status.reason = verdict.reason.map(Into::into);
+        status.message = Some(verdict.message);
+        if let Outcome::Exited { exit, .. } = outcome {
+            status.exit = Some(exit);
+            status.sandbox = Some(sandbox);
+        } else {
+            status.source = Some(Source::Agent.into());
+        }
+        self.phase = Phase::Ended;
+        let state = verdict.state;
+        self.push(status);
+        state
+    }
+
+    pub(super) fn on_acknowledged(&mut self, uuid: &[u8]) {
+        if self
+            .pending
+            .front()
+            .is_some_and(|status| status.uuid.as_deref() == Some(uuid))
+        {
+            self.pending.pop_front();
+            self.in_flight = None;
+        }
+    }
+
+    pub(super) fn on_new_session(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// Does what is due: the next update, SIGKILL after the grace period, the end of a task that
+    /// took too long.
+    pub(super) fn act_on_time(
+        &mut self,
+        now: Timestamp,
+        online: Option<u64>,
+        random: &mut Random,
+        (grace, tells_killing): (Duration, bool),
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Phase::Running {
+            complete_by: Some(at),
+            ..
+        } = self.phase
+            && at <= now
+        {
+            let order = Kill {
+                grace: self.own_grace().unwrap_or(grace),
+                why: Why::MaxCompletionTime,
+                tells_killing,
+            };
+            self.kill(now, &order, random, effects);
+        }
+        if let Phase::Killing { destroy_at, .. } = &mut self.phase
+            && destroy_at.is_some_and(|at| at <= now)
+        {
+            *destroy_at = None;
+            effects.push(Effect::Destroy(self.container.clone()));
+        }
+        let due = self
+            .in_flight
+            .as_ref()
+            .is_none_or(|flight| flight.retry_at <= now);
+        if let (Some(session), Some(status), true) = (online, self.pending.front(), due) {
+            let update = allot::StatusUpdate {
+                framework_id: (&self.framework).into(),
+                status: status.clone(),
+                latest_state: self.state.into(),
+            };
+            let interval = self.in_flight.as_ref().map_or(RETRY_MIN, |flight| {
+                flight.interval.saturating_mul(2).min(RETRY_MAX)
+            });
+            self.in_flight = Some(InFlight {
+                retry_at: now + interval,
+                interval,
+            });
+            let message = Box::new(allot::AgentMessage {
+                message: Some(allot::agent_message::Message::Update(update)),
+            });
+            effects.push(Effect::Send { session, message });
+        }
+    }
+
+    /// When [`Self::act_on_time`] next has something to do.
+    pub(super) fn next_deadline(&self, online: bool) -> Option<Timestamp> {
+        let phase = match self.phase {
+            Phase::Running { complete_by, .. } => complete_by,
+            Phase::Killing { destroy_at, .. } => destroy_at,
+            Phase::Starting { .. } | Phase::Ended => None,
+        };
+        let retry = self
+            .in_flight
+            .as_ref()
+            .filter(|_| online)
+            .map(|flight| flight.retry_at);
+        phase.into_iter().chain(retry).min()
+    }
+
+    fn status(&self, now: Timestamp, state: TaskState, random: &mut Random) -> TaskStatus {
+        let pid = match self.phase {
+            Phase::Running { pid, .. } | Phase::Killing { pid, .. } => u32::try_from(pid).ok(),
+            Phase::Starting { .. } | Phase::Ended => None,
+        };
+        TaskStatus {
+            task_id: self.info.task_id.clone(),
+            state: state.into(),
+            source: Some(Source::Executor.into()),
+            agent_id: Some((&self.agent).into()),
+            executor_id: Some(mesos::ExecutorId {
+                value: self.info.task_id.value.clone(),
+            }),
+            timestamp: Some(now.as_secs_f64()),
+            uuid: Some(bytes::Bytes::copy_from_slice(random.uuid().as_bytes())),
+            container_status: Some(mesos::ContainerStatus {
+                container_id: Some(mesos::ContainerId {
+                    value: self.container.as_str().to_owned(),
+                    parent: None,
+                }),
+                executor_pid: pid,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn push(&mut self, status: TaskStatus) {
+        self.state = status.state();
+        debug_assert!(
+            !self
+                .pending
+                .back()
+                .is_some_and(|last| convert::is_terminal(last.state())),
+            "nothing follows a terminal update"
+        );
+        if !self.forgotten {
+            self.pending.push_back(status);
+        }
+    }
+}
+
+/// What the end of a container means for its task.
+struct Verdict {
+    state: TaskState,
+    reason: Option<Reason>,
+    message: String,
+}
+
+impl Verdict {
+    fn of(why: Option<(Why, bool)>, outcome: &Outcome, gone: TaskState) -> Self {
+        let verdict = |state, reason, message: String| Self {
+            state,
+            reason,
+            message,
+        };
+        match (why, outcome) {
+            // Too much memory is the truth even when a kill was under way.
+            (
+                _,
+                Outcome::Exited {
+                    memory: Some((limit, peak)),
+                    ..
+                },
+            ) => verdict(
+                TaskState::TaskFailed,
+                Some(Reason::ContainerLimitationMemory),
+                memory_message(*limit, *peak),
+            ),
+            (Some((Why::Asked, true)), _) => verdict(
+                TaskState::TaskKilled,
+                Some(Reason::TaskKilledDuringLaunch),
+                "Killed before it ran".to_owned(),
+            ),
+            (Some((Why::AgentStops, _)), _) => verdict(
+                gone,
+                Some(Reason::AgentRemoved),
+                "The agent was stopped, and its tasks with it".to_owned(),
+            ),
+            (Some((Why::MaxCompletionTime, _)), _) => verdict(
+                TaskState::TaskFailed,
+                Some(Reason::MaxCompletionTimeReached),
+                "Killed because it ran longer than its max_completion_time".to_owned(),
+            ),
+            (Some((Why::Asked, false)), Outcome::Exited { exit, .. }) => {
+                verdict(TaskState::TaskKilled, None, exit_message(exit))
+            }
+            (
+                Some((Why::Asked, false)),
+                Outcome::NotStarted { message } | Outcome::Lost { message },
+            ) => verdict(TaskState::TaskKilled, None, message.clone()),
+            (None, Outcome::Exited { exit, .. }) if exit.code == Some(0) => {
+                verdict(TaskState::TaskFinished, None, exit_message(exit))
+            }
+            (None, Outcome::Exited { exit, .. }) => {
+                verdict(TaskState::TaskFailed, None, exit_message(exit))
+            }
+            (None, Outcome::NotStarted { message }) => verdict(
+                TaskState::TaskFailed,
+                Some(Reason::ContainerLaunchFailed),
+                message.clone(),
+            ),
+            (None, Outcome::Lost { message }) => {
+                verdict(gone, Some(Reason::ExecutorTerminated), message.clone())
+            }
+        }
+    }
+}
+
+/// As Mesos' command executor words it.
+fn exit_message(exit: &allot::TaskExit) -> String {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("Command exited with status {code}"),
+        (None, Some(signal)) => format!("Command terminated with signal {}", signal_name(signal)),
+        (None, None) => "Command ended in an unknown way".to_owned(),
+    }
+}
+
+/// `SIGKILL` for 9; real-time signals by number.
+fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| format!("{signal}"), |name| name.as_str().to_owned())
+}
+
+fn memory_message(limit: u64, peak: Option<u64>) -> String {
+    let mib = |bytes: u64| {
+        let tenths = bytes.saturating_mul(10) >> 20;
+        format!("{}.{} MiB", tenths / 10, tenths % 10)
+    };
+    let used = peak.map_or_else(String::new, |peak| format!(" and used up to {}", mib(peak)));
+    format!(
+        "Memory limit exceeded: the task asked {}{used}; ask for more `mem`",
+        mib(limit)
+    )
+}
