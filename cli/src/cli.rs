@@ -66,6 +66,21 @@ enum Command {
     Completions(completions::Args),
 }
 
+impl Cli {
+    /// Whether the command is a server.
+    pub(crate) const fn serves(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Master(_)
+                | Command::Agent(_)
+                | Command::Services(_)
+                | Command::Batch(_)
+                | Command::Local(_)
+                | Command::Serve(_)
+        )
+    }
+}
+
 /// The socket of `allot launcher --socket-fd N`, which agents start and people do not.
 pub(crate) fn launcher_socket(mut args: impl Iterator<Item = String>) -> Option<i32> {
     let [command, flag, socket] = [args.nth(1)?, args.next()?, args.next()?];

@@ -56,7 +56,7 @@ fn tell(format: Format, event: &ClusterEvent) -> anyhow::Result<()> {
 }
 
 /// The colour of an event, from the last word of its kind.
-fn tone(kind: &str) -> Tone {
+pub(crate) fn tone(kind: &str) -> Tone {
     match kind.rsplit('-').next().unwrap_or(kind) {
         "registered" | "reregistered" | "connected" | "subscribed" | "running" => Tone::Good,
         "failed" | "lost" | "error" | "unreachable" | "disconnected" | "dropped" | "gone" => {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use crate::exit::Failure;
-use crate::rpc::Peer;
+use crate::rpc::{ANSWER_TIMEOUT, Peer};
 
 /// The largest answer that is read into memory: a listing of 100,000 jobs fits.
 const BODY_LEN_MAX: usize = 256 * 1024 * 1024;
@@ -141,7 +141,12 @@ pub(crate) async fn open(
         request
     };
     let request = request.body(Full::new(body.unwrap_or_default()))?;
-    Ok(sender.send_request(request).await.map_err(broke)?)
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+    let answer = answer.map_err(|_| {
+        let cause = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+        peer.unreachable(&base, &cause)
+    })?;
+    Ok(answer.map_err(broke)?)
 }
 
 #[cfg(test)]

@@ -4,18 +4,24 @@ use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::Failure;
 use crate::output;
 
 /// Starts logging with a level (`warn`) or filter (`warn,allotment_master=debug`).
 pub(crate) fn start(filter: &str) -> anyhow::Result<()> {
-    let filter: EnvFilter = filter.parse().map_err(|error| {
+    let wrong = || {
         Failure::Usage(format!(
-            "--log-level {filter:?} is no level or filter ({error}); use error, warn, info, \
-             debug, trace, or a list such as warn,allotment_master=debug"
+            "--log-level {filter:?} is no level or filter; use off, error, warn, info, debug, \
+             trace, or a list such as warn,allotment_master=debug"
         ))
-    })?;
+    };
+    // A lone word would pass as a filter for a module of that name: it is a typo.
+    if !filter.contains('=') && filter.parse::<LevelFilter>().is_err() {
+        return Err(wrong().into());
+    }
+    let filter: EnvFilter = filter.parse().map_err(|_| wrong())?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

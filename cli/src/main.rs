@@ -44,15 +44,15 @@ fn main() -> ExitCode {
     if let Err(error) = logging::start(&cli.log_level) {
         return exit::report(&error);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return exit::report(&error.into()),
+    // A command asks a question or two: threads would cost more than they give.
+    let mut runtime = if cli.serves() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
     };
-    match runtime.block_on(cli::run(cli)) {
-        Ok(code) => code,
-        Err(error) => exit::report(&error),
-    }
+    let done = match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(cli::run(cli)),
+        Err(error) => Err(error.into()),
+    };
+    done.unwrap_or_else(|error| exit::report(&error))
 }

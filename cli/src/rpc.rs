@@ -9,6 +9,13 @@ use crate::exit::Failure;
 /// Long enough for a busy master far away, short enough for a person to wait.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A peer that accepts a call and then says nothing is as good as gone. Streams go on for as long
+/// as they like once they have begun.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So that following a log or events ends when the peer's machine is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// Whom a command tried to reach, for the sentence when nobody answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -58,6 +65,9 @@ pub(crate) async fn connect(peer: Peer, url: &str) -> Result<Channel, Failure> {
             ))
         })?
         .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(ANSWER_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
         .tcp_nodelay(true);
     endpoint
         .connect()
@@ -72,6 +82,11 @@ pub(crate) fn refused(peer: Peer, url: &str, status: &tonic::Status) -> anyhow::
         tonic::Code::NotFound => Failure::NotFound(message).into(),
         tonic::Code::InvalidArgument => Failure::Usage(message).into(),
         tonic::Code::Unavailable => peer.unreachable(url, &message).into(),
+        // What the channel's timeout answers in the peer's place.
+        tonic::Code::Cancelled if message == "Timeout expired" => {
+            let cause = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+            peer.unreachable(url, &cause).into()
+        }
         code if message.is_empty() => {
             anyhow::anyhow!("{url} answered {code}, without a message")
         }

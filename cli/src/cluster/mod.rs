@@ -2,6 +2,7 @@
 //!
 //! - [`plan`]: what each agent may hand out.
 //! - [`lock`]: one cluster per folder.
+//! - [`ports`], [`machine`]: what this machine has free.
 //!
 //! Used by `allot local` and `allot demo`, which choose folder, ports and sizes and do the
 //! talking.
@@ -9,6 +10,7 @@
 pub(crate) mod lock;
 pub(crate) mod machine;
 pub(crate) mod plan;
+pub(crate) mod ports;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
