@@ -436,7 +436,8 @@ impl Driver {
                 Effect::Send(call) => self.unsent.push_back(*call),
                 Effect::Deliver(event) => {
                     if let Event::Disconnected { reason } = &event {
-                        tracing::warn!(%reason, "disconnected from the master");
+                        // The framework is told, and says it in its own words.
+                        tracing::debug!(%reason, "disconnected from the master");
                     }
                     if let Event::Subscribed { framework } = &event {
                         // A session keeps its id, so the first one is the one.
