@@ -1,11 +1,13 @@
 //! The master: collects what agents have, offers it to frameworks, and keeps the books.
 //!
 //! - [`config`]: what an operator may set, with units and checks.
+//! - [`core`]: the master as a pure state machine.
 //! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
 //!
 //! Who is offered what is decided by the allocation module (`allotment-allocator`).
 
 pub mod config;
+pub mod core;
 pub mod edge;
 
 pub use config::{Config, ConfigError};

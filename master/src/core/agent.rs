@@ -1,0 +1,167 @@
+//! One agent: its registration, its state, and what happens on it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use allotment_proto::mesos;
+use allotment_proto::mesos::value;
+use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
+
+use super::io::ConnId;
+use super::registry::{AgentRecord, Record};
+
+/// An agent's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AgentState {
+    /// It has a session.
+    Registered { session: ConnId, since: Timestamp },
+    /// It lost its session and is unreachable at `until`.
+    Disconnected { since: Timestamp, until: Timestamp },
+    /// Known from the registry; not heard since this master started.
+    Recovering { since: Timestamp, until: Timestamp },
+    /// Given up until it comes back; its tasks may still run.
+    Unreachable { since: Timestamp },
+}
+
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) id: AgentId,
+    /// With the id set.
+    pub(super) info: mesos::AgentInfo,
+    pub(super) hostname: Arc<str>,
+    pub(super) url: Arc<str>,
+    pub(super) wire_url: Option<mesos::Url>,
+    pub(super) version: String,
+    pub(super) total: Resources,
+    pub(super) state: AgentState,
+    pub(super) tasks: BTreeSet<(FrameworkId, TaskId)>,
+    /// Numbers of the outstanding offers of its resources.
+    pub(super) offers: BTreeSet<u64>,
+    /// Sums of its tasks and offers.
+    pub(super) allocated: Resources,
+    pub(super) offered: Resources,
+}
+
+impl Agent {
+    pub(super) fn session(&self) -> Option<ConnId> {
+        match self.state {
+            AgentState::Registered { session, .. } => Some(session),
+            AgentState::Disconnected { .. }
+            | AgentState::Recovering { .. }
+            | AgentState::Unreachable { .. } => None,
+        }
+    }
+
+    /// Whether the allocation module counts its resources.
+    pub(super) fn is_allocatable(&self) -> bool {
+        match self.state {
+            AgentState::Registered { .. } | AgentState::Disconnected { .. } => true,
+            AgentState::Recovering { .. } | AgentState::Unreachable { .. } => false,
+        }
+    }
+
+    pub(super) fn free(&self) -> Resources {
+        let mut free = self.total.minus(&self.allocated);
+        free.subtract(&self.offered);
+        free
+    }
+
+    pub(super) fn record(&self) -> Record {
+        let unreachable_since = match self.state {
+            AgentState::Unreachable { since } => Some(since.as_nanos()),
+            AgentState::Registered { .. }
+            | AgentState::Disconnected { .. }
+            | AgentState::Recovering { .. } => None,
+        };
+        Record::Agent(AgentRecord {
+            info: self.info.clone(),
+            url: self.url.to_string(),
+            version: self.version.clone(),
+            unreachable_since,
+        })
+    }
+}
+
+/// The agent's `http://host:port` in Mesos' parts; `None` when it is no such URL.
+pub(super) fn parse_url(url: &str) -> Option<mesos::Url> {
+    let rest = url.strip_prefix("http://")?;
+    let authority = rest.trim_end_matches('/');
+    let (host, port) = authority.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.is_empty()
+        || bare.contains(['/', '?', '#', '@'])
+        || bare.chars().any(char::is_whitespace)
+    {
+        return None;
+    }
+    let is_ip = bare.parse::<std::net::IpAddr>().is_ok();
+    if host.contains(':') && !(is_ip && host.starts_with('[') && host.ends_with(']')) {
+        return None;
+    }
+    Some(mesos::Url {
+        scheme: "http".to_owned(),
+        address: mesos::Address {
+            hostname: Some(host.to_owned()),
+            ip: is_ip.then(|| bare.to_owned()),
+            port: port.into(),
+        },
+        ..Default::default()
+    })
+}
+
+/// `name:value`, as an agent declares it.
+pub(super) fn print_attribute(attribute: &mesos::Attribute) -> String {
+    let name = &attribute.name;
+    let value = match attribute.r#type() {
+        value::Type::Scalar => attribute.scalar.as_ref().map(|s| s.value.to_string()),
+        value::Type::Text => attribute.text.as_ref().map(|t| t.value.clone()),
+        value::Type::Ranges => attribute.ranges.as_ref().map(|r| {
+            let ranges: Vec<String> = r
+                .range
+                .iter()
+                .map(|r| format!("{}-{}", r.begin, r.end))
+                .collect();
+            format!("[{}]", ranges.join(", "))
+        }),
+        value::Type::Set => attribute
+            .set
+            .as_ref()
+            .map(|s| format!("{{{}}}", s.item.join(","))),
+    };
+    format!("{name}:{}", value.unwrap_or_default())
+}
+
+/// Why an attribute was refused; `None` when it is fine.
+pub(super) fn attribute_fault(attribute: &mesos::Attribute) -> Option<&'static str> {
+    if attribute.name.is_empty() {
+        return Some("has no name");
+    }
+    if attribute.name.len() > 1024 {
+        return Some("has a name longer than 1024 bytes");
+    }
+    match attribute.r#type() {
+        value::Type::Scalar => match &attribute.scalar {
+            Some(scalar) if scalar.value.is_finite() => None,
+            Some(_) => Some("is no finite number"),
+            None => Some("says it is a scalar but carries none"),
+        },
+        value::Type::Text => match &attribute.text {
+            Some(text) if text.value.len() <= 4096 => None,
+            Some(_) => Some("has a text longer than 4096 bytes"),
+            None => Some("says it is a text but carries none"),
+        },
+        value::Type::Ranges => match &attribute.ranges {
+            Some(ranges) if ranges.range.iter().all(|r| r.begin <= r.end) => None,
+            Some(_) => Some("has a range that ends before it begins"),
+            None => Some("says it is ranges but carries none"),
+        },
+        value::Type::Set => {
+            if attribute.set.is_some() {
+                None
+            } else {
+                Some("says it is a set but carries none")
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The invariants, re-derived from scratch; tests and the simulator ask after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use allotment_allocator::Share;
+use allotment_types::{FrameworkId, Resources};
+
+use super::Core;
+use super::tally::Tally;
+
+impl Core {
+    /// Whether the books are right: on every agent, offered + allocated + free is exactly what
+    /// it has; every index agrees with what it indexes; the allocation module agrees on who
+    /// holds how much. Costs as much as a look at everything.
+    ///
+    /// # Errors
+    /// A sentence about the first thing found wrong.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_agents()?;
+        self.check_frameworks()?;
+        self.check_offers()?;
+        self.check_connections()?;
+        self.check_allocator()
+    }
+
+    fn check_agents(&self) -> Result<(), String> {
+        for (id, agent) in &self.agents {
+            let mut rest = agent.total.clone();
+            let mut allocated = Resources::EMPTY;
+            let mut offered = Resources::EMPTY;
+            let mut take = |what: String, held: &Resources| {
+                if !rest.contains(held) {
+                    return Err(format!(
+                        "agent {id} has {}, but {what} holds {held} beyond the {rest} that the \
+                         others leave",
+                        agent.total
+                    ));
+                }
+                rest.subtract(held);
+                Ok(())
+            };
+            for (framework, task) in &agent.tasks {
+                let found = self.frameworks.get(framework);
+                let Some(found) = found.and_then(|f| f.tasks.get(task)) else {
+                    return Err(format!(
+                        "agent {id} lists task {task}, which does not exist"
+                    ));
+                };
+                if found.agent != *id {
+                    return Err(format!("task {task} is on {}, not on {id}", found.agent));
+                }
+                if found.holds && (found.is_terminal() || !agent.is_allocatable()) {
+                    return Err(format!("task {task} holds resources it must not hold"));
+                }
+                if found.holds {
+                    take(format!("task {task}"), &found.grant.resources)?;
+                    allocated.add(&found.grant.resources);
+                } else if !found.is_terminal() && agent.is_allocatable() {
+                    return Err(format!("task {task} is live on {id} and holds nothing"));
+                }
+            }
+            for number in &agent.offers {
+                let Some(offer) = self.offers.get(*number).filter(|o| o.agent == *id) else {
+                    return Err(format!("agent {id} lists offer {number}, which is not its"));
+                };
+                take(format!("offer {number}"), &offer.grant.resources)?;
+                offered.add(&offer.grant.resources);
+            }
+            if allocated != agent.allocated || offered != agent.offered {
+                return Err(format!(
+                    "agent {id} keeps the sums {} and {}, but its tasks hold {allocated} and its \
+                     offers {offered}",
+                    agent.allocated, agent.offered
+                ));
+            }
+            if !agent.offers.is_empty() && agent.session().is_none() {
+                return Err(format!("agent {id} is away but has offers outstanding"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_frameworks(&self) -> Result<(), String> {
+        for (id, framework) in &self.frameworks {
+            let mut held: BTreeMap<_, (Tally, Tally)> = BTreeMap::new();
+            for (task_id, task) in &framework.tasks {
+                let key = (id.clone(), task_id.clone());
+                if !self
+                    .agents
+                    .get(&task.agent)
+                    .is_some_and(|a| a.tasks.contains(&key))
+                {
+                    return Err(format!("no agent lists task {task_id} of framework {id}"));
+                }
+                if task.grant.framework != *id {
+                    return Err(format!("task {task_id} holds for {}", task.grant.framework));
+                }
+                if task.holds {
+                    let sums = held.entry(&task.grant.role).or_default();
+                    sums.0.add(&task.grant.resources);
+                }
+            }
+            for number in &framework.offers {
+                let Some(offer) = self.offers.get(*number) else {
+                    return Err(format!(
+                        "framework {id} lists offer {number}, which is gone"
+                    ));
+                };
+                let sums = held.entry(&offer.grant.role).or_default();
+                sums.1.add(&offer.grant.resources);
+            }
+            if !framework.offers.is_empty() && framework.conn().is_none() {
+                return Err(format!("framework {id} is away but holds offers"));
+            }
+            let roles: BTreeSet<_> = held.keys().copied().chain(framework.held.keys()).collect();
+            for role in roles {
+                let kept = framework.held.get(role);
+                let kept = kept.map(|h| (h.allocated.to_resources(), h.offered.to_resources()));
+                let derived = held.get(role);
+                let derived = derived.map(|(a, o)| (a.to_resources(), o.to_resources()));
+                if kept.clone().unwrap_or_default() != derived.clone().unwrap_or_default() {
+                    return Err(format!(
+                        "framework {id} keeps {kept:?} for role {role}, but it is {derived:?}"
+                    ));
+                }
+            }
+            if framework.is_removed() && framework.tasks.is_empty() {
+                return Err(format!(
+                    "framework {id} is removed and has no task, yet it is here"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_offers(&self) -> Result<(), String> {
+        for (number, offer) in self.offers.iter() {
+            let agent = self.agents.get(&offer.agent);
+            let framework = self.frameworks.get(&offer.grant.framework);
+            if !agent.is_some_and(|a| a.offers.contains(&number))
+                || !framework.is_some_and(|f| f.offers.contains(&number))
+            {
+                return Err(format!(
+                    "offer {number} is not listed by its agent and framework"
+                ));
+            }
+            if offer.grant.resources.is_empty() {
+                return Err(format!("offer {number} holds nothing"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_connections(&self) -> Result<(), String> {
+        for (conn, id) in &self.framework_conns {
+            let Some(id) = id else { continue };
+            if self.frameworks.get(id).and_then(|f| f.conn()) != Some(*conn) {
+                return Err(format!("connection {conn:?} is not framework {id}'s"));
+            }
+        }
+        for (conn, session) in &self.agent_conns {
+            let Some(session) = session else { continue };
+            let id = &session.agent;
+            if self.agents.get(id).and_then(|a| a.session()) != Some(*conn) {
+                return Err(format!("session {conn:?} is not agent {id}'s"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The module shows shares, not books; equal shares of everyone are strong evidence.
+    fn check_allocator(&self) -> Result<(), String> {
+        let mut total = Tally::default();
+        for agent in self.agents.values().filter(|a| a.is_allocatable()) {
+            total.add(&agent.total);
+        }
+        for (id, framework) in &self.frameworks {
+            let (mut held, offered) = framework.held_sums();
+            held.merge(&offered);
+            let expected = dominant_share(&held, &total);
+            let told = self.allocator.framework_share(id);
+            if !same(told, expected) {
+                return Err(differs(id, told, expected));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn dominant_share(held: &Tally, total: &Tally) -> Share {
+    let mut share = Share {
+        numerator: 0,
+        denominator: 1,
+    };
+    for (name, all) in total.to_resources().scalars() {
+        let candidate = Share {
+            numerator: held.get(name),
+            denominator: all.thousandths(),
+        };
+        if cross(candidate, share) > cross(share, candidate) {
+            share = candidate;
+        }
+    }
+    share
+}
+
+fn cross(a: Share, b: Share) -> u128 {
+    u128::from(a.numerator) * u128::from(b.denominator)
+}
+
+fn same(told: Share, expected: Share) -> bool {
+    if told.denominator == 0 {
+        return expected.numerator == 0;
+    }
+    cross(told, expected) == cross(expected, told)
+}
+
+fn differs(id: &FrameworkId, told: Share, expected: Share) -> String {
+    format!(
+        "the allocation module says framework {id} has {told:?} of the cluster, but by its tasks \
+         and offers it is {expected:?}"
+    )
+}

@@ -1,0 +1,169 @@
+//! What must survive the master: its records, and the state they add up to.
+//!
+//! Records are protobuf messages so that they can be kept on disk and be replicated; fields are
+//! only ever added. Tasks and offers are not here: agents and frameworks bring them back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use allotment_proto::mesos;
+use allotment_types::{AgentId, FrameworkId};
+use bytes::Bytes;
+
+/// The version of the records' meaning. A registry of a later version is refused.
+pub const FORMAT: u64 = 1;
+
+/// A change of the registry. Applying the same record twice changes nothing more.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Record {
+    /// An agent was admitted or changed.
+    #[prost(message, tag = "1")]
+    Agent(AgentRecord),
+    /// An agent is no longer a member.
+    #[prost(string, tag = "2")]
+    AgentRemoved(String),
+    /// A framework registered, changed, or was removed for good.
+    #[prost(message, tag = "3")]
+    Framework(FrameworkRecord),
+    /// A removed framework was so long ago that its id is forgotten.
+    #[prost(string, tag = "4")]
+    FrameworkForgotten(String),
+    /// A commit to the key-value store.
+    #[prost(message, tag = "5")]
+    Store(StoreRecord),
+}
+
+/// An admitted agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AgentRecord {
+    /// As it registered, with its id.
+    #[prost(message, required, tag = "1")]
+    pub info: mesos::AgentInfo,
+    /// Where it serves.
+    #[prost(string, required, tag = "2")]
+    pub url: String,
+    /// Its software version.
+    #[prost(string, required, tag = "3")]
+    pub version: String,
+    /// Nanoseconds since the Unix epoch; absent while it is reachable.
+    #[prost(uint64, optional, tag = "4")]
+    pub unreachable_since: Option<u64>,
+}
+
+/// A registered framework.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FrameworkRecord {
+    /// As it subscribed, with its id.
+    #[prost(message, required, tag = "1")]
+    pub info: mesos::FrameworkInfo,
+    /// Nanoseconds since the Unix epoch; absent while it is connected.
+    #[prost(uint64, optional, tag = "2")]
+    pub disconnected_since: Option<u64>,
+    /// Nanoseconds since the Unix epoch; set: its id must never subscribe again.
+    #[prost(uint64, optional, tag = "3")]
+    pub removed_at: Option<u64>,
+}
+
+/// One commit to the key-value store.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StoreRecord {
+    /// Whose keys.
+    #[prost(string, required, tag = "1")]
+    pub namespace: String,
+    /// The version of every key written here.
+    #[prost(uint64, required, tag = "2")]
+    pub version: u64,
+    /// In any order, each key once.
+    #[prost(message, repeated, tag = "3")]
+    pub changes: Vec<StoreChange>,
+}
+
+/// One key of a commit.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StoreChange {
+    /// Which key.
+    #[prost(string, required, tag = "1")]
+    pub key: String,
+    /// Absent: the key is deleted.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub value: Option<Bytes>,
+}
+
+/// A value of the store and the commit that wrote it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StoredEntry {
+    /// The commit.
+    #[prost(uint64, required, tag = "1")]
+    pub version: u64,
+    /// The value.
+    #[prost(bytes = "bytes", required, tag = "2")]
+    pub value: Bytes,
+}
+
+/// The keys of one namespace.
+pub type Namespace = BTreeMap<Arc<str>, StoredEntry>;
+
+/// What all records so far add up to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Registry {
+    /// Admitted agents.
+    pub agents: BTreeMap<AgentId, AgentRecord>,
+    /// Registered and lately removed frameworks.
+    pub frameworks: BTreeMap<FrameworkId, FrameworkRecord>,
+    /// The key-value store.
+    pub store: BTreeMap<Arc<str>, Namespace>,
+    /// The version of the latest commit to the store.
+    pub store_version: u64,
+}
+
+impl Registry {
+    /// Takes a record in. One whose ids are malformed is ignored: the core never writes such.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Agent(agent) => {
+                let id = agent.info.id.as_ref().map(AgentId::try_from);
+                if let Some(Ok(id)) = id {
+                    self.agents.insert(id, agent);
+                }
+            }
+            Record::AgentRemoved(id) => {
+                if let Ok(id) = AgentId::parse(&id) {
+                    self.agents.remove(&id);
+                }
+            }
+            Record::Framework(framework) => {
+                let id = framework.info.id.as_ref().map(FrameworkId::try_from);
+                if let Some(Ok(id)) = id {
+                    self.frameworks.insert(id, framework);
+                }
+            }
+            Record::FrameworkForgotten(id) => {
+                if let Ok(id) = FrameworkId::parse(&id) {
+                    self.frameworks.remove(&id);
+                }
+            }
+            Record::Store(commit) => {
+                let version = commit.version;
+                self.store_version = self.store_version.max(version);
+                let namespace = self
+                    .store
+                    .entry(commit.namespace.as_str().into())
+                    .or_default();
+                for change in commit.changes {
+                    match change.value {
+                        Some(value) => {
+                            let entry = StoredEntry { version, value };
+                            namespace.insert(change.key.as_str().into(), entry);
+                        }
+                        None => {
+                            namespace.remove(change.key.as_str());
+                        }
+                    }
+                }
+                if namespace.is_empty() {
+                    self.store.remove(commit.namespace.as_str());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! SUBSCRIBE: frameworks arrive and come back.
+
+use allotment_proto::{mesos, scheduler};
+use allotment_types::FrameworkId;
+
+use super::Core;
+use super::framework::{Checked, Framework, FrameworkState};
+use super::io::ConnId;
+use super::out::{About, event_of};
+use super::timers::Timer;
+
+impl Core {
+    pub(super) fn on_subscribe(&mut self, conn: ConnId, call: scheduler::Call) {
+        match self.subscribe(conn, call) {
+            Ok(()) => {}
+            Err(message) => {
+                self.framework_conns.remove(&conn);
+                self.out.fail_framework(conn, message);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, conn: ConnId, call: scheduler::Call) -> Result<(), String> {
+        let subscribe = call
+            .subscribe
+            .ok_or_else(|| "the SUBSCRIBE call has no body".to_owned())?;
+        let info = subscribe.framework_info;
+        let wire_id = info.id.clone().filter(|id| !id.value.is_empty());
+        if let (Some(outer), Some(inner)) = (&call.framework_id, &wire_id)
+            && outer != inner
+        {
+            return Err(format!(
+                "the call names framework {} but its framework_info {}; name one",
+                super::accept::truncated(&outer.value),
+                super::accept::truncated(&inner.value)
+            ));
+        }
+        let id = wire_id.or(call.framework_id);
+        let id = id
+            .filter(|id| !id.value.is_empty())
+            .map(|id| FrameworkId::try_from(&id).map_err(|e| e.to_string()))
+            .transpose()?;
+        let checked = Checked::new(&info).map_err(|e| e.to_string())?;
+        let suppressed = checked
+            .suppressed(&subscribe.suppressed_roles)
+            .map_err(|e| e.to_string())?;
+        let since = self.out.now;
+        let connected = FrameworkState::Connected { conn, since };
+        let id = match id {
+            Some(id) if self.barred.contains(&id) => {
+                return Err(format!(
+                    "Framework has been removed: {id} was torn down or did not come back within \
+                     its failover_timeout; subscribe without an id to begin anew"
+                ));
+            }
+            Some(id) if self.frameworks.contains_key(&id) => {
+                self.resubscribe(conn, &id, info, checked)?;
+                id
+            }
+            given => {
+                let id = match given {
+                    // From before this registry; its agents will tell of its tasks.
+                    Some(id) => id,
+                    None => self.new_framework_id()?,
+                };
+                let framework = Framework::new(id.clone(), info, checked, connected);
+                let name = framework.info.name.clone();
+                let roles: Vec<&str> = framework.roles.iter().map(|r| r.as_str()).collect();
+                let message = format!("framework {name} subscribed for role {}", roles.join(", "));
+                self.out
+                    .publish("framework-subscribed", About::framework(&id), message);
+                self.frameworks.insert(id.clone(), framework);
+                id
+            }
+        };
+        self.framework_conns.insert(conn, Some(id.clone()));
+        let Some(framework) = self.frameworks.get_mut(&id) else {
+            return Ok(());
+        };
+        framework.suppressed = suppressed;
+        framework.registered = true;
+        self.allocator.add_framework(&id, framework.spec());
+        self.out.persist(framework.record());
+        let mut event = event_of(scheduler::event::Type::Subscribed);
+        event.subscribed = Some(scheduler::event::Subscribed {
+            framework_id: (&id).into(),
+            heartbeat_interval_seconds: Some(self.config.heartbeat_interval.as_secs_f64()),
+            master_info: Some(self.config.info.clone()),
+        });
+        self.out.send_framework(conn, event);
+        let at = self.out.now + self.config.heartbeat_interval;
+        self.timers.set(at, Timer::Heartbeat(conn));
+        self.repeat_unacknowledged(&id);
+        self.offers.want_round();
+        Ok(())
+    }
+
+    /// A known framework comes back on a new stream; a stream that it still has is closed.
+    fn resubscribe(
+        &mut self,
+        conn: ConnId,
+        id: &FrameworkId,
+        mut info: mesos::FrameworkInfo,
+        checked: Checked,
+    ) -> Result<(), String> {
+        let framework = self
+            .frameworks
+            .get_mut(id)
+            .ok_or_else(|| format!("framework {id} is gone"))?;
+        if framework.registered && framework.info.principal != info.principal {
+            return Err(format!(
+                "framework {id} belongs to principal {} and cannot be taken over by {}; subscribe \
+                 with its principal",
+                principal(framework.info.principal.as_deref()),
+                principal(info.principal.as_deref())
+            ));
+        }
+        let previous = framework.state;
+        if framework.registered {
+            // Mesos ignores changes of these two: they are part of tasks that run.
+            info.user.clone_from(&framework.info.user);
+            info.checkpoint = framework.info.checkpoint;
+        }
+        info.id = Some(id.into());
+        framework.info = info;
+        framework.roles = checked.roles;
+        framework.capabilities = checked.capabilities;
+        framework.failover_timeout = checked.failover_timeout;
+        framework.state = FrameworkState::Connected {
+            conn,
+            since: self.out.now,
+        };
+        let name = framework.info.name.clone();
+        self.out.publish(
+            "framework-reconnected",
+            About::framework(id),
+            format!(
+                "framework {name} is back with {} tasks",
+                framework.tasks.len()
+            ),
+        );
+        match previous {
+            FrameworkState::Connected { conn: old, .. } => {
+                self.framework_conns.remove(&old);
+                self.out
+                    .fail_framework(old, "Framework failed over".to_owned());
+            }
+            FrameworkState::Disconnected { until, .. }
+            | FrameworkState::Recovered { until, .. } => {
+                self.timers.cancel(until, Timer::Failover(id.clone()));
+            }
+            // Its id is barred, so it cannot get here.
+            FrameworkState::Removed { .. } => {}
+        }
+        // The new instance does not know the offers of the old one.
+        self.withdraw_offers_of_framework(id);
+        Ok(())
+    }
+
+    fn new_framework_id(&mut self) -> Result<FrameworkId, String> {
+        loop {
+            let id = format!("{}-{:04}", self.config.info.id, self.next_framework);
+            self.next_framework += 1;
+            let id = FrameworkId::parse(&id).map_err(|e| e.to_string())?;
+            // Somebody may have subscribed with an id that looks like one of ours.
+            if !self.frameworks.contains_key(&id) && !self.barred.contains(&id) {
+                return Ok(id);
+            }
+        }
+    }
+
+    pub(super) fn on_framework_mute(&mut self, conn: ConnId) {
+        if self.framework_conns.get(&conn) == Some(&None) {
+            self.framework_conns.remove(&conn);
+            self.out
+                .close_framework(conn, "no SUBSCRIBE came within 15 s".to_owned());
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, conn: ConnId) {
+        if self.framework_conns.contains_key(&conn) {
+            self.out
+                .send_framework(conn, event_of(scheduler::event::Type::Heartbeat));
+            let at = self.out.now + self.config.heartbeat_interval;
+            self.timers.set(at, Timer::Heartbeat(conn));
+        }
+    }
+}
+
+fn principal(principal: Option<&str>) -> String {
+    principal.map_or_else(|| "nobody".to_owned(), super::accept::truncated)
+}

@@ -1,0 +1,266 @@
+//! The gRPC services: bytes to inputs, effects to bytes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use allotment_proto::allot::agent_server::{Agent, AgentServer};
+use allotment_proto::allot::operator_server::{Operator, OperatorServer};
+use allotment_proto::allot::scheduler_server::{Scheduler, SchedulerServer};
+use allotment_proto::allot::store_server::{Store, StoreServer};
+use allotment_proto::{MESSAGE_LEN_MAX, allot, scheduler};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tonic::service::Routes;
+use tonic::{Request as Wire, Response, Status, Streaming};
+
+use super::outbox::{Bound, Outgoing, outbox};
+use super::turn::Event;
+use crate::core::{ConnId, Input, Refusal, Reply, Request};
+
+/// A door to the loop, one for all services.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    events: mpsc::Sender<Event>,
+    next_conn: Arc<AtomicU64>,
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the master is stopping; connect again")
+}
+
+impl Door {
+    pub(super) fn new(events: mpsc::Sender<Event>) -> Self {
+        Self {
+            events,
+            next_conn: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    pub(super) fn routes(self) -> Routes {
+        // Peers may send large calls; replies are bounded by what the core makes.
+        Routes::new(SchedulerServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX))
+            .add_service(AgentServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX))
+            .add_service(OperatorServer::new(self.clone()))
+            .add_service(StoreServer::new(self).max_decoding_message_size(MESSAGE_LEN_MAX))
+    }
+
+    fn conn(&self) -> ConnId {
+        ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Status> {
+        let (answer, answered) = oneshot::channel();
+        let event = Event::Ask(request, answer);
+        self.events.send(event).await.map_err(|_| stopping())?;
+        let reply = answered.await.map_err(|_| stopping())?;
+        reply.map_err(|refusal| match refusal {
+            Refusal::NotFound(message) => Status::not_found(message),
+            Refusal::Invalid(message) => Status::invalid_argument(message),
+            Refusal::Aborted(message) => Status::aborted(message),
+            Refusal::Exhausted(message) => Status::resource_exhausted(message),
+        })
+    }
+
+    /// Reads from a peer until it or our side ends the stream.
+    fn read<T: Send + 'static>(
+        &self,
+        mut from: Streaming<T>,
+        mut dead: oneshot::Receiver<()>,
+        said: impl Fn(T) -> Input + Send + 'static,
+        closed: Input,
+    ) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = from.message() => message,
+                    _ = &mut dead => break,
+                };
+                let Ok(Some(message)) = message else {
+                    break;
+                };
+                let event = Event::Input(Box::new(said(message)));
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            // When the loop is gone there is nobody left to tell.
+            let _ = events.send(Event::Input(Box::new(closed))).await;
+        });
+    }
+}
+
+/// The core gave an answer of another kind than was asked for.
+fn mismatch() -> Status {
+    Status::internal("the master's answer does not fit the request; this is a bug")
+}
+
+#[tonic::async_trait]
+impl Scheduler for Door {
+    type ConnectStream = Outgoing<scheduler::Event>;
+
+    async fn connect(
+        &self,
+        request: Wire<Streaming<scheduler::Call>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let conn = self.conn();
+        let (outbox, outgoing, dead) = outbox(Bound::PEER);
+        let opened = Event::Framework(conn, outbox);
+        self.events.send(opened).await.map_err(|_| stopping())?;
+        let said = move |call| Input::FrameworkCall { conn, call };
+        let closed = Input::FrameworkClosed { conn };
+        self.read(request.into_inner(), dead, said, closed);
+        Ok(Response::new(outgoing))
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for Door {
+    type ConnectStream = Outgoing<allot::MasterMessage>;
+
+    async fn connect(
+        &self,
+        request: Wire<Streaming<allot::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let conn = self.conn();
+        let (outbox, outgoing, dead) = outbox(Bound::PEER);
+        let opened = Event::Agent(conn, outbox);
+        self.events.send(opened).await.map_err(|_| stopping())?;
+        let said = move |message| Input::AgentMessage { conn, message };
+        let closed = Input::AgentClosed { conn };
+        self.read(request.into_inner(), dead, said, closed);
+        Ok(Response::new(outgoing))
+    }
+}
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Operator for Door {
+    async fn get_cluster(
+        &self,
+        _: Wire<allot::GetClusterRequest>,
+    ) -> Result<Response<allot::ClusterView>, Status> {
+        match self.ask(Request::GetCluster).await? {
+            Reply::Cluster(view) => Ok(Response::new(view)),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn list_agents(
+        &self,
+        _: Wire<allot::ListAgentsRequest>,
+    ) -> Result<Response<allot::ListAgentsResponse>, Status> {
+        match self.ask(Request::ListAgents).await? {
+            Reply::Agents(agents) => Ok(Response::new(allot::ListAgentsResponse { agents })),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn list_frameworks(
+        &self,
+        _: Wire<allot::ListFrameworksRequest>,
+    ) -> Result<Response<allot::ListFrameworksResponse>, Status> {
+        match self.ask(Request::ListFrameworks).await? {
+            Reply::Frameworks(frameworks) => {
+                Ok(Response::new(allot::ListFrameworksResponse { frameworks }))
+            }
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Wire<allot::ListTasksRequest>,
+    ) -> Result<Response<allot::ListTasksResponse>, Status> {
+        match self.ask(Request::ListTasks(request.into_inner())).await? {
+            Reply::Tasks(tasks) => Ok(Response::new(allot::ListTasksResponse { tasks })),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn list_roles(
+        &self,
+        _: Wire<allot::ListRolesRequest>,
+    ) -> Result<Response<allot::ListRolesResponse>, Status> {
+        match self.ask(Request::ListRoles).await? {
+            Reply::Roles(roles) => Ok(Response::new(allot::ListRolesResponse { roles })),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn kill_task(
+        &self,
+        request: Wire<allot::KillTaskRequest>,
+    ) -> Result<Response<allot::KillTaskResponse>, Status> {
+        self.ask(Request::KillTask(request.into_inner())).await?;
+        Ok(Response::new(allot::KillTaskResponse {}))
+    }
+
+    async fn remove_framework(
+        &self,
+        request: Wire<allot::RemoveFrameworkRequest>,
+    ) -> Result<Response<allot::RemoveFrameworkResponse>, Status> {
+        let request = Request::RemoveFramework(request.into_inner());
+        self.ask(request).await?;
+        Ok(Response::new(allot::RemoveFrameworkResponse {}))
+    }
+
+    async fn why(
+        &self,
+        request: Wire<allot::WhyRequest>,
+    ) -> Result<Response<allot::WhyResponse>, Status> {
+        match self.ask(Request::Why(request.into_inner())).await? {
+            Reply::Why(why) => Ok(Response::new(why)),
+            _ => Err(mismatch()),
+        }
+    }
+
+    type EventsStream = BoxStream<allot::ClusterEvent>;
+
+    async fn events(
+        &self,
+        request: Wire<allot::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let (outbox, outgoing, _) = outbox(Bound::WATCHER);
+        let watch = Event::Watch(request.into_inner(), outbox);
+        self.events.send(watch).await.map_err(|_| stopping())?;
+        let events = outgoing.map(|event| event.map(Arc::unwrap_or_clone));
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+#[tonic::async_trait]
+impl Store for Door {
+    async fn commit(
+        &self,
+        request: Wire<allot::StoreCommitRequest>,
+    ) -> Result<Response<allot::StoreCommitResponse>, Status> {
+        match self.ask(Request::StoreCommit(request.into_inner())).await? {
+            Reply::Committed(version) => Ok(Response::new(allot::StoreCommitResponse { version })),
+            _ => Err(mismatch()),
+        }
+    }
+
+    type ListStream = BoxStream<allot::StoreEntry>;
+
+    async fn list(
+        &self,
+        request: Wire<allot::StoreListRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        match self.ask(Request::StoreList(request.into_inner())).await? {
+            Reply::Entries(entries) => {
+                let entries = entries.into_iter().map(|(key, entry)| {
+                    Ok(allot::StoreEntry {
+                        key: key.to_string(),
+                        value: entry.value,
+                        version: entry.version,
+                    })
+                });
+                Ok(Response::new(Box::pin(futures_util::stream::iter(entries))))
+            }
+            _ => Err(mismatch()),
+        }
+    }
+}
