@@ -1,5 +1,4 @@
-//! Runs a command once for each parameter, retries failures and prints the outputs. Try
-//! `cargo run -p allotment-framework-sdk --example sweep 127.0.0.1:5050 'echo $((6 * P))' 1 2 3`
+//! Runs a command once for each parameter: `sweep 127.0.0.1:5050 'echo $((6 * P))' 1 2 3`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 use allotment_framework_sdk::api::{Call, Command, Event, Offer, Task, TaskState, Update};
 use allotment_framework_sdk::{Config, Scheduler, sandbox::read_text};
@@ -71,7 +70,8 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
         scheduler.call_all(sweep.step(event)).await?;
         for (task, agent, end) in take(&mut sweep.ended) {
             let framework = scheduler.framework().ok_or("not subscribed")?;
-            let output = read_text(&agent, framework, &task.id, "stdout", 4096).await?;
+            let output = read_text(&agent, framework, &task.id, "stdout", 4096).await;
+            let output = output.unwrap_or_else(|error| error.to_string());
             println!("P={} {:?} {}", task.env["P"], end.state, output.trim_end());
         }
     }
