@@ -5,6 +5,7 @@
 //! - [`driver`]: the connection that keeps itself up, on tokio.
 //! - [`session`]: the same as a pure state machine, for simulators.
 //! - [`store`]: state that outlives the framework's machine, kept by the masters.
+//! - [`cluster`]: what agents there are and what they have free, to tell people why something waits.
 //! - [`sandbox`]: what tasks write, while they write it.
 //! - [`testing`]: drive a framework's core without a cluster.
 //!
@@ -15,6 +16,7 @@
 pub mod api;
 mod channel;
 mod clock;
+pub mod cluster;
 pub mod config;
 pub mod driver;
 pub mod sandbox;
@@ -24,6 +26,7 @@ pub mod testing;
 mod wire;
 
 pub use api::{Attribute, AttributeValue, Call, Command, Event, Offer, Task, Update, Uri};
+pub use cluster::Cluster;
 pub use config::{Config, ConfigError};
 pub use driver::{Handle, Scheduler};
 pub use store::{Entry, Expected, Store, StoreError, StoreOp};

@@ -234,9 +234,12 @@ impl Store {
             namespace: self.namespace.clone(),
             operations: ops.iter().map(StoreOp::to_wire).collect(),
         };
-        self.on_some_master(false, async |mut client| {
-            let response = client.commit(request.clone()).await?;
-            Ok(response.into_inner().version)
+        self.on_some_master(false, |mut client| {
+            let request = request.clone();
+            async move {
+                let response = client.commit(request).await?;
+                Ok(response.into_inner().version)
+            }
         })
         .await
     }
@@ -246,39 +249,27 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
-        self.on_some_master(true, async |mut client| {
+        self.on_some_master(true, |client| {
             let request = allot::StoreListRequest {
                 namespace: self.namespace.clone(),
                 prefix: prefix.to_owned(),
             };
-            let mut stream = client.list(request).await?.into_inner();
-            let (mut entries, mut len) = (Vec::new(), 0);
-            while let Some(entry) = stream.message().await? {
-                len += entry.key.len() + entry.value.len();
-                if len > NAMESPACE_LEN_MAX {
-                    return Err(Status::resource_exhausted(format!(
-                        "namespace {:?} holds more than {NAMESPACE_LEN_MAX} bytes",
-                        self.namespace
-                    )));
-                }
-                entries.push(Entry {
-                    key: entry.key,
-                    value: entry.value,
-                    version: entry.version,
-                });
-            }
-            Ok(entries)
+            list(client, request)
         })
         .await
     }
 
     /// Performs `request` on the master used last, or on the next ones while the request has
     /// certainly not been performed (or is `harmless` to repeat).
-    async fn on_some_master<T>(
+    // Not `AsyncFn`: the compiler could not tell that its future may move between threads.
+    async fn on_some_master<T, F>(
         &self,
         harmless: bool,
-        request: impl AsyncFn(StoreClient<Channel>) -> Result<T, Status>,
-    ) -> Result<T, StoreError> {
+        request: impl Fn(StoreClient<Channel>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let mut reasons: Vec<String> = Vec::new();
         for _ in 0..self.shared.masters.len() {
             let (master, channel) = match self.channel().await {
@@ -353,6 +344,29 @@ impl Store {
             current.channel = None;
         }
     }
+}
+
+async fn list(
+    mut client: StoreClient<Channel>,
+    request: allot::StoreListRequest,
+) -> Result<Vec<Entry>, Status> {
+    let namespace = request.namespace.clone();
+    let mut stream = client.list(request).await?.into_inner();
+    let (mut entries, mut len) = (Vec::new(), 0);
+    while let Some(entry) = stream.message().await? {
+        len += entry.key.len() + entry.value.len();
+        if len > NAMESPACE_LEN_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "namespace {namespace:?} holds more than {NAMESPACE_LEN_MAX} bytes"
+            )));
+        }
+        entries.push(Entry {
+            key: entry.key,
+            value: entry.value,
+            version: entry.version,
+        });
+    }
+    Ok(entries)
 }
 
 enum Outcome {

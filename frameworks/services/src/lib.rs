@@ -1,6 +1,6 @@
 //! The services framework: Marathon's REST API over long-running apps.
 //!
-//! - `core`: everything that is decided, pure: apps, versions, deployments, instances, offers,
+//! - [`core`]: everything that is decided, pure: apps, versions, deployments, instances, offers,
 //!   backoff, health and the reasons why an app waits.
 //! - [`Config`], [`start`], [`Running`]: the process around it (HTTP, the session with the
 //!   master, the replicated store, probes, the clock).
@@ -10,6 +10,7 @@
 //! secrets and container images are not here yet; apps that ask for them are refused.
 
 pub mod config;
+pub mod core;
 
 mod clock;
 mod edge;

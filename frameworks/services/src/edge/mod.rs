@@ -1,8 +1,58 @@
 //! The process around the core: HTTP, the session with the master, the store, probes.
+//!
+//! - `http`: the doors.
+//! - `driver`: the one loop that owns the core.
+//! - `state`: the way into the masters' store.
+//! - `probe`, `metrics`: what their names say.
+
+mod driver;
+mod http;
+mod metrics;
+mod probe;
+mod state;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use allotment_framework_sdk::cluster::Cluster;
+use allotment_framework_sdk::{Scheduler, Store};
+use allotment_types::TaskId;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use self::http::{Door, Phase};
 use crate::config::{Config, ConfigError};
+use crate::core::answer::Answer;
+use crate::core::health::Outcome;
+use crate::core::why::AgentRoom;
+use crate::core::{Core, Request, Settings, Stats};
+
+/// Requests that wait for the loop; further ones wait in their connections.
+const MESSAGES_MAX: usize = 1024;
+
+/// What reaches the loop beside the master's events.
+#[derive(Debug)]
+enum Message {
+    Request {
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+    },
+    Agents(Vec<AgentRoom>),
+    Probed {
+        task: TaskId,
+        check: usize,
+        outcome: Outcome,
+    },
+    Stats(oneshot::Sender<Snapshot>),
+}
+
+/// What `/metrics` and `/v2/info` ask the loop for.
+#[derive(Debug)]
+struct Snapshot {
+    stats: Stats,
+    framework: Option<String>,
+}
 
 /// Why the role did not start.
 #[derive(Debug, thiserror::Error)]
@@ -12,21 +62,27 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The port cannot be had.
     #[error(
-        "cannot listen on {address}; stop what uses it, or give another port (0 picks a free one)"
+        "cannot listen on {address}: {source}; stop what uses it, or give another port (0 picks a \
+         free one)"
     )]
     Listen {
         /// What was asked for.
         address: SocketAddr,
         /// What the system said.
-        #[source]
         source: std::io::Error,
     },
+    /// The SDK refused the settings.
+    #[error("the settings do not describe a framework")]
+    Framework(#[source] allotment_framework_sdk::ConfigError),
 }
 
 /// A services process that serves.
 #[derive(Debug)]
 pub struct Running {
     url: String,
+    stop: watch::Sender<bool>,
+    main: JoinHandle<anyhow::Result<()>>,
+    server: JoinHandle<()>,
 }
 
 /// Starts to serve; returns once HTTP is answered. The master may still be away: until it is
@@ -36,17 +92,112 @@ pub struct Running {
 /// [`StartError`] when the settings cannot work or the port is taken.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     config.validate()?;
-    let _ = crate::clock::now();
+    let masters: Vec<String> = config.master.split(',').map(str::to_owned).collect();
+    let store = Store::new(&masters, &config.name).map_err(StartError::Framework)?;
+    let cluster = Cluster::new(&masters).map_err(StartError::Framework)?;
     let address = SocketAddr::new(config.ip, config.port);
+    let listen = |source| StartError::Listen { address, source };
     let listener = tokio::net::TcpListener::bind(address)
         .await
-        .map_err(|source| StartError::Listen { address, source })?;
-    let local = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address, source })?;
+        .map_err(listen)?;
+    let local = listener.local_addr().map_err(listen)?;
+    let url = format!("http://{local}");
+
+    let (stop, stopped) = watch::channel(false);
+    let (phase, phases) = watch::channel(Phase::Waiting("the master was not asked yet".to_owned()));
+    let (sender, messages) = mpsc::channel(MESSAGES_MAX);
+    let metrics = metrics::Metrics::default();
+    let door = Arc::new(Door {
+        messages: sender.clone(),
+        phase: phases,
+        cluster: Some(cluster),
+        metrics: metrics.clone(),
+        settings: Settings::from(&config),
+        address: local.to_string(),
+    });
+    let mut server_stop = stopped.clone();
+    let server = tokio::spawn(async move {
+        let served = axum::serve(listener, http::router(door)).with_graceful_shutdown(async move {
+            let _ = server_stop.wait_for(|stop| *stop).await;
+        });
+        if let Err(error) = served.await {
+            error!(%error, "HTTP is no longer served");
+        }
+    });
+    let subscription = allotment_framework_sdk::Config {
+        masters,
+        name: config.name.clone(),
+        user: config.user.clone(),
+        roles: vec![config.role.clone()],
+        failover_timeout: config.failover_timeout,
+        webui_url: Some(url.clone()),
+        suppressed: true,
+        ..Default::default()
+    };
+    subscription.validate().map_err(StartError::Framework)?;
+    let main = tokio::spawn(async move {
+        let main = Main {
+            settings: Settings::from(&config),
+            store,
+            subscription,
+            phase: phase.clone(),
+        };
+        let ended = main.run(messages, sender, metrics, stopped).await;
+        if let Err(error) = &ended {
+            error!(error = format!("{error:#}"), "the services framework ends");
+            let _ = phase.send(Phase::Dead(format!(
+                "the services framework ended: {error:#}"
+            )));
+        }
+        ended
+    });
     Ok(Running {
-        url: format!("http://{local}"),
+        url,
+        stop,
+        main,
+        server,
     })
+}
+
+struct Main {
+    settings: Settings,
+    store: Store,
+    subscription: allotment_framework_sdk::Config,
+    phase: watch::Sender<Phase>,
+}
+
+impl Main {
+    async fn run(
+        self,
+        messages: mpsc::Receiver<Message>,
+        sender: mpsc::Sender<Message>,
+        metrics: metrics::Metrics,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let on_wait = |reason: &str| {
+            let waiting = Phase::Waiting(reason.to_owned());
+            if self.phase.send_replace(waiting.clone()) != waiting {
+                warn!(reason, "waiting for a master");
+            }
+        };
+        let name = self.subscription.name.clone();
+        let opened = tokio::select! {
+            opened = state::State::open(self.store, &name, on_wait) => opened,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let (state, entries) = opened?;
+        let n_entries = entries.len();
+        let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
+        let core = Core::load(self.settings, seed, entries)?;
+        info!(n_entries, framework = ?core.framework(), "state loaded");
+        let scheduler = Scheduler::connect(allotment_framework_sdk::Config {
+            framework_id: core.framework().cloned(),
+            ..self.subscription
+        })?;
+        let _ = self.phase.send(Phase::Serving);
+        let driver = driver::Driver::new(core, scheduler, state, messages, sender, metrics);
+        driver.run(stop).await
+    }
 }
 
 impl Running {
@@ -56,10 +207,18 @@ impl Running {
     }
 
     /// Stops serving; apps keep running and the next process takes them over.
-    pub async fn stop(self) {}
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.main.await;
+        let _ = self.server.await;
+    }
 
     /// Waits until the role dies by itself, and says why.
     pub async fn wait(&mut self) -> anyhow::Error {
-        std::future::pending().await
+        match (&mut self.main).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => anyhow::anyhow!("the services framework was stopped"),
+            Err(error) => anyhow::anyhow!("the services framework ended unexpectedly: {error}"),
+        }
     }
 }
