@@ -6,8 +6,9 @@ use allotment_framework_sdk::sandbox::{Sandbox, SandboxError, Window};
 use allotment_proto::allot::SandboxSummary;
 use allotment_types::{FrameworkId, TaskId};
 use anyhow::Context as _;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::output;
@@ -197,7 +198,7 @@ async fn follow(
             piece = pieces.next() => match piece {
                 Some(Ok(piece)) => {
                     *copied += piece.len() as u64;
-                    file.write(&piece)?;
+                    file.write(piece).await?;
                 }
                 Some(Err(error)) => return Ok(Ended::Broken(error)),
                 None => return Ok(Ended::Whole),
@@ -220,15 +221,23 @@ impl File {
         }
     }
 
-    /// Writes to our own file of this name. A reader that is slow holds this task back, and so
-    /// the agent; the runtime goes on with its other threads.
-    fn write(self, piece: &[u8]) -> anyhow::Result<()> {
-        tokio::task::block_in_place(|| match self {
-            Self::Stdout => output::bytes(piece),
-            Self::Stderr => {
-                output::error_bytes(piece);
-                Ok(())
-            }
-        })
+    /// Writes to our own file of this name. A reader that is slow holds the copying back, and so
+    /// the agent, but neither signals nor the master's heartbeats.
+    async fn write(self, piece: Bytes) -> anyhow::Result<()> {
+        let (done, written) = oneshot::channel();
+        // A thread that nobody waits for: a reader that never reads must not keep us from ending,
+        // as a thread of the runtime would.
+        std::thread::spawn(move || {
+            let result = match self {
+                Self::Stdout => output::bytes(&piece),
+                Self::Stderr => {
+                    output::error_bytes(&piece);
+                    Ok(())
+                }
+            };
+            // Nobody listens when the copying was called off.
+            let _ = done.send(result);
+        });
+        written.await.context("the writing thread failed")?
     }
 }

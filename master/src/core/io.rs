@@ -169,9 +169,12 @@ pub enum Refusal {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
-    /// It collided with another one; read again and retry.
-    #[error("{0}")]
-    Aborted(String),
+    /// A key of the store is not at the version that was expected.
+    #[error(
+        "key {:?} was expected at version {} but is at version {}; read it again and retry",
+        .0.key, .0.expected_version, .0.found_version
+    )]
+    Conflict(allot::StoreConflict),
     /// A size limit was reached.
     #[error("{0}")]
     Exhausted(String),

@@ -69,10 +69,11 @@ impl Store {
             if let Some(expected) = operation.expected_version
                 && expected != version
             {
-                return Err(Refusal::Aborted(format!(
-                    "key {key:?} was expected at version {expected} but is at version {version}; \
-                     read it again and retry"
-                )));
+                return Err(Refusal::Conflict(allot::StoreConflict {
+                    key: key.to_owned(),
+                    expected_version: expected,
+                    found_version: version,
+                }));
             }
             bytes -= held.map_or(0, |entry| size(key, &entry.value));
             if let Some(value) = &operation.value {

@@ -10,9 +10,10 @@ use allotment_proto::allot::scheduler_server::{Scheduler, SchedulerServer};
 use allotment_proto::allot::store_server::{Store, StoreServer};
 use allotment_proto::{MESSAGE_LEN_MAX, allot, scheduler};
 use futures_util::{Stream, StreamExt};
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tonic::service::Routes;
-use tonic::{Request as Wire, Response, Status, Streaming};
+use tonic::{Code, Request as Wire, Response, Status, Streaming};
 
 use super::outbox::{Bound, Outgoing, outbox};
 use super::turn::Event;
@@ -57,7 +58,11 @@ impl Door {
         reply.map_err(|refusal| match refusal {
             Refusal::NotFound(message) => Status::not_found(message),
             Refusal::Invalid(message) => Status::invalid_argument(message),
-            Refusal::Aborted(message) => Status::aborted(message),
+            Refusal::Conflict(conflict) => {
+                let details = conflict.encode_to_vec().into();
+                let message = Refusal::Conflict(conflict).to_string();
+                Status::with_details(Code::Aborted, message, details)
+            }
             Refusal::Exhausted(message) => Status::resource_exhausted(message),
         })
     }
