@@ -15,7 +15,7 @@ use crate::report::{Number, clock, ms, percentile, table};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many apps, one after the other
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = Self::default().times)]
     times: usize,
 }
 
@@ -24,6 +24,12 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// An app that does not run by then never will.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { times: 50 }
+    }
+}
 
 /// Measures.
 pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {

@@ -12,8 +12,14 @@ use crate::report::{Number, clock, table};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Seconds to watch, after five to settle
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = Self::default().seconds)]
     seconds: u64,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { seconds: 30 }
+    }
 }
 
 /// Measures.

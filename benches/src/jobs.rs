@@ -13,22 +13,39 @@ use crate::report::{Number, clock, table};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many jobs
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = Self::default().jobs)]
     jobs: usize,
     /// CPUs that the agent declares; each job asks for one, so this many run at once
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = Self::default().slots)]
     slots: usize,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            jobs: 10_000,
+            slots: 64,
+        }
+    }
 }
 
 /// Measures.
 pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
     let rate = |took: Duration| format!("{:.0} jobs/s", args.jobs as f64 / took.as_secs_f64());
-    let mut numbers = vec![Number::new(
-        &format!("xargs -P2, {} times true, same run", args.jobs),
-        rate(xargs(args.jobs)?),
-        "",
-        "",
-    )];
+    let mut numbers = vec![
+        Number::new(
+            &format!("baseline: xargs -P2, {} times true", args.jobs),
+            rate(xargs(args.jobs)?),
+            "",
+            "",
+        ),
+        Number::new(
+            &format!("baseline: spawn and wait in 2 threads, {} times", args.jobs),
+            rate(bare(args.jobs)?),
+            "",
+            "",
+        ),
+    ];
     for (isolation, target, peer) in [
         ("none", "1300 jobs/s", "HyperQueue 1243 jobs/s"),
         ("auto", "600 jobs/s", ""),
@@ -66,7 +83,26 @@ pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The bare floor in the same run: no queue, no record, no sandbox.
+/// The floor of any program that starts processes: nothing but spawn and wait.
+fn bare(jobs: usize) -> anyhow::Result<Duration> {
+    let start = clock();
+    let threads: Vec<_> = [jobs / 2, jobs - jobs / 2]
+        .into_iter()
+        .map(|jobs| {
+            std::thread::spawn(move || {
+                (0..jobs).try_for_each(|_| Command::new("/bin/true").status().map(drop))
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("a spawning thread panicked"))??;
+    }
+    Ok(start.elapsed())
+}
+
+/// What a shell user has without any queue: no record, no sandbox.
 fn xargs(jobs: usize) -> anyhow::Result<Duration> {
     let start = clock();
     let mut seq = Command::new("seq")

@@ -5,7 +5,11 @@
 //!
 //! - [`cluster`]: starts the roles as a user would and stops them again.
 //! - [`report`]: hardware line, percentiles, the table of numbers and targets.
+//! - [`mod@svg`]: plots.
 //! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`]: one benchmark each.
+//!
+//! Build first (`cargo build --release`), then `cargo run --release -p allotment-benches -- all`,
+//! or one of them by name. Nothing is random, so there is no seed to state.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its purpose")]
 
@@ -16,6 +20,7 @@ mod jobs;
 mod report;
 mod run;
 mod sharing;
+mod svg;
 
 use std::path::PathBuf;
 
@@ -40,6 +45,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// All of them with their defaults, one after the other
+    All,
     /// POST /v2/apps to TASK_RUNNING, one instance, idle cluster
     App(app::Args),
     /// `allot run -- true`, submit to exit
@@ -62,6 +69,13 @@ fn main() -> anyhow::Result<()> {
     })?;
     report::heading();
     match cli.what {
+        What::All => {
+            app::measure(&allot, &app::Args::default())?;
+            run::measure(&allot, &run::Args::default())?;
+            jobs::measure(&allot, &jobs::Args::default())?;
+            idle::measure(&allot, &idle::Args::default())?;
+            sharing::measure(&allot, &sharing::Args::default())
+        }
         What::App(args) => app::measure(&allot, &args),
         What::Run(args) => run::measure(&allot, &args),
         What::Jobs(args) => jobs::measure(&allot, &args),

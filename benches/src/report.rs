@@ -32,6 +32,7 @@ pub(crate) fn heading() {
         kernel.trim()
     );
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    println!("seed:     none, nothing is random");
     println!(
         "command:  cargo run --release -p allotment-benches -- {}\n",
         arguments.join(" ")
@@ -86,6 +87,7 @@ pub(crate) fn table(numbers: &[Number]) {
             n.what, n.measured, n.target, n.peer
         );
     }
+    println!();
 }
 
 /// The `p`-th percentile (0 to 100) by nearest rank; zero of nothing.

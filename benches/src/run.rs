@@ -9,8 +9,14 @@ use crate::report::{Number, clock, ms, percentile, table};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many times
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = Self::default().times)]
     times: usize,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { times: 100 }
+    }
 }
 
 /// Measures.

@@ -17,23 +17,35 @@ use allotment_types::{Fixed, OfferId, Resources, TaskId};
 use anyhow::bail;
 
 use crate::cluster::Role;
-use crate::report::{Number, clock, table};
+use crate::report::clock;
+use crate::svg;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Slots of one CPU on each of the two agents
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = Self::default().slots)]
     slots: usize,
     /// How many swings of the load
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = Self::default().periods)]
     periods: u32,
     /// Seconds of one swing
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = Self::default().period)]
     period: u32,
     /// Write the plot here
     #[arg(long, default_value = "target/sharing.svg", value_name = "FILE")]
     svg: std::path::PathBuf,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            slots: 8,
+            periods: 4,
+            period: 8,
+            svg: "target/sharing.svg".into(),
+        }
+    }
 }
 
 /// What one slot holds.
@@ -110,29 +122,61 @@ pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
         let (first, second) = (one.url()?, two.url()?);
         runtime.block_on(Outcome::of([&first, &second], [&steady, &bursty]))?
     };
-    let slots = 2 * args.slots;
-    let row = |what: &str, f: fn(&[Record]) -> f64, pick: fn(&Outcome) -> &[Record]| {
-        let (shared, split) = (f(pick(&shared)), f(pick(&split)));
-        Number::new(what, format!("{shared:.2} s"), &format!("{split:.2} s"), "")
-    };
-    println!("(the column `target` holds the static split, to be beaten)");
-    table(&[
-        Number::new(
-            "utilisation until all is done",
-            format!("{:.1} %", shared.utilisation(slots)),
-            &format!("{:.1} %", split.utilisation(slots)),
-            "Mesos paper: +10 % CPU, +17 % memory",
-        ),
-        row("bursty: done after", completion, |o| &o.bursty),
-        row("bursty: mean time from arrival to end", response, |o| {
-            &o.bursty
-        }),
-        row("steady: done after", completion, |o| &o.steady),
-        row("steady: mean time from arrival to end", response, |o| {
-            &o.steady
-        }),
-    ]);
+    compare(&shared, &split, 2 * args.slots);
+    let panels = [
+        shared.panel("shared: both on 2 agents"),
+        split.panel("split: one agent each"),
+    ];
+    if let Some(folder) = args.svg.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&args.svg, svg::plot(&panels, 2 * args.slots))?;
+    println!("plot: {}\n", args.svg.display());
     Ok(())
+}
+
+/// Prints both settings side by side.
+fn compare(shared: &Outcome, split: &Outcome, slots: usize) {
+    let line = |what: &str, shared: f64, split: f64, unit: &str| {
+        let change = (shared / split - 1.0) * 100.0;
+        println!("{what:44}  {shared:>8.2} {unit:2}  {split:>8.2} {unit:2}  {change:>+6.1} %");
+    };
+    println!(
+        "{:44}  {:>11}  {:>11}  {:>8}",
+        "what", "shared", "split", "change"
+    );
+    let utilisation = |outcome: &Outcome| outcome.utilisation(slots);
+    line(
+        "slots used until all is done",
+        utilisation(shared),
+        utilisation(split),
+        "%",
+    );
+    for (name, pick) in [
+        ("bursty", (|o| &o.bursty) as fn(&Outcome) -> &[Record]),
+        ("steady", |o| &o.steady),
+    ] {
+        let (shared, split) = (pick(shared), pick(split));
+        line(
+            &format!("{name}: all done after"),
+            completion(shared),
+            completion(split),
+            "s",
+        );
+        line(
+            &format!("{name}: mean time of a burst, first to last"),
+            burst(shared),
+            burst(split),
+            "s",
+        );
+        line(
+            &format!("{name}: mean time of a unit, arrival to end"),
+            response(shared),
+            response(split),
+            "s",
+        );
+    }
+    println!("(Mesos, NSDI 2011: sharing gained 10 % CPU and 17 % memory utilisation)");
 }
 
 /// What became of the two loads in one setting.
@@ -155,6 +199,21 @@ impl Outcome {
         })
     }
 
+    /// The slots in use over time, for the plot.
+    fn panel(&self, title: &str) -> svg::Panel {
+        let spans = |records: &[Record]| {
+            let span = |r: &Record| (r.started.as_secs_f64(), r.ended.as_secs_f64());
+            records.iter().map(span).collect()
+        };
+        svg::Panel {
+            title: title.to_owned(),
+            series: vec![
+                ("steady".to_owned(), spans(&self.steady)),
+                ("bursty".to_owned(), spans(&self.bursty)),
+            ],
+        }
+    }
+
     /// Percent of all slot seconds that were used until the last unit ended.
     fn utilisation(&self, slots: usize) -> f64 {
         let all = || self.steady.iter().chain(&self.bursty);
@@ -174,6 +233,20 @@ fn completion(records: &[Record]) -> f64 {
         .max()
         .unwrap_or_default()
         .as_secs_f64()
+}
+
+/// Mean seconds from the arrival of the units that came together to the end of their last one.
+fn burst(records: &[Record]) -> f64 {
+    let mut bursts: BTreeMap<Duration, Duration> = BTreeMap::new();
+    for record in records {
+        let end = bursts.entry(record.arrived).or_default();
+        *end = record.ended.max(*end);
+    }
+    let sum: f64 = bursts
+        .iter()
+        .map(|(arrived, end)| end.saturating_sub(*arrived).as_secs_f64())
+        .sum();
+    sum / bursts.len().max(1) as f64
 }
 
 /// Mean seconds from arrival to end.
