@@ -252,10 +252,14 @@ impl Core {
             frameworks,
             id: _,
         } = checkin;
+        let was_unreachable = self
+            .agents
+            .get(&id)
+            .is_some_and(|agent| matches!(agent.state, AgentState::Unreachable { .. }));
         let changed = self.admit(&id, conn, info, url, wire_url, version, total);
         self.end_missing_tasks(&id, &tasks);
         self.adopt_frameworks(frameworks, &tasks);
-        let strays = self.adopt_tasks(&id, tasks);
+        let strays = self.adopt_tasks(&id, tasks, was_unreachable);
         self.give_to_allocator(&id);
         let Some(agent) = self.agents.get(&id) else {
             return;
@@ -463,6 +467,7 @@ impl Core {
         &mut self,
         id: &AgentId,
         tasks: BTreeMap<(FrameworkId, TaskId), Reported>,
+        was_unreachable: bool,
     ) -> Vec<(FrameworkId, TaskId)> {
         let mut strays = Vec::new();
         for ((framework_id, task_id), reported) in tasks {
@@ -472,7 +477,12 @@ impl Core {
             match framework.tasks.get(&task_id) {
                 Some(task) if task.agent != *id => strays.push((framework_id, task_id)),
                 Some(_) => self.confirm_task(id, &framework_id, &task_id, &reported),
-                None => self.adopt_task(id, &framework_id, task_id, reported),
+                None => {
+                    self.adopt_task(id, &framework_id, task_id.clone(), reported);
+                    if was_unreachable {
+                        self.tell_returned(id, &framework_id, &task_id);
+                    }
+                }
             }
         }
         strays
@@ -526,15 +536,28 @@ impl Core {
         if let Some(agent) = self.agents.get_mut(agent_id) {
             agent.allocated.add(&task.grant.resources);
         }
-        // Beside telling the framework, this replaces what `status` said of being unreachable.
+        self.tell_returned(agent_id, framework_id, task_id);
+    }
+
+    /// The framework was told, by this master or an earlier one, that the task's agent is
+    /// unreachable; nothing else would tell it that the task lives.
+    fn tell_returned(&mut self, agent_id: &AgentId, framework_id: &FrameworkId, task_id: &TaskId) {
+        let now = self.out.now;
+        let Some(framework) = self.frameworks.get_mut(framework_id) else {
+            return;
+        };
+        let Some(task) = framework.tasks.get_mut(task_id).filter(|t| t.holds) else {
+            return;
+        };
         let status = master_status(
             now,
             task_id.into(),
             Some(agent_id),
-            reported.state,
+            task.state,
             Reason::AgentReregistered,
             "the agent is back with the task".to_owned(),
         );
+        // Beside telling the framework, this replaces what `status` said of being unreachable.
         task.status = Some(Box::new(status.clone()));
         task.unacknowledged = false;
         framework.tell(&mut self.out, status);

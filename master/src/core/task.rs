@@ -64,9 +64,14 @@ impl Task {
         if self.state == TaskState::TaskUnreachable {
             return self.state;
         }
-        self.status
-            .as_ref()
-            .map_or(TaskState::TaskStaging, |status| status.state())
+        match &self.status {
+            Some(status) => status.state(),
+            // Its own last update, with how it ended, is on the way.
+            None if self.is_terminal() => TaskState::TaskStaging,
+            // Just launched, or reported by its agent to a master that started since: what an
+            // earlier master told the framework must not be taken back.
+            None => self.state,
+        }
     }
 
     pub(super) fn into_ended(
