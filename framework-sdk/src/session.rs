@@ -132,6 +132,8 @@ pub struct Session {
     connections: u64,
     jitter: u64,
     suppressed: bool,
+    /// What the latest SUBSCRIBE said of it; the framework may change its mind before the answer.
+    subscribed_suppressed: bool,
     /// The framework wants to be gone; kept until the master confirmed it.
     tearing_down: bool,
     offers: BTreeSet<OfferId>,
@@ -164,6 +166,7 @@ impl Session {
             connections: 0,
             jitter: seed,
             suppressed: config.suppressed,
+            subscribed_suppressed: config.suppressed,
             tearing_down: false,
             offers: BTreeSet::new(),
             acknowledged: Acknowledged::default(),
@@ -270,6 +273,7 @@ impl Session {
         };
         let mut info = self.info.clone();
         info.id = self.framework.as_ref().map(Into::into);
+        self.subscribed_suppressed = self.suppressed;
         let suppressed_roles = if self.suppressed {
             info.roles.clone()
         } else {
@@ -486,9 +490,17 @@ impl Session {
         out.push(Effect::Deliver(Event::Subscribed { framework }));
         if self.tearing_down {
             self.send(&Call::Teardown, out);
-        } else {
-            self.reconcile_launched(out);
+            return;
         }
+        if self.suppressed != self.subscribed_suppressed {
+            let wish = if self.suppressed {
+                Call::Suppress
+            } else {
+                Call::Revive
+            };
+            self.send(&wish, out);
+        }
+        self.reconcile_launched(out);
     }
 
     /// Asks for every task whose launch may have been lost.

@@ -485,6 +485,17 @@ fn a_master_of_another_cluster_is_left() {
 }
 
 #[test]
+fn a_wish_for_offers_between_subscribe_and_its_answer_is_not_lost() {
+    let mut s = Story::new(&["m1:1"]);
+    s.says(Call::Suppress);
+    s.connects_to("m1:1");
+    s.says(Call::Revive);
+    s.hears(subscribed("F1"));
+    s.delivers_subscribed("F1");
+    assert_eq!(s.sends().r#type(), scheduler::call::Type::Revive);
+}
+
+#[test]
 fn suppressing_survives_a_reconnection() {
     let mut s = Story::subscribed();
     s.says(Call::Suppress);
