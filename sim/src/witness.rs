@@ -1,0 +1,182 @@
+//! What happens to tasks, seen at both ends: their machines and their frameworks.
+
+use std::collections::BTreeMap;
+
+use allotment_framework_sdk::Update;
+use allotment_proto::convert::is_terminal;
+use allotment_proto::mesos::TaskState;
+use allotment_types::{FrameworkId, Resources, TaskId};
+use bytes::Bytes;
+
+use crate::machine::Key;
+
+#[derive(Debug, Default)]
+struct Story {
+    /// Which framework accepted it, by its place in the scenario.
+    launched_by: Option<usize>,
+    started: bool,
+    /// The updates that its machine emitted, in order.
+    emitted: Vec<Bytes>,
+    /// The latest of those that the framework heard.
+    heard: Option<usize>,
+    /// The latest state that the framework knows.
+    state: Option<TaskState>,
+}
+
+/// Every task of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Witness {
+    stories: BTreeMap<TaskId, Story>,
+    /// What runs on each machine.
+    running: BTreeMap<usize, BTreeMap<Key, Resources>>,
+    pub(crate) started: u64,
+    pub(crate) ended: u64,
+}
+
+impl Witness {
+    /// A framework sent a launch.
+    pub(crate) fn on_launch(&mut self, framework: usize, task: &TaskId) -> Result<(), String> {
+        let story = self.stories.entry(task.clone()).or_default();
+        match story.launched_by.replace(framework) {
+            None => Ok(()),
+            Some(_) => Err(format!(
+                "task id {task} is launched a second time by a framework"
+            )),
+        }
+    }
+
+    /// A container started on a machine with `total` resources.
+    pub(crate) fn on_started(
+        &mut self,
+        machine: usize,
+        total: &Resources,
+        key: &Key,
+        resources: &Resources,
+    ) -> Result<(), String> {
+        let story = self.stories.entry(key.1.clone()).or_default();
+        if std::mem::replace(&mut story.started, true) {
+            return Err(format!(
+                "a task id is started at most once: task {} started again on machine {machine}",
+                key.1
+            ));
+        }
+        self.started += 1;
+        let running = self.running.entry(machine).or_default();
+        running.insert(key.clone(), resources.clone());
+        let mut left = total.clone();
+        for resources in running.values() {
+            if !left.contains(resources) {
+                return Err(format!(
+                    "no machine runs more than it has: machine {machine} with {total} runs {} \
+                     tasks, the latest {} with {resources}",
+                    running.len(),
+                    key.1
+                ));
+            }
+            left.subtract(resources);
+        }
+        Ok(())
+    }
+
+    /// A container is gone.
+    pub(crate) fn on_ended(&mut self, machine: usize, key: &Key) {
+        if let Some(running) = self.running.get_mut(&machine) {
+            running.remove(key);
+        }
+    }
+
+    /// A machine emitted the next update of a task.
+    pub(crate) fn on_emitted(&mut self, key: &Key, uuid: Bytes) {
+        let story = self.stories.entry(key.1.clone()).or_default();
+        story.emitted.push(uuid);
+    }
+
+    /// A framework heard of a task.
+    pub(crate) fn on_heard(&mut self, framework: usize, update: &Update) -> Result<(), String> {
+        let task = &update.task;
+        let story = self
+            .stories
+            .get_mut(task)
+            .filter(|story| story.launched_by == Some(framework))
+            .ok_or_else(|| {
+                format!(
+                    "a framework sees only its own: framework {framework} heard of task {task}, \
+                     which it never launched"
+                )
+            })?;
+        if let Some(uuid) = &update.uuid {
+            let place = story
+                .emitted
+                .iter()
+                .position(|u| u == uuid)
+                .ok_or_else(|| {
+                    format!("task {task}: an update was heard that its machine never sent")
+                })?;
+            let next = story.heard.map_or(0, |heard| heard + 1);
+            if place > next || place + 1 < next {
+                return Err(format!(
+                    "updates of a task arrive in order: task {task}'s number {place} came when \
+                     number {next} was next"
+                ));
+            }
+            story.heard = Some(place);
+        }
+        if update.is_terminal() && !story.state.is_some_and(is_terminal) {
+            self.ended += 1;
+        }
+        story.state = Some(update.state);
+        Ok(())
+    }
+
+    /// Sum of what runs on all machines.
+    pub(crate) fn in_use(&self) -> Resources {
+        let mut sum = Resources::EMPTY;
+        for resources in self.running.values().flat_map(BTreeMap::values) {
+            sum.add(resources);
+        }
+        sum
+    }
+
+    /// Tasks that run on a machine.
+    pub(crate) fn on_machine(&self, machine: usize) -> Vec<Key> {
+        let running = self.running.get(&machine);
+        running
+            .map(|r| r.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// After everything settled: every launch ended for its framework, or runs and is known to.
+    pub(crate) fn check_settled(&self) -> Result<(), String> {
+        let alive: BTreeMap<&TaskId, &FrameworkId> = self
+            .running
+            .values()
+            .flat_map(|running| running.keys().map(|(framework, task)| (task, framework)))
+            .collect();
+        for (task, story) in &self.stories {
+            let Some(framework) = story.launched_by else {
+                return Err(format!("task {task} started although nobody launched it"));
+            };
+            let lives = alive.contains_key(task);
+            match story.state {
+                Some(state) if is_terminal(state) && lives => {
+                    return Err(format!(
+                        "views converge: task {task} runs, but framework {framework} was told \
+                         {}",
+                        state.as_str_name()
+                    ));
+                }
+                Some(state) if is_terminal(state) => {}
+                Some(TaskState::TaskRunning) if lives => {}
+                state => {
+                    return Err(format!(
+                        "a launch ends in a terminal status or a live task, never in silence: \
+                         task {task} of framework {framework} {}, and its last known state is {}",
+                        if lives { "runs" } else { "does not run" },
+                        state.map_or("none", |s| s.as_str_name())
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
