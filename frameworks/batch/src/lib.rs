@@ -1,12 +1,16 @@
 //! The batch framework: HTCondor's submit files over a durable queue.
 //!
-//! - [`config`]: how it is set up.
-//! - [`core`]: the queue as a pure state machine.
-//! - [`running`]: a framework that serves, from [`start`] to its end.
 //! - [`submit`]: submit files, on the submitting side.
+//! - [`core`]: the queue as a pure state machine.
+//! - [`store`]: what is durable, and the event logs.
+//! - [`config`]: how it is set up; [`running`]: one that serves, from [`start`] to its end.
+//! - `edge`: the loop, gRPC and HTTP, output coming home; `clock`, `metrics`.
 
+mod clock;
 pub mod config;
 pub mod core;
+mod edge;
+mod metrics;
 pub mod running;
 pub mod store;
 pub mod submit;

@@ -1,6 +1,8 @@
 //! Submit files against HTCondor itself: `submit/expected.json` holds what the HTCondor 24.0.24
 //! Python bindings made of every case of `submit/corpus.txt` (`submit/oracle.py` writes it).
 
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::io;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! What submit files are refused for, and that no text makes the parser fall over.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
 use allotment_batch::submit::{self, Machine, Submission, SubmitError};
 use proptest::prelude::*;
 
