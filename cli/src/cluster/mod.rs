@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use allotment_agent::Attributes;
 use allotment_types::Resources;
 use anyhow::Context as _;
-use futures_util::future::select_all;
+use futures_util::future::{join_all, select_all};
 
 use crate::roles::{self, Role, make_folder};
 use lock::Lock;
@@ -160,10 +160,14 @@ impl Cluster {
         select_all(deaths).await.0
     }
 
-    /// Ends all roles, frameworks first and the master last.
-    pub(crate) async fn stop(self) {
-        for role in self.roles.into_iter().rev() {
-            role.stop().await;
+    /// Ends all roles, frameworks first and the master last. Agents end together: each waits for
+    /// its tasks.
+    pub(crate) async fn stop(mut self) {
+        for stage in [&["services", "batch"][..], &["agent"], &["master"]] {
+            let ending = self
+                .roles
+                .extract_if(.., |role| stage.contains(&role.name()));
+            join_all(ending.map(Role::stop)).await;
         }
     }
 }

@@ -49,7 +49,10 @@ pub(super) enum Event {
 #[derive(Debug)]
 enum Waiting {
     Answer(oneshot::Sender<Answer>),
+    /// Wants the past and what comes.
     Watcher(Outbox<Arc<allot::ClusterEvent>>),
+    /// Wants the past alone.
+    Reader(Outbox<Arc<allot::ClusterEvent>>),
 }
 
 #[derive(Debug)]
@@ -157,7 +160,12 @@ impl Loop {
             }
             Event::Ask(request, answer) => self.ask(now, request, Waiting::Answer(answer)),
             Event::Watch(request, outbox) => {
-                self.ask(now, Request::Events(request), Waiting::Watcher(outbox))
+                let waiting = if request.follow.unwrap_or(true) {
+                    Waiting::Watcher(outbox)
+                } else {
+                    Waiting::Reader(outbox)
+                };
+                self.ask(now, Request::Events(request), waiting)
             }
             Event::Stop(_) => Effects::none(),
         }
@@ -221,19 +229,16 @@ impl Loop {
                 let _ = waiting.send(reply);
             }
             Some(Waiting::Watcher(outbox)) => {
-                let Ok(Reply::Events(past)) = reply else {
-                    return;
-                };
-                for event in past {
-                    let bytes = event.encoded_len();
-                    // The past is bounded below what a watcher may have waiting.
-                    let _ = outbox.push(event, bytes);
-                }
+                show_past(&outbox, reply);
                 self.watchers.retain(|watcher| !watcher.is_gone());
                 if self.watchers.len() >= WATCHERS_MAX {
                     self.watchers.remove(0);
                 }
                 self.watchers.push(outbox);
+            }
+            Some(Waiting::Reader(outbox)) => {
+                show_past(&outbox, reply);
+                outbox.end(Ok(()));
             }
             None => {}
         }
@@ -252,6 +257,18 @@ impl Loop {
         self.watchers.retain(|watcher| {
             !watcher.is_gone() && watcher.push(Arc::clone(event), bytes) == Ok(())
         });
+    }
+}
+
+/// Queues the past that was asked for.
+fn show_past(outbox: &Outbox<Arc<allot::ClusterEvent>>, reply: Answer) {
+    let Ok(Reply::Events(past)) = reply else {
+        return;
+    };
+    for event in past {
+        let bytes = event.encoded_len();
+        // The past is bounded below what a watcher may have waiting.
+        let _ = outbox.push(event, bytes);
     }
 }
 
