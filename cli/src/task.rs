@@ -107,7 +107,11 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Tasks whose id is or begins with `task_id`; all of them for `None`.
-async fn list(ctx: &Context, task_id: Option<&str>, ended: bool) -> anyhow::Result<Vec<TaskView>> {
+pub(crate) async fn list(
+    ctx: &Context,
+    task_id: Option<&str>,
+    ended: bool,
+) -> anyhow::Result<Vec<TaskView>> {
     let request = ListTasksRequest {
         task_id: task_id.map(str::to_owned),
         ended,

@@ -348,7 +348,7 @@ fn a_kill_is_no_failure_and_keeps_the_instance() {
     let task = w.running()[0].clone();
     let answer = w.ask("DELETE", &format!("/v2/apps/web/tasks/{task}"), "");
     assert_eq!(answer.body.unwrap()["task"]["id"], task.as_str());
-    assert_eq!(w.kills(), [task.clone()]);
+    assert_eq!(w.kills(), std::slice::from_ref(&task));
     assert_eq!(w.deployments(), 0);
     w.kills_end();
     assert!(w.wants_offers, "no delay after a kill");
@@ -408,7 +408,7 @@ fn an_unconfirmed_kill_is_repeated_until_the_task_is_over() {
     for _ in 0..3 {
         w.tasks.get_mut(&task).unwrap().kill_wanted = false;
         w.pass(secs(30));
-        assert_eq!(w.kills(), [task.clone()]);
+        assert_eq!(w.kills(), std::slice::from_ref(&task));
     }
 }
 
