@@ -6,10 +6,12 @@
 //! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
 
 pub mod attributes;
+mod clock;
 pub mod config;
 pub mod containerizer;
 pub mod core;
 pub mod edge;
+mod fetcher;
 
 pub use attributes::Attributes;
 pub use config::{Config, ConfigError, Isolation, Isolator, LauncherCommand};

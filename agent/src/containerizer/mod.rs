@@ -2,17 +2,23 @@
 //!
 //! - [`launcher`](launcher_main): that process; it forks an `init` for each container, which puts
 //!   up the walls of `isolators`, starts the task and reports through a pipe.
+//! - `handle`: the agent's side; keeps a launcher alive.
+//! - `prepare`: sandboxes before a container starts and after it ended.
 //! - `wire`: what agent and launcher say to each other.
 //! - `sys`: all unsafe code.
 //!
 //! What is started and ended, and when, is decided by [`crate::core`].
 
+pub(crate) mod handle;
 mod init;
 mod isolators;
 mod launcher;
+pub(crate) mod prepare;
 mod report;
 mod sys;
 mod tree;
 mod wire;
 
+pub use handle::LauncherError;
 pub use launcher::launcher_main;
+pub(crate) use sys::act_as;

@@ -508,3 +508,34 @@ fn execute(handover: &Handover<'_>) {
     }
     Errno::set_raw(telling);
 }
+
+/// Makes this thread, and no other, touch files as another user; for good.
+///
+/// # Errors
+/// `EPERM` when this process may not.
+#[expect(
+    unsafe_code,
+    reason = "the safe wrappers change every thread of the process"
+)]
+pub(crate) fn act_as(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the bare calls change the calling thread only; the pointer is to a live slice. The
+    // caller lets the thread end, so nobody else meets its changed credentials.
+    unsafe {
+        Errno::result(libc::syscall(
+            libc::SYS_setgroups,
+            groups.len(),
+            groups.as_ptr(),
+        ))?;
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+        // They return the former id; asking again tells whether the change took place.
+        let (now_gid, now_uid) = (
+            libc::syscall(libc::SYS_setfsgid, u32::MAX),
+            libc::syscall(libc::SYS_setfsuid, u32::MAX),
+        );
+        if (now_gid, now_uid) != (i64::from(gid), i64::from(uid)) {
+            return Err(Errno::EPERM);
+        }
+    }
+    Ok(())
+}

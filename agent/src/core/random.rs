@@ -31,7 +31,7 @@ impl Random {
     /// Somewhere in the upper half of `span`, so that many agents do not come at once.
     pub fn jittered(&mut self, span: Duration) -> Duration {
         let half = u64::try_from(span.as_nanos() / 2).unwrap_or(u64::MAX / 2);
-        let part = u128::from(self.next_u64()) * u128::from(half) >> 64;
+        let part = (u128::from(self.next_u64()) * u128::from(half)) >> 64;
         Duration::from_nanos(half.saturating_add(u64::try_from(part).unwrap_or(half)))
     }
 }

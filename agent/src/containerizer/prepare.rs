@@ -1,0 +1,238 @@
+//! What is done for a container outside it: its sandbox before, the count of its files after.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use allotment_proto::allot;
+use nix::unistd::{Gid, Uid, chown, geteuid, getgrouplist};
+
+use crate::core::{Launch, SandboxId};
+
+/// The most files that a summary lists.
+const FILES_MAX: usize = 100;
+
+/// A user as tasks need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) home: String,
+    /// Set when the task has to change to it.
+    pub(crate) switch: Option<(u32, u32, Vec<u32>)>,
+}
+
+impl User {
+    /// Looks up who a task runs as. Without `switch_user` or root that is always the agent's own
+    /// user.
+    ///
+    /// # Errors
+    /// A sentence when there is no such user here.
+    pub(crate) fn find(name: Option<&str>, switch_user: bool) -> Result<Self, String> {
+        let own = geteuid();
+        let named = match name {
+            Some(name) if switch_user && own.is_root() => {
+                let found = nix::unistd::User::from_name(name)
+                    .map_err(|errno| format!("cannot look up user {name:?}: {}", errno.desc()))?;
+                Some(found.ok_or_else(|| {
+                    format!(
+                        "user {name:?} does not exist on this agent; create it there, or name \
+                         another in the task's or framework's `user`"
+                    )
+                })?)
+            }
+            _ => nix::unistd::User::from_uid(own).ok().flatten(),
+        };
+        let Some(user) = named else {
+            // No entry for our own number: a container without a passwd file.
+            return Ok(Self {
+                name: own.to_string(),
+                home: "/".to_owned(),
+                switch: None,
+            });
+        };
+        let switch = if user.uid == own {
+            None
+        } else {
+            let name = std::ffi::CString::new(user.name.clone()).unwrap_or_default();
+            let groups = getgrouplist(&name, user.gid).map_err(|errno| {
+                format!("cannot list groups of {:?}: {}", user.name, errno.desc())
+            })?;
+            let groups = groups.into_iter().map(Gid::as_raw).collect();
+            Some((user.uid.as_raw(), user.gid.as_raw(), groups))
+        };
+        Ok(Self {
+            name: user.name,
+            home: user.dir.to_string_lossy().into_owned(),
+            switch,
+        })
+    }
+}
+
+/// Makes the sandbox of a launch; its path.
+///
+/// # Errors
+/// A sentence.
+pub(crate) fn make_sandbox(
+    work_dir: &Path,
+    launch: &Launch,
+    user: &User,
+) -> Result<PathBuf, String> {
+    let task = work_dir.join(SandboxId::task_folder(
+        &launch.agent,
+        &launch.sandbox.framework,
+        &launch.sandbox.task,
+    ));
+    let sandbox = work_dir.join(launch.sandbox.folder(&launch.agent));
+    let made = (|| -> io::Result<()> {
+        let runs = task.join("runs");
+        // Usually the framework's folder is there and the task's is not.
+        if let Err(error) = fs::create_dir(&task) {
+            match error.kind() {
+                ErrorKind::NotFound => fs::create_dir_all(&task)?,
+                ErrorKind::AlreadyExists => {}
+                _ => return Err(error),
+            }
+        }
+        if let Err(error) = fs::create_dir(&runs)
+            && error.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
+        fs::create_dir(&sandbox)?;
+        if let Some((uid, gid, _)) = &user.switch {
+            chown(
+                &sandbox,
+                Some(Uid::from_raw(*uid)),
+                Some(Gid::from_raw(*gid)),
+            )?;
+        }
+        let latest = runs.join("latest");
+        let target = launch.container.as_str();
+        match symlink(target, &latest) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                fs::remove_file(&latest)?;
+                symlink(target, &latest)
+            }
+            other => other,
+        }
+    })();
+    match made {
+        Ok(()) => Ok(sandbox),
+        Err(error) => {
+            let advice = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "; free space on the agent's disk or choose another work folder"
+                }
+                ErrorKind::InvalidFilename => "; shorten the task's id or the work folder's path",
+                _ => "",
+            };
+            Err(format!(
+                "cannot make the sandbox {}: {error}{advice}",
+                sandbox.display()
+            ))
+        }
+    }
+}
+
+/// What a task left in its sandbox.
+pub(crate) fn summary(sandbox: &Path) -> allot::SandboxSummary {
+    let mut summary = allot::SandboxSummary::default();
+    let Ok(entries) = fs::read_dir(sandbox) else {
+        return summary;
+    };
+    for entry in entries.flatten() {
+        // Links are not followed: what they point to is not the task's.
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        if !metadata.is_file() {
+            continue;
+        }
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let size_bytes = metadata.len();
+        match name.as_str() {
+            "stdout" => summary.stdout_bytes = size_bytes,
+            "stderr" => summary.stderr_bytes = size_bytes,
+            _ => summary.files.push(allot::SandboxFile { name, size_bytes }),
+        }
+        if summary.files.len() > 10_000 {
+            // A task may leave millions; the first that the disk gives must do.
+            break;
+        }
+    }
+    summary.files.sort_by(|a, b| a.name.cmp(&b.name));
+    summary.truncated = summary.files.len() > FILES_MAX;
+    summary.files.truncate(FILES_MAX);
+    summary
+}
+
+/// Deletes a sandbox and the folders above it that have become empty.
+pub(crate) fn remove_sandbox(work_dir: &Path, folder: &str) -> io::Result<()> {
+    let sandbox = work_dir.join(folder);
+    if let Err(error) = fs::remove_dir_all(&sandbox)
+        && error.kind() != ErrorKind::NotFound
+    {
+        // A task may have taken its own permissions away.
+        if let Ok(metadata) = fs::metadata(&sandbox) {
+            let mode = metadata.mode() | 0o700;
+            let _ = fs::set_permissions(&sandbox, fs::Permissions::from_mode(mode));
+        }
+        fs::remove_dir_all(&sandbox)?;
+    }
+    if let Some(runs) = sandbox.parent() {
+        let latest = runs.join("latest");
+        if fs::metadata(&latest).is_err() {
+            let _ = fs::remove_file(&latest);
+        }
+        // Up to the task's and the framework's folder; refused where something is left.
+        for folder in runs.ancestors().take(4) {
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_top_level_files_in_order_and_follows_no_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("stdout", "12345");
+        write("stderr", "");
+        write("b", "22");
+        write("a", "1");
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        symlink("/etc/passwd", folder.path().join("link")).unwrap();
+        let summary = summary(folder.path());
+        let files: Vec<(&str, u64)> = summary
+            .files
+            .iter()
+            .map(|file| (file.name.as_str(), file.size_bytes))
+            .collect();
+        assert_eq!((summary.stdout_bytes, summary.stderr_bytes), (5, 0));
+        assert_eq!(files, [("a", 1), ("b", 2)]);
+        assert!(!summary.truncated);
+    }
+
+    #[test]
+    fn removing_the_last_sandbox_of_a_task_removes_its_folder_too() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let task = work_dir.path().join("slaves/A/frameworks/F/executors/t");
+        fs::create_dir_all(task.join("runs/c1")).unwrap();
+        fs::create_dir_all(task.join("runs/c2")).unwrap();
+        symlink("c2", task.join("runs/latest")).unwrap();
+        let folder = "slaves/A/frameworks/F/executors/t/runs";
+        remove_sandbox(work_dir.path(), &format!("{folder}/c1")).unwrap();
+        assert!(task.join("runs/latest").exists());
+        remove_sandbox(work_dir.path(), &format!("{folder}/c2")).unwrap();
+        assert!(!task.exists());
+    }
+}
