@@ -12,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle, spawn_blocking};
 
 use super::prepare::{self, User};
@@ -88,7 +88,6 @@ pub(crate) enum Order {
     Destroy(ContainerId),
     /// Files are there, or not.
     Fetched(Box<Prepared>, Result<(), String>),
-    Stop,
 }
 
 /// A container with its sandbox.
@@ -103,6 +102,8 @@ pub(crate) struct Prepared {
 #[derive(Debug)]
 pub(crate) struct Containerizer {
     orders: mpsc::Sender<Order>,
+    /// Dropped or used, it ends the supervisor.
+    stop: oneshot::Sender<()>,
     supervisor: JoinHandle<()>,
     /// The walls that tasks get.
     pub(crate) isolation: Vec<Isolator>,
@@ -138,6 +139,7 @@ impl Containerizer {
             .filter(|isolator| !missing.iter().any(|(without, _)| without == isolator))
             .collect();
         let (orders, order_queue) = mpsc::channel(QUEUE_LEN);
+        let (stop, stopped) = oneshot::channel();
         let supervisor = Supervisor {
             fetches: Arc::new(Semaphore::new(settings.fetches_max)),
             settings,
@@ -148,7 +150,8 @@ impl Containerizer {
         };
         Ok(Self {
             orders,
-            supervisor: tokio::spawn(supervisor.run(launcher, order_queue)),
+            stop,
+            supervisor: tokio::spawn(supervisor.run(launcher, order_queue, stopped)),
             isolation,
             missing,
         })
@@ -162,7 +165,7 @@ impl Containerizer {
 
     /// Ends every container and the launcher.
     pub(crate) async fn stop(self) {
-        let _ = self.orders.send(Order::Stop).await;
+        let _ = self.stop.send(());
         let _ = self.supervisor.await;
     }
 }
@@ -344,14 +347,20 @@ enum Over {
 }
 
 impl Supervisor {
-    async fn run(self, mut launcher: Launcher, mut orders: mpsc::Receiver<Order>) {
+    async fn run(
+        self,
+        mut launcher: Launcher,
+        mut orders: mpsc::Receiver<Order>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         loop {
             let over = {
                 let Launcher {
                     read, write, inbox, ..
                 } = &mut launcher;
                 tokio::select! {
-                    over = self.write(write, &mut orders) => over,
+                    _ = &mut stopped => Over::Stop,
+                    reason = self.write(write, &mut orders) => Over::Lost(reason),
                     reason = self.read(read, inbox) => Over::Lost(reason),
                 }
             };
@@ -361,7 +370,7 @@ impl Supervisor {
             };
             let status = describe_end(&mut launcher.child).await;
             tracing::error!(%reason, %status, "the launcher is gone, and with it every container");
-            self.lose_all(&status).await;
+            self.lose_all(&status);
             launcher = loop {
                 match Launcher::start(&self.settings, &self.isolation).await {
                     // The walls promised at registration must stand, or nothing is started.
@@ -372,38 +381,38 @@ impl Supervisor {
                     }
                     Err(error) => tracing::error!(%error, "cannot start a new launcher"),
                 }
-                if self.refuse_for(RESTART_WAIT, &mut orders).await {
-                    return;
+                tokio::select! {
+                    _ = &mut stopped => return,
+                    () = self.refuse_for(RESTART_WAIT, &mut orders) => {}
                 }
             };
         }
     }
 
-    /// Answers orders while there is no launcher; true when the agent stops.
-    async fn refuse_for(&self, wait: Duration, orders: &mut mpsc::Receiver<Order>) -> bool {
+    /// Answers orders while there is no launcher.
+    async fn refuse_for(&self, wait: Duration, orders: &mut mpsc::Receiver<Order>) {
         let wait = tokio::time::sleep(wait);
         tokio::pin!(wait);
         loop {
             let order = tokio::select! {
-                () = &mut wait => return false,
+                () = &mut wait => return,
                 order = orders.recv() => order,
             };
             match order {
-                None | Some(Order::Stop) => return true,
+                None => return,
                 Some(Order::Start(launch)) => {
                     let message = "the agent cannot start processes at the moment; its log says \
                                    why"
                     .to_owned();
                     let outcome = Outcome::NotStarted { message };
-                    self.say_ended(launch.container, outcome, PathBuf::new())
-                        .await;
+                    self.say_ended(launch.container, outcome, PathBuf::new());
                 }
                 Some(Order::Terminate(_) | Order::Destroy(_) | Order::Fetched(..)) => {}
             }
         }
     }
 
-    async fn lose_all(&self, status: &str) {
+    fn lose_all(&self, status: &str) {
         let lost = {
             let mut live = self.lock();
             live.numbers.clear();
@@ -417,8 +426,7 @@ impl Supervisor {
                 "The agent's launcher process ended ({status}) and every task with it; they can \
                  be started again"
             );
-            self.say_ended(container.id, Outcome::Lost { message }, container.sandbox)
-                .await;
+            self.say_ended(container.id, Outcome::Lost { message }, container.sandbox);
         }
     }
 
@@ -427,14 +435,17 @@ impl Supervisor {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries out orders until the launcher does not take them any more.
-    async fn write(&self, socket: &mut OwnedWriteHalf, orders: &mut mpsc::Receiver<Order>) -> Over {
+    /// Carries out orders until the launcher does not take them any more; why.
+    async fn write(
+        &self,
+        socket: &mut OwnedWriteHalf,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> String {
         let mut batch = Vec::with_capacity(BATCH_LEN);
         loop {
             batch.clear();
-            if orders.recv_many(&mut batch, BATCH_LEN).await == 0 {
-                return Over::Stop;
-            }
+            // Never closed: the supervisor holds a sender itself.
+            orders.recv_many(&mut batch, BATCH_LEN).await;
             for order in &batch {
                 if let Order::Start(launch) = order {
                     self.lock().add(&launch.container);
@@ -445,7 +456,7 @@ impl Supervisor {
                 match order {
                     Prepare::Ready(prepared) => self.launch(&prepared, &mut bytes),
                     Prepare::Fetch(prepared) => self.fetch(prepared),
-                    Prepare::Failed(container, message) => self.fail(&container, message).await,
+                    Prepare::Failed(container, message) => self.fail(&container, message),
                     Prepare::Other(Order::Terminate(id)) => {
                         if let Some((number, container)) = self.lock().get(&id)
                             && container.launched
@@ -453,19 +464,18 @@ impl Supervisor {
                             put_order(order::Kind::Terminate(number), &mut bytes);
                         }
                     }
-                    Prepare::Other(Order::Destroy(id)) => self.destroy(&id, &mut bytes).await,
+                    Prepare::Other(Order::Destroy(id)) => self.destroy(&id, &mut bytes),
                     Prepare::Other(Order::Fetched(prepared, Ok(()))) => {
                         self.launch(&prepared, &mut bytes);
                     }
                     Prepare::Other(Order::Fetched(prepared, Err(message))) => {
-                        self.fail(&prepared.launch.container, message).await;
+                        self.fail(&prepared.launch.container, message);
                     }
-                    Prepare::Other(Order::Stop) => return Over::Stop,
                     Prepare::Other(Order::Start(_)) => {}
                 }
             }
             if let Err(error) = socket.write_all(&bytes).await {
-                return Over::Lost(error.to_string());
+                return error.to_string();
             }
         }
     }
@@ -577,7 +587,7 @@ impl Supervisor {
         container.fetch = Some(task.abort_handle());
     }
 
-    async fn destroy(&self, id: &ContainerId, bytes: &mut Vec<u8>) {
+    fn destroy(&self, id: &ContainerId, bytes: &mut Vec<u8>) {
         let removed = {
             let mut live = self.lock();
             let Some((number, container)) = live.get(id) else {
@@ -595,12 +605,11 @@ impl Supervisor {
         if let Some(container) = removed {
             let message = "stopped before it was started".to_owned();
             let outcome = Outcome::NotStarted { message };
-            self.say_ended(container.id, outcome, container.sandbox)
-                .await;
+            self.say_ended(container.id, outcome, container.sandbox);
         }
     }
 
-    async fn fail(&self, id: &ContainerId, message: String) {
+    fn fail(&self, id: &ContainerId, message: String) {
         let removed = {
             let mut live = self.lock();
             let number = live.get(id).map(|(number, _)| number);
@@ -608,8 +617,7 @@ impl Supervisor {
         };
         if let Some(container) = removed {
             let outcome = Outcome::NotStarted { message };
-            self.say_ended(container.id, outcome, container.sandbox)
-                .await;
+            self.say_ended(container.id, outcome, container.sandbox);
         }
     }
 
@@ -629,7 +637,7 @@ impl Supervisor {
                     Err(error) => return error.to_string(),
                 }
             }
-            self.say(inputs, ended).await;
+            say(self.inputs.clone(), inputs, ended).await;
             match socket.read(&mut buffer).await {
                 Ok(0) => return "it closed its socket".to_owned(),
                 Ok(n) => inbox.extend(buffer.get(..n).unwrap_or_default()),
@@ -670,33 +678,11 @@ impl Supervisor {
         }
     }
 
-    /// All that started comes before all that ended: a container that did both did so in this
-    /// order.
-    async fn say(&self, started: Vec<Input>, ended: Vec<(ContainerId, Outcome, PathBuf)>) {
-        for input in started {
-            let _ = self.inputs.send(input).await;
-        }
-        if ended.is_empty() {
-            return;
-        }
-        let summed = spawn_blocking(move || {
-            ended
-                .into_iter()
-                .map(|(container, outcome, sandbox)| Input::Ended {
-                    container,
-                    outcome,
-                    sandbox: prepare::summary(&sandbox),
-                })
-                .collect::<Vec<Input>>()
-        });
-        for input in summed.await.unwrap_or_default() {
-            let _ = self.inputs.send(input).await;
-        }
-    }
-
-    async fn say_ended(&self, container: ContainerId, outcome: Outcome, sandbox: PathBuf) {
-        self.say(Vec::new(), vec![(container, outcome, sandbox)])
-            .await;
+    /// Says that a container ended, from a task of its own: the core's loop may be waiting for
+    /// orders to be taken while its queue of facts is full.
+    fn say_ended(&self, container: ContainerId, outcome: Outcome, sandbox: PathBuf) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(say(inputs, Vec::new(), vec![(container, outcome, sandbox)]));
     }
 }
 
@@ -730,6 +716,34 @@ fn outcome(ended: &wire::Ended) -> Outcome {
         memory: ended
             .memory_limit_bytes
             .map(|limit| (limit, ended.memory_peak_bytes)),
+    }
+}
+
+/// Passes facts on. All that started comes before all that ended: a container that did both did
+/// so in this order.
+async fn say(
+    inputs: mpsc::Sender<Input>,
+    started: Vec<Input>,
+    ended: Vec<(ContainerId, Outcome, PathBuf)>,
+) {
+    for input in started {
+        let _ = inputs.send(input).await;
+    }
+    if ended.is_empty() {
+        return;
+    }
+    let summed = spawn_blocking(move || {
+        ended
+            .into_iter()
+            .map(|(container, outcome, sandbox)| Input::Ended {
+                container,
+                outcome,
+                sandbox: prepare::summary(&sandbox),
+            })
+            .collect::<Vec<Input>>()
+    });
+    for input in summed.await.unwrap_or_default() {
+        let _ = inputs.send(input).await;
     }
 }
 

@@ -355,9 +355,15 @@ impl Core {
         }
     }
 
-    /// Whether a task of this container is still going on.
-    pub fn is_live(&self, container: &ContainerId) -> bool {
-        self.containers.contains_key(container)
+    /// Whether anything of a task runs here or is about to.
+    pub fn is_live(&self, framework: &FrameworkId, task: &TaskId) -> bool {
+        let key = (framework.clone(), task.clone());
+        self.tasks.get(&key).is_some_and(|task| !task.is_ended())
+    }
+
+    /// The task of a container in which something runs or is about to.
+    pub fn task_of(&self, container: &ContainerId) -> Option<(FrameworkId, TaskId)> {
+        self.containers.get(container).cloned()
     }
 
     fn act_on_time(&mut self, now: Timestamp, step: &mut Step) {

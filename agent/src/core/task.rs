@@ -163,6 +163,10 @@ impl Task {
         matches!(self.phase, Phase::Killing { .. })
     }
 
+    pub(super) const fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
     pub(super) const fn is_forgotten(&self) -> bool {
         self.forgotten
     }

@@ -1,0 +1,230 @@
+//! The loop that owns the core: facts in, effects out, in order.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allotment_types::{Effects, FrameworkId, TaskId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use super::link::Link;
+use super::store;
+use crate::clock;
+use crate::containerizer::handle::{Containerizer, Order};
+use crate::containerizer::prepare;
+use crate::core::{Core, Effect, Input, Overview, Record};
+
+/// How many queued facts one turn takes in before it writes and acts.
+const BATCH_LEN: usize = 256;
+/// A longer turn is logged.
+const TURN_MAX: Duration = Duration::from_millis(200);
+
+/// A question to the loop.
+#[derive(Debug)]
+pub(super) enum Query {
+    Overview(oneshot::Sender<Overview>),
+    /// Answers at once whether the task runs or is about to.
+    IsLive(FrameworkId, TaskId, oneshot::Sender<bool>),
+    /// Answers when nothing of the task runs any more.
+    Ended(FrameworkId, TaskId, oneshot::Sender<()>),
+}
+
+/// The loop's belongings.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) core: Core,
+    pub(super) containerizer: Containerizer,
+    pub(super) masters: Vec<String>,
+    pub(super) work_dir: PathBuf,
+    pub(super) boot_id: String,
+    pub(super) inputs: mpsc::Sender<Input>,
+    /// Sandboxes to delete. Unbounded, but never longer than there are sandboxes on the disk.
+    pub(super) garbage: mpsc::UnboundedSender<String>,
+    pub(super) link: Option<Link>,
+    pub(super) waiting: BTreeMap<(FrameworkId, TaskId), Vec<oneshot::Sender<()>>>,
+}
+
+impl Driver {
+    /// Runs until the core has stopped; why it ended by itself otherwise.
+    pub(super) async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Input>,
+        mut queries: mpsc::Receiver<Query>,
+    ) -> Result<(), String> {
+        let mut batch = Vec::with_capacity(BATCH_LEN);
+        let ended = loop {
+            batch.clear();
+            let deadline = self.core.next_deadline();
+            tokio::select! {
+                biased;
+                Some(query) = queries.recv() => {
+                    self.answer(query);
+                    continue;
+                }
+                n = queue.recv_many(&mut batch, BATCH_LEN) => {
+                    if n == 0 {
+                        break Ok(());
+                    }
+                }
+                () = sleep_until(deadline) => batch.push(Input::Tick),
+            }
+            let begun = clock::now();
+            match self.turn(&mut batch).await {
+                Ok(false) => {}
+                Ok(true) => break Ok(()),
+                Err(reason) => break Err(reason),
+            }
+            let took = clock::now().since(begun);
+            if took > TURN_MAX {
+                tracing::warn!(?took, "a turn of the agent's loop took long");
+            }
+        };
+        if let Some(link) = self.link.take() {
+            link.close().await;
+        }
+        self.containerizer.stop().await;
+        ended
+    }
+
+    /// Takes in a batch; true when the core has stopped.
+    async fn turn(&mut self, batch: &mut Vec<Input>) -> Result<bool, String> {
+        let mut all = Effects::none();
+        let mut ended = Vec::new();
+        for input in batch.drain(..) {
+            if let Input::Ended { container, .. } = &input {
+                ended.extend(self.core.task_of(container));
+            }
+            all.append(self.core.step(clock::now(), input));
+        }
+        self.persist(all.persist).await?;
+        let mut stopped = false;
+        for effect in all.then {
+            stopped |= self.perform(effect).await;
+        }
+        for task in ended {
+            for waiter in self.waiting.remove(&task).unwrap_or_default() {
+                let _ = waiter.send(());
+            }
+        }
+        Ok(stopped)
+    }
+
+    async fn persist(&self, records: Vec<Record>) -> Result<(), String> {
+        // A later id replaces an earlier one: the last record is all there is to write.
+        let Some(Record::Registered { agent }) = records.into_iter().next_back() else {
+            return Ok(());
+        };
+        let (folder, boot_id) = (self.work_dir.clone(), self.boot_id.clone());
+        spawn_blocking(move || store::remember(&folder, &agent, &boot_id))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| {
+                format!(
+                    "its id cannot be written to {}: {error}",
+                    self.work_dir.display()
+                )
+            })
+    }
+
+    async fn perform(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Connect { session, master } => {
+                if let Some(old) = self.link.take() {
+                    old.cut();
+                }
+                if let Some(url) = self.masters.get(master) {
+                    tracing::debug!(%url, session, "connecting to the master");
+                    self.link = Some(Link::open(session, url.clone(), self.inputs.clone()));
+                }
+            }
+            Effect::Disconnect { session, reason } => {
+                if self
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| link.session == session)
+                    && let Some(link) = self.link.take()
+                {
+                    tracing::warn!(%reason, "disconnecting from the master");
+                    link.cut();
+                }
+            }
+            Effect::Send { session, message } => self.send(session, *message),
+            Effect::Start(launch) => {
+                tracing::debug!(task = %launch.sandbox.task, container = %launch.container, "starting");
+                self.containerizer.order(Order::Start(launch)).await;
+            }
+            Effect::Terminate(id) => self.containerizer.order(Order::Terminate(id)).await,
+            Effect::Destroy(id) => self.containerizer.order(Order::Destroy(id)).await,
+            Effect::Collect { agent, sandbox } => {
+                let _ = self.garbage.send(sandbox.folder(&agent));
+            }
+            Effect::Warn(text) => tracing::warn!("{text}"),
+            Effect::Stopped => return true,
+        }
+        false
+    }
+
+    fn send(&mut self, session: u64, message: allotment_proto::allot::AgentMessage) {
+        let Some(link) = self.link.as_ref().filter(|link| link.session == session) else {
+            return;
+        };
+        if link.send(message).is_err() {
+            tracing::warn!(
+                "the master takes messages too slowly or is gone; disconnecting to register again"
+            );
+            if let Some(link) = self.link.take() {
+                link.cut();
+            }
+            // A cut link says nothing any more, so its end is told in its stead. The queue may
+            // be full and we are its only reader: not from this task.
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move {
+                let _ = inputs.send(Input::Disconnected { session }).await;
+            });
+        }
+    }
+
+    fn answer(&mut self, query: Query) {
+        match query {
+            Query::Overview(reply) => {
+                let _ = reply.send(self.core.overview());
+            }
+            Query::IsLive(framework, task, reply) => {
+                let _ = reply.send(self.core.is_live(&framework, &task));
+            }
+            Query::Ended(framework, task, reply) => {
+                if self.core.is_live(&framework, &task) {
+                    let waiters = self.waiting.entry((framework, task)).or_default();
+                    waiters.retain(|waiter| !waiter.is_closed());
+                    waiters.push(reply);
+                } else {
+                    let _ = reply.send(());
+                }
+            }
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<allotment_types::Timestamp>) {
+    match deadline {
+        None => std::future::pending().await,
+        Some(at) => tokio::time::sleep(at.since(clock::now())).await,
+    }
+}
+
+/// Deletes sandboxes one after the other.
+pub(super) async fn collect(work_dir: PathBuf, mut garbage: mpsc::UnboundedReceiver<String>) {
+    while let Some(folder) = garbage.recv().await {
+        let work_dir = work_dir.clone();
+        let shown = folder.clone();
+        let removed = spawn_blocking(move || prepare::remove_sandbox(&work_dir, &folder)).await;
+        match removed {
+            Ok(Ok(())) => tracing::debug!(sandbox = %shown, "sandbox collected"),
+            Ok(Err(error)) => {
+                tracing::warn!(sandbox = %shown, %error, "a sandbox cannot be deleted");
+            }
+            Err(error) => tracing::error!(%error, "deleting a sandbox failed"),
+        }
+    }
+}

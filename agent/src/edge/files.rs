@@ -1,0 +1,374 @@
+//! The Sandbox service: lists and reads the files of tasks, and never anything else.
+//!
+//! Every path is opened beneath its sandbox by the kernel (`openat2` with `RESOLVE_BENEATH`), so
+//! neither `..` nor a link that a task planted leads outside.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use allotment_proto::allot::sandbox_server::Sandbox;
+use allotment_proto::allot::{
+    SandboxChunk, SandboxEntry, SandboxListRequest, SandboxListResponse, SandboxReadRequest,
+};
+use allotment_types::{AgentId, FrameworkId, TaskId};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::driver::Query;
+use crate::core::SandboxId;
+
+const CHUNK_LEN: usize = 64 * 1024;
+/// Chunks that may wait for a slow reader, who then holds up his own stream only.
+const CHUNKS_WAITING: usize = 4;
+const ENTRIES_MAX: usize = 10_000;
+/// How soon and how late a growing file is looked at again.
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+
+/// Serves the sandboxes below one work folder.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    pub(super) work_dir: PathBuf,
+    pub(super) queries: mpsc::Sender<Query>,
+}
+
+#[tonic::async_trait]
+impl Sandbox for Files {
+    async fn list(
+        &self,
+        request: Request<SandboxListRequest>,
+    ) -> Result<Response<SandboxListResponse>, Status> {
+        let SandboxListRequest {
+            framework_id,
+            task_id,
+            path,
+        } = request.into_inner();
+        let (framework, task) = ids(&framework_id, &task_id)?;
+        let work_dir = self.work_dir.clone();
+        let entries = spawn_blocking(move || {
+            let sandbox = find(&work_dir, &framework, &task).ok_or_else(|| no_sandbox(&task))?;
+            list(&sandbox, &path)
+        });
+        let entries = entries
+            .await
+            .map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(SandboxListResponse { entries }))
+    }
+
+    type ReadStream = ReceiverStream<Result<SandboxChunk, Status>>;
+
+    async fn read(
+        &self,
+        request: Request<SandboxReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let request = request.into_inner();
+        let (framework, task) = ids(&request.framework_id, &request.task_id)?;
+        let reader = Reader {
+            files: self.clone(),
+            framework,
+            task,
+            path: request.path,
+            offset: request.offset,
+            left: request.length.unwrap_or(u64::MAX),
+            follow: request.follow,
+        };
+        let file = reader.open().await?;
+        let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
+        tokio::spawn(async move {
+            if let Err(status) = reader.run(file, &chunks).await {
+                let _ = chunks.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+struct Reader {
+    files: Files,
+    framework: FrameworkId,
+    task: TaskId,
+    path: String,
+    offset: u64,
+    left: u64,
+    follow: bool,
+}
+
+impl Reader {
+    /// Opens the file; a follower of a live task waits for it to appear.
+    async fn open(&self) -> Result<tokio::fs::File, Status> {
+        let mut wait = POLL.0;
+        loop {
+            // Asked first: a file that is missing after the end will not come.
+            let live = self.follow && self.is_live().await;
+            let (work_dir, path) = (self.files.work_dir.clone(), self.path.clone());
+            let (framework, task) = (self.framework.clone(), self.task.clone());
+            let opened = spawn_blocking(move || {
+                let sandbox =
+                    find(&work_dir, &framework, &task).ok_or_else(|| no_sandbox(&task))?;
+                open_file(&sandbox, &path)
+            });
+            let opened = opened
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?;
+            match opened {
+                Err(status) if live && status.code() == tonic::Code::NotFound => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(POLL.1);
+                }
+                other => return other.map(tokio::fs::File::from_std),
+            }
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut file: tokio::fs::File,
+        chunks: &mpsc::Sender<Result<SandboxChunk, Status>>,
+    ) -> Result<(), Status> {
+        let broken = |error: io::Error| Status::internal(format!("reading stopped: {error}"));
+        file.seek(io::SeekFrom::Start(self.offset))
+            .await
+            .map_err(broken)?;
+        let mut ended = self.follow.then(|| self.when_ended());
+        let mut wait = POLL.0;
+        loop {
+            // Whether the task had ended before the file was read to its end.
+            let over = match &mut ended {
+                None => true,
+                Some(ended) => {
+                    !matches!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+                }
+            };
+            loop {
+                let len = usize::try_from(self.left)
+                    .unwrap_or(usize::MAX)
+                    .min(CHUNK_LEN);
+                let mut data = vec![0; len];
+                let n = file.read(&mut data).await.map_err(broken)?;
+                if n == 0 {
+                    break;
+                }
+                data.truncate(n);
+                let chunk = SandboxChunk {
+                    offset: self.offset,
+                    data: data.into(),
+                };
+                self.offset += n as u64;
+                self.left -= n as u64;
+                wait = POLL.0;
+                if chunks.send(Ok(chunk)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if over || self.left == 0 || chunks.is_closed() {
+                return Ok(());
+            }
+            if let Some(ended) = &mut ended {
+                tokio::select! {
+                    _ = &mut *ended => {}
+                    () = chunks.closed() => return Ok(()),
+                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(POLL.1),
+                }
+            }
+        }
+    }
+
+    async fn is_live(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let query = Query::IsLive(self.framework.clone(), self.task.clone(), reply);
+        let _ = self.files.queries.send(query).await;
+        answer.await.unwrap_or(false)
+    }
+
+    /// Resolves when nothing of the task runs any more, or the agent stops.
+    fn when_ended(&self) -> oneshot::Receiver<()> {
+        let (reply, answer) = oneshot::channel();
+        let query = Query::Ended(self.framework.clone(), self.task.clone(), reply);
+        let queries = self.files.queries.clone();
+        tokio::spawn(async move {
+            let _ = queries.send(query).await;
+        });
+        answer
+    }
+}
+
+fn ids(framework: &str, task: &str) -> Result<(FrameworkId, TaskId), Status> {
+    let framework = FrameworkId::parse(framework)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let task = TaskId::parse(task).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok((framework, task))
+}
+
+fn no_sandbox(task: &TaskId) -> Status {
+    Status::not_found(format!(
+        "no sandbox of task {task} is on this agent; it never ran here, or its sandbox was \
+         collected"
+    ))
+}
+
+/// The sandbox of the latest run of a task, under whichever id this agent had then.
+fn find(work_dir: &Path, framework: &FrameworkId, task: &TaskId) -> Option<PathBuf> {
+    let agents = fs::read_dir(work_dir.join("slaves")).ok()?;
+    let latest = |agent: AgentId| {
+        let folder = SandboxId::task_folder(&agent, framework, task);
+        let latest = work_dir.join(folder).join("runs/latest");
+        let modified = fs::metadata(&latest).and_then(|metadata| metadata.modified());
+        modified.ok().map(|modified| (modified, latest))
+    };
+    agents
+        .flatten()
+        .filter_map(|entry| latest(AgentId::parse(entry.file_name().to_str()?).ok()?))
+        .max()
+        .map(|(_, sandbox)| sandbox)
+}
+
+/// Opens something beneath a sandbox and nowhere else.
+fn open_beneath(sandbox: &Path, path: &str, flags: OFlag) -> Result<File, Status> {
+    let refuse = |errno: Errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => {
+            Status::not_found(format!("there is no {path:?} in the sandbox"))
+        }
+        Errno::EXDEV | Errno::ELOOP => Status::invalid_argument(format!(
+            "the path {path:?} leads out of the sandbox; give one inside"
+        )),
+        Errno::ENAMETOOLONG => Status::invalid_argument("the path is too long".to_owned()),
+        other => Status::internal(format!("{path:?} cannot be opened: {}", other.desc())),
+    };
+    if path.contains('\0') {
+        return Err(Status::invalid_argument("the path holds a NUL byte"));
+    }
+    let root = File::open(sandbox).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Status::not_found("the sandbox was just collected"),
+        _ => Status::internal(error.to_string()),
+    })?;
+    let path = if path.is_empty() { "." } else { path };
+    // Not blocking: a pipe in the sandbox must not hold us.
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(&root, path, how).map(File::from).map_err(refuse)
+}
+
+fn open_file(sandbox: &Path, path: &str) -> Result<File, Status> {
+    let file = open_beneath(sandbox, path, OFlag::empty())?;
+    let kind = file
+        .metadata()
+        .map_err(|error| Status::internal(error.to_string()))?
+        .file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let what = if kind.is_dir() {
+        "a directory; list it instead"
+    } else if kind.is_fifo() || kind.is_socket() {
+        "a pipe or socket, which only the task can read"
+    } else {
+        "no regular file"
+    };
+    Err(Status::invalid_argument(format!("{path:?} is {what}")))
+}
+
+fn list(sandbox: &Path, path: &str) -> Result<Vec<SandboxEntry>, Status> {
+    let internal = |error: io::Error| Status::internal(error.to_string());
+    let folder = open_beneath(sandbox, path, OFlag::O_DIRECTORY)?;
+    // Through the descriptor, so that nothing swapped meanwhile is listed in its stead.
+    let entries =
+        fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(internal)?;
+    let mut listed = Vec::new();
+    for entry in entries.take(ENTRIES_MAX) {
+        let entry = entry.map_err(internal)?;
+        // Of the link itself, not of what it points to.
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        listed.push(SandboxEntry {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            size_bytes: metadata.len(),
+            directory: metadata.is_dir(),
+            mode: metadata.mode() & 0o7777,
+        });
+    }
+    listed.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn sandbox() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("sandbox")).unwrap();
+        fs::write(folder.path().join("secret"), "s").unwrap();
+        folder
+    }
+
+    #[test]
+    fn no_path_leaves_the_sandbox() {
+        let folder = sandbox();
+        let root = folder.path().join("sandbox");
+        symlink("../secret", root.join("up")).unwrap();
+        symlink("/etc/passwd", root.join("absolute")).unwrap();
+        symlink("..", root.join("parent")).unwrap();
+        for path in [
+            "../secret",
+            "/etc/passwd",
+            "up",
+            "absolute",
+            "parent/secret",
+            "a/../../secret",
+        ] {
+            let status = open_file(&root, path).unwrap_err();
+            assert_ne!(status.code(), tonic::Code::Internal, "{path}: {status}");
+            let known = [tonic::Code::InvalidArgument, tonic::Code::NotFound];
+            assert!(known.contains(&status.code()), "{path}: {status}");
+        }
+        let status = open_file(&root, "up").unwrap_err();
+        assert!(status.message().contains("leads out"), "{status}");
+    }
+
+    #[test]
+    fn links_within_the_sandbox_work() {
+        let folder = sandbox();
+        let root = folder.path().join("sandbox");
+        fs::write(root.join("data"), "d").unwrap();
+        symlink("data", root.join("link")).unwrap();
+        assert!(open_file(&root, "link").is_ok());
+    }
+
+    #[test]
+    fn a_pipe_is_refused_instead_of_waiting_for_a_writer() {
+        let folder = sandbox();
+        let root = folder.path().join("sandbox");
+        nix::unistd::mkfifo(&root.join("p"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let status = open_file(&root, "p").unwrap_err();
+        assert!(status.message().contains("pipe"), "{status}");
+    }
+
+    #[test]
+    fn a_listing_is_sorted_and_tells_directories() {
+        let folder = sandbox();
+        let root = folder.path().join("sandbox");
+        fs::write(root.join("b"), "22").unwrap();
+        fs::create_dir(root.join("a")).unwrap();
+        let entries = list(&root, "").unwrap();
+        let seen: Vec<_> = entries
+            .iter()
+            .map(|e| (e.name.as_str(), e.directory))
+            .collect();
+        assert_eq!(seen, [("a", true), ("b", false)]);
+        assert_eq!(
+            list(&root, "..").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+    }
+}

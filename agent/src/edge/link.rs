@@ -1,0 +1,128 @@
+//! One connection to one master: bytes to events and effects to bytes.
+
+use std::time::Duration;
+
+use allotment_proto::allot::agent_client::AgentClient;
+use allotment_proto::{MESSAGE_LEN_MAX, allot};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+
+use crate::core::Input;
+
+/// Messages that may wait for a slow master; more end the connection, and registering again
+/// makes good what was lost.
+const QUEUE_LEN: usize = 8192;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection, or an attempt at one.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) session: u64,
+    outgoing: mpsc::Sender<allot::AgentMessage>,
+    task: JoinHandle<()>,
+}
+
+/// The master is too slow or gone.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Link {
+    /// Starts connecting; what becomes of it arrives at `inputs`.
+    pub(super) fn open(session: u64, url: String, inputs: mpsc::Sender<Input>) -> Self {
+        let (outgoing, queue) = mpsc::channel(QUEUE_LEN);
+        let task = tokio::spawn(async move {
+            match run(session, &url, queue, &inputs).await {
+                Ok(()) => tracing::info!(%url, "the master closed the connection"),
+                Err(error) => tracing::warn!(
+                    %url,
+                    %error,
+                    "no connection to the master; check that it runs and its address is right; \
+                     trying again"
+                ),
+            }
+            // The loop is gone only when the agent stops.
+            let _ = inputs.send(Input::Disconnected { session }).await;
+        });
+        Self {
+            session,
+            outgoing,
+            task,
+        }
+    }
+
+    pub(super) fn send(&self, message: allot::AgentMessage) -> Result<(), Full> {
+        self.outgoing.try_send(message).map_err(|_| Full)
+    }
+
+    /// Drops the connection at once.
+    pub(super) fn cut(self) {
+        self.task.abort();
+    }
+
+    /// Lets what is queued go out first, for a while.
+    pub(super) async fn close(self) {
+        let Self { outgoing, task, .. } = self;
+        drop(outgoing);
+        let abort = task.abort_handle();
+        if tokio::time::timeout(Duration::from_secs(2), task)
+            .await
+            .is_err()
+        {
+            abort.abort();
+        }
+    }
+}
+
+async fn run(
+    session: u64,
+    url: &str,
+    queue: mpsc::Receiver<allot::AgentMessage>,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(), String> {
+    let channel = Endpoint::from_shared(url.to_owned())
+        .map_err(|error| describe(&error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .connect()
+        .await
+        .map_err(|error| describe(&error))?;
+    let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+    // The core answers with `register`, which has to be under way before the master replies.
+    let _ = inputs.send(Input::Connected { session }).await;
+    let mut messages = client
+        .connect(ReceiverStream::new(queue))
+        .await
+        .map_err(|status| status_text(&status))?
+        .into_inner();
+    while let Some(message) = messages
+        .message()
+        .await
+        .map_err(|status| status_text(&status))?
+    {
+        let _ = inputs.send(Input::Master { session, message }).await;
+    }
+    Ok(())
+}
+
+fn status_text(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().to_string(),
+        message => message.to_owned(),
+    }
+}
+
+/// An error with its causes, which tonic hides.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

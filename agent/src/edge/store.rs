@@ -1,0 +1,224 @@
+//! The work folder: its lock, the agent's id in it, and the sandboxes of earlier runs.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use allotment_types::{AgentId, FrameworkId, TaskId};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::core::{ContainerId, Input, SandboxId};
+
+const LOCK: &str = "agent.lock";
+const ID: &str = "meta/agent.json";
+
+/// What an agent remembers across restarts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remembered {
+    agent_id: String,
+    /// Of the machine, when the id was written.
+    boot_id: String,
+}
+
+/// The work folder while this agent uses it.
+#[derive(Debug)]
+pub(super) struct Store {
+    folder: PathBuf,
+    _lock: File,
+}
+
+/// Why a work folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system refuses.
+    #[error("cannot use the work folder {}; check that it can be written to", folder.display())]
+    Folder {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent is there.
+    #[error(
+        "another agent is running on the work folder {}; stop it, or choose another folder",
+        folder.display()
+    )]
+    InUse {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// The id cannot be read.
+    #[error(
+        "{} holds no agent id ({reason}); delete it, and this agent registers as a new one",
+        file.display()
+    )]
+    Id {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Store {
+    /// Makes and locks the folder.
+    pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        let unusable = |source| StoreError::Folder {
+            folder: folder.to_owned(),
+            source,
+        };
+        fs::create_dir_all(folder.join("meta")).map_err(unusable)?;
+        let folder = folder.canonicalize().map_err(unusable)?;
+        let lock = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(LOCK))
+            .map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                folder,
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder }),
+            Err(TryLockError::Error(source)) => Err(unusable(source)),
+        }
+    }
+
+    /// The folder, absolute and without links.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A short name that no other folder of this machine has at the same time, for cgroups.
+    pub(super) fn short_name(&self) -> String {
+        let (device, inode) = fs::metadata(&self.folder).map_or((0, 0), |m| (m.dev(), m.ino()));
+        let text = format!("{device}:{inode}:{}", self.folder.display());
+        // FNV-1a: stable between builds, unlike the standard hasher.
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+
+    /// The id of an earlier run.
+    pub(super) fn agent_id(&self) -> Result<Option<AgentId>, StoreError> {
+        let file = self.folder.join(ID);
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(StoreError::Folder {
+                    folder: self.folder.clone(),
+                    source,
+                });
+            }
+        };
+        let unreadable = |reason: String| StoreError::Id {
+            file: file.clone(),
+            reason,
+        };
+        let remembered: Remembered =
+            serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+        let id = AgentId::parse(&remembered.agent_id).map_err(|e| unreadable(e.to_string()))?;
+        Ok(Some(id))
+    }
+
+    /// Sandboxes of earlier runs, to be collected in their time.
+    pub(super) fn sandboxes(&self) -> Vec<Input> {
+        let mut found = Vec::new();
+        for agent in names(&self.folder.join("slaves")) {
+            let Ok(agent) = AgentId::parse(&agent) else {
+                continue;
+            };
+            let frameworks = self.folder.join(format!("slaves/{agent}/frameworks"));
+            for framework in names(&frameworks) {
+                let executors = frameworks.join(&framework).join("executors");
+                let Ok(framework) = FrameworkId::parse(&framework) else {
+                    continue;
+                };
+                for task in names(&executors) {
+                    let runs = executors.join(&task).join("runs");
+                    let Ok(task) = TaskId::parse(&task) else {
+                        continue;
+                    };
+                    for container in names(&runs) {
+                        let modified = fs::symlink_metadata(runs.join(&container))
+                            .and_then(|metadata| metadata.modified());
+                        // `latest` is no uuid.
+                        if let (Some(container), Ok(modified)) =
+                            (ContainerId::parse(&container), modified)
+                        {
+                            found.push(Input::SandboxFound {
+                                sandbox: SandboxId {
+                                    framework: framework.clone(),
+                                    task: task.clone(),
+                                    container,
+                                },
+                                agent: agent.clone(),
+                                modified: clock::of(modified),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Makes the agent's id durable.
+pub(super) fn remember(folder: &Path, agent: &AgentId, boot_id: &str) -> io::Result<()> {
+    let remembered = Remembered {
+        agent_id: agent.to_string(),
+        boot_id: boot_id.to_owned(),
+    };
+    let file = folder.join(ID);
+    let fresh = file.with_extension("new");
+    let mut written = File::create(&fresh)?;
+    written.write_all(&serde_json::to_vec(&remembered)?)?;
+    written.sync_all()?;
+    fs::rename(&fresh, &file)?;
+    File::open(folder.join("meta"))?.sync_all()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_use_is_refused_and_free_again_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Store::open(folder.path()).unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("another agent is running"), "{error}");
+        drop(first);
+        Store::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn the_id_survives_and_a_damaged_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.agent_id().unwrap(), None);
+        let id = AgentId::parse("m-S7").unwrap();
+        remember(store.folder(), &id, "boot").unwrap();
+        assert_eq!(store.agent_id().unwrap(), Some(id));
+        fs::write(folder.path().join(ID), "{}").unwrap();
+        let error = store.agent_id().unwrap_err().to_string();
+        assert!(error.contains("agent.json"), "{error}");
+    }
+}

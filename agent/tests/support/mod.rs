@@ -1,0 +1,370 @@
+//! A master that does as the test says, over the real wire, and an agent registered with it.
+//!
+//! It stands in for the real master so that a test can launch one task and see every update,
+//! without offers and frameworks in between; the real one meets this agent in the tests of `cli`.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use allotment_agent::{Config, Isolation, LauncherCommand, Running};
+use allotment_proto::allot::agent_message::Message as Said;
+use allotment_proto::allot::agent_server::{Agent, AgentServer};
+use allotment_proto::allot::master_message::Message as Told;
+use allotment_proto::allot::sandbox_client::SandboxClient;
+use allotment_proto::convert::{is_terminal, resources_to_wire};
+use allotment_proto::mesos::{TaskInfo, TaskState, TaskStatus};
+use allotment_proto::{allot, mesos};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+pub const FRAMEWORK: &str = "fw-0001";
+pub const AGENT: &str = "test-S0";
+/// Far more than anything takes; reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Outgoing = mpsc::Sender<Result<allot::MasterMessage, Status>>;
+
+#[derive(Clone)]
+struct Door {
+    said: mpsc::UnboundedSender<Said>,
+    session: Arc<Mutex<Option<Outgoing>>>,
+}
+
+#[tonic::async_trait]
+impl Agent for Door {
+    type ConnectStream = ReceiverStream<Result<allot::MasterMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<allot::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut messages = request.into_inner();
+        let (outgoing, stream) = mpsc::channel(1024);
+        *self.session.lock().unwrap() = Some(outgoing);
+        let said = self.said.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = messages.message().await {
+                let _ = said.send(message.message.unwrap());
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// The master and what it heard.
+pub struct Master {
+    said: mpsc::UnboundedReceiver<Said>,
+    session: Arc<Mutex<Option<Outgoing>>>,
+    updates: BTreeMap<String, VecDeque<TaskStatus>>,
+    pub url: String,
+    /// Acknowledge every update at once.
+    pub acknowledges: bool,
+}
+
+impl Master {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (said_in, said) = mpsc::unbounded_channel();
+        let session = Arc::default();
+        let door = Door {
+            said: said_in,
+            session: Arc::clone(&session),
+        };
+        let server = tonic::transport::Server::builder().add_service(AgentServer::new(door));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self {
+            said,
+            session,
+            updates: BTreeMap::new(),
+            url,
+            acknowledges: true,
+        }
+    }
+
+    async fn hear(&mut self) -> Said {
+        tokio::time::timeout(PATIENCE, self.said.recv())
+            .await
+            .expect("the agent says something")
+            .expect("the door stands open")
+    }
+
+    pub async fn tell(&self, message: Told) {
+        let session = self.session.lock().unwrap().clone().expect("a session");
+        let message = Some(message);
+        session
+            .send(Ok(allot::MasterMessage { message }))
+            .await
+            .unwrap();
+    }
+
+    /// Waits for a registration and welcomes it.
+    pub async fn registration(&mut self) -> allot::Register {
+        loop {
+            if let Said::Register(register) = self.hear().await {
+                self.tell(Told::Registered(allot::Registered {
+                    agent_id: mesos::AgentId {
+                        value: AGENT.to_owned(),
+                    },
+                    master_id: "test".to_owned(),
+                    ping_timeout_seconds: 600.0,
+                }))
+                .await;
+                return register;
+            }
+        }
+    }
+
+    /// Breaks the connection.
+    pub fn cut(&self) {
+        self.session.lock().unwrap().take();
+    }
+
+    pub async fn launch(&self, tasks: Vec<TaskInfo>) {
+        self.launch_as("root", tasks).await;
+    }
+
+    pub async fn launch_as(&self, user: &str, tasks: Vec<TaskInfo>) {
+        let framework = mesos::FrameworkInfo {
+            user: user.to_owned(),
+            name: "test".to_owned(),
+            id: Some(framework_id()),
+            ..Default::default()
+        };
+        self.tell(Told::Launch(allot::Launch { framework, tasks }))
+            .await;
+    }
+
+    pub async fn kill(&self, task: &str, grace: Option<Duration>) {
+        let kill_policy = grace.map(|grace| mesos::KillPolicy {
+            grace_period: Some(mesos::DurationInfo {
+                nanoseconds: i64::try_from(grace.as_nanos()).unwrap(),
+            }),
+        });
+        self.tell(Told::Kill(allot::Kill {
+            framework_id: framework_id(),
+            task_id: task_id(task),
+            kill_policy,
+        }))
+        .await;
+    }
+
+    pub async fn acknowledge(&self, status: &TaskStatus) {
+        self.tell(Told::Acknowledge(allot::Acknowledge {
+            framework_id: framework_id(),
+            task_id: status.task_id.clone(),
+            uuid: status.uuid.clone().unwrap(),
+        }))
+        .await;
+    }
+
+    /// The next update of a task; others are kept for later.
+    pub async fn update(&mut self, task: &str) -> TaskStatus {
+        loop {
+            if let Some(status) = self.updates.get_mut(task).and_then(VecDeque::pop_front) {
+                return status;
+            }
+            if let Said::Update(update) = self.hear().await {
+                let status = update.status;
+                if self.acknowledges {
+                    self.acknowledge(&status).await;
+                }
+                let queue = self
+                    .updates
+                    .entry(status.task_id.value.clone())
+                    .or_default();
+                queue.push_back(status);
+            }
+        }
+    }
+
+    /// The next update, which must be TASK_RUNNING.
+    pub async fn running(&mut self, task: &str) -> TaskStatus {
+        let status = self.update(task).await;
+        assert_eq!(status.state(), TaskState::TaskRunning, "{status:?}");
+        status
+    }
+
+    /// The terminal update, skipping TASK_RUNNING.
+    pub async fn end(&mut self, task: &str) -> TaskStatus {
+        loop {
+            let status = self.update(task).await;
+            if is_terminal(status.state()) {
+                return status;
+            }
+        }
+    }
+}
+
+/// A master and an agent that is registered with it.
+pub struct Cluster {
+    pub master: Master,
+    pub agent: Running,
+    pub folder: tempfile::TempDir,
+    pub registered: allot::Register,
+}
+
+/// With which walls a test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Plain,
+    Isolated,
+}
+
+/// Both modes as root, else plain processes only.
+pub fn modes() -> Vec<Mode> {
+    if nix::unistd::geteuid().is_root() {
+        vec![Mode::Plain, Mode::Isolated]
+    } else {
+        vec![Mode::Plain]
+    }
+}
+
+pub fn launcher() -> LauncherCommand {
+    LauncherCommand {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_allotment-launcher")),
+        args: vec!["launcher".to_owned()],
+    }
+}
+
+pub fn config(mode: Mode, master: &str, work_dir: PathBuf) -> Config {
+    Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        masters: vec![master.to_owned()],
+        work_dir,
+        resources: Some(
+            "cpus:64; mem:16384; disk:1024; ports:[31000-31999]"
+                .parse()
+                .unwrap(),
+        ),
+        isolation: match mode {
+            Mode::Plain => Isolation::None,
+            Mode::Isolated => "cgroups,namespaces".parse::<Isolation>().unwrap(),
+        },
+        launcher: launcher(),
+        ..Config::default()
+    }
+}
+
+impl Cluster {
+    pub async fn start(mode: Mode) -> Self {
+        Self::with(mode, |_| {}).await
+    }
+
+    pub async fn with(mode: Mode, change: impl FnOnce(&mut Config)) -> Self {
+        let mut master = Master::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(mode, &master.url, folder.path().join("agent"));
+        change(&mut config);
+        let agent = allotment_agent::start(config).await.unwrap();
+        let registered = master.registration().await;
+        Self {
+            master,
+            agent,
+            folder,
+            registered,
+        }
+    }
+
+    pub fn work_dir(&self) -> PathBuf {
+        self.folder.path().join("agent")
+    }
+
+    pub fn sandbox(&self, task: &str) -> PathBuf {
+        self.work_dir().join(format!(
+            "slaves/{AGENT}/frameworks/{FRAMEWORK}/executors/{task}/runs/latest"
+        ))
+    }
+
+    pub fn stdout(&self, task: &str) -> String {
+        std::fs::read_to_string(self.sandbox(task).join("stdout")).unwrap()
+    }
+
+    pub async fn files(&self) -> SandboxClient<tonic::transport::Channel> {
+        let endpoint = tonic::transport::Endpoint::from_shared(self.agent.url().to_owned());
+        SandboxClient::new(endpoint.unwrap().connect().await.unwrap())
+    }
+}
+
+pub fn framework_id() -> mesos::FrameworkId {
+    mesos::FrameworkId {
+        value: FRAMEWORK.to_owned(),
+    }
+}
+
+pub fn task_id(id: &str) -> mesos::TaskId {
+    mesos::TaskId {
+        value: id.to_owned(),
+    }
+}
+
+/// A task of a small part of the machine.
+pub fn task(id: &str, command: mesos::CommandInfo) -> TaskInfo {
+    TaskInfo {
+        name: id.to_owned(),
+        task_id: task_id(id),
+        agent_id: mesos::AgentId {
+            value: AGENT.to_owned(),
+        },
+        resources: resources_to_wire(&"cpus:0.1; mem:64".parse().unwrap(), Some("web")),
+        command: Some(command),
+        ..Default::default()
+    }
+}
+
+/// A task that runs a line of shell.
+pub fn shell(id: &str, line: &str) -> TaskInfo {
+    let command = mesos::CommandInfo {
+        value: Some(line.to_owned()),
+        ..Default::default()
+    };
+    task(id, command)
+}
+
+/// A task that runs a program without a shell.
+pub fn program(id: &str, argv: &[&str]) -> TaskInfo {
+    let command = mesos::CommandInfo {
+        shell: Some(false),
+        value: Some(argv[0].to_owned()),
+        arguments: argv.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..Default::default()
+    };
+    task(id, command)
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Processes of this machine whose environment holds `mark`.
+pub fn marked_processes(mark: &str) -> Vec<i32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|env| env.windows(mark.len()).any(|part| part == mark.as_bytes()))
+        })
+        .collect()
+}
