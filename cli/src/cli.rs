@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::context::{Connection, Context};
 use crate::{
-    app, completions, events, framework, job, local, node, role, roles, run, serve, task, why,
+    app, completions, events, framework, job, local, node, role, roles, run, serve, sim, task, why,
 };
 
 /// A cluster manager in the two-level style of Apache Mesos.
@@ -60,6 +60,8 @@ enum Command {
     Events(events::Args),
     /// Why something stands as it does
     Why(why::Args),
+    /// Simulate whole clusters on virtual time
+    Sim(sim::Args),
     /// Serve the files of a directory over HTTP
     Serve(serve::Args),
     /// Print the completion script of a shell
@@ -110,6 +112,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Role(args) => role::run(&ctx, args).await,
         Command::Events(args) => events::run(&ctx, &args).await,
         Command::Why(args) => why::run(&ctx, &args).await,
+        Command::Sim(args) => sim::run(&ctx, &args),
         Command::Serve(args) => serve::run(&args).await,
         Command::Completions(args) => completions::run(&args, Cli::command()),
     }

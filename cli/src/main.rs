@@ -29,6 +29,7 @@ mod rpc;
 mod run;
 mod serve;
 mod signals;
+mod sim;
 mod task;
 mod view;
 mod why;

@@ -1,0 +1,203 @@
+//! `allot sim`: whole clusters on virtual time, from seeds.
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use allotment_sim::{Report, Scenario, TraceDepth, run_seed};
+use anyhow::bail;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::output::{self, Cell, Format, Row, Tone};
+
+/// Arguments of `allot sim`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Simulate one cluster per seed, with faults, and check the invariants after every step
+    Run {
+        /// Which seeds: A..B without B, or a single one
+        #[arg(long, value_parser = seeds, value_name = "A..B")]
+        seeds: Range<u64>,
+        /// Print every step of every run
+        #[arg(long)]
+        trace: bool,
+    },
+}
+
+/// Runs the command; succeeds only if every seed was clean.
+pub(crate) fn run(ctx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
+    let Command::Run { seeds, trace } = &args.command;
+    let scenario = Scenario {
+        trace: if *trace {
+            TraceDepth::Full
+        } else {
+            TraceDepth::Tail
+        },
+        ..Scenario::default()
+    };
+    let bar = ProgressBar::new(seeds.end - seeds.start);
+    let mut rows = Vec::new();
+    let mut broken = Vec::new();
+    simulate(seeds.clone(), &scenario, |report| {
+        bar.inc(1);
+        if let Some(violation) = &report.violation {
+            broken.push(report.seed);
+            bar.suspend(|| output::complain(&violation.to_string()));
+        }
+        if *trace {
+            output::text(&report.trace)?;
+        }
+        rows.push(SeedRow::new(&report));
+        anyhow::Ok(())
+    })?;
+    bar.finish_and_clear();
+    rows.sort_by_key(|row| row.seed);
+    if ctx.output == Format::Table {
+        output::line(&summary(&rows))?;
+    } else {
+        output::rows(ctx.output, &rows)?;
+    }
+    if !broken.is_empty() {
+        broken.sort_unstable();
+        let shown: Vec<_> = broken.iter().take(10).map(u64::to_string).collect();
+        bail!(
+            "{} of {} seeds broke an invariant: {}{}",
+            broken.len(),
+            rows.len(),
+            shown.join(", "),
+            if broken.len() > shown.len() {
+                ", …"
+            } else {
+                ""
+            }
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the seeds on all cores; `heard` gets each report as it comes, in no order.
+fn simulate(
+    seeds: Range<u64>,
+    scenario: &Scenario,
+    mut heard: impl FnMut(Report) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        // Unbounded, but no longer than the seeds: the reader only prints.
+        let (sender, reports) = mpsc::channel();
+        for _ in 0..threads {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || sender.send(run_seed(seed, scenario)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        reports.into_iter().try_for_each(&mut heard)
+    })
+}
+
+fn summary(rows: &[SeedRow]) -> String {
+    let sum = |of: fn(&SeedRow) -> u64| rows.iter().map(of).sum::<u64>();
+    let clean = rows.iter().filter(|row| row.violation.is_none()).count();
+    format!(
+        "{clean} of {} seeds clean; {} steps, {} tasks started, {} faults",
+        rows.len(),
+        sum(|row| row.steps),
+        sum(|row| row.tasks_started),
+        sum(|row| row.faults)
+    )
+}
+
+/// One seed, for programs.
+#[derive(Debug, Serialize)]
+struct SeedRow {
+    seed: u64,
+    steps: u64,
+    virtual_seconds: f64,
+    tasks_started: u64,
+    tasks_ended: u64,
+    faults: u64,
+    /// Equal runs have equal digests.
+    digest: String,
+    violation: Option<String>,
+}
+
+impl SeedRow {
+    fn new(report: &Report) -> Self {
+        Self {
+            seed: report.seed,
+            steps: report.steps,
+            virtual_seconds: report.ended_at.as_secs_f64(),
+            tasks_started: report.tasks_started,
+            tasks_ended: report.tasks_ended,
+            faults: report.faults,
+            digest: format!("{:016x}", report.digest),
+            violation: report.violation.as_ref().map(|v| v.invariant.clone()),
+        }
+    }
+}
+
+impl Row for SeedRow {
+    const COLUMNS: &'static [&'static str] = &[">SEED", ">STEPS", ">TASKS", ">FAULTS", "VERDICT"];
+
+    fn cells(&self) -> Vec<Cell> {
+        vec![
+            self.seed.to_string().into(),
+            self.steps.to_string().into(),
+            self.tasks_started.to_string().into(),
+            self.faults.to_string().into(),
+            match &self.violation {
+                None => Cell::new("clean", Tone::Good),
+                Some(invariant) => Cell::new(invariant.as_str(), Tone::Bad),
+            },
+        ]
+    }
+}
+
+/// `A..B` without B, as in Rust; or one seed.
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |part: &str| {
+        part.parse::<u64>()
+            .map_err(|_| format!("{part:?} is no seed; write for example 0..200, or 7"))
+    };
+    let range = match text.split_once("..") {
+        Some((first, end)) => number(first)?..number(end)?,
+        None => {
+            let seed = number(text)?;
+            seed..seed.saturating_add(1)
+        }
+    };
+    if range.is_empty() {
+        return Err("holds no seed: the end must exceed the beginning, as in 0..200".to_owned());
+    }
+    Ok(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seeds;
+
+    #[test]
+    fn a_range_ends_before_its_end() {
+        assert_eq!(seeds("3..5"), Ok(3..5));
+        assert_eq!(seeds("7"), Ok(7..8));
+        for wrong in ["", "5..3", "4..4", "a..b", "1..", "-1..2"] {
+            assert!(seeds(wrong).is_err(), "{wrong}");
+        }
+    }
+}
