@@ -5,7 +5,7 @@
 //!
 //! - [`cluster`]: starts the roles as a user would and stops them again.
 //! - [`report`]: hardware line, percentiles, the table of numbers and targets.
-//! - [`mod@svg`]: plots.
+//! - [`svg`]: what was in use over time, as a plot.
 //! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`]: one benchmark each.
 //!
 //! Build first (`cargo build --release`), then `cargo run --release -p allotment-benches -- all`,
