@@ -353,15 +353,20 @@ impl Job<'_> {
                 .map_err(|s| self.ctx.refused(&s))?
                 .into_inner()
                 .agents;
-            let mut text = waiting::explain(&self.once.task().resources, &agents);
-            if let Some(framework) = self.scheduler.framework() {
-                let subject = framework.to_string();
-                // Beside the sentence above, what the allocator says is a bonus.
-                if let Ok(why) = operator.why(WhyRequest { subject }).await {
-                    for line in why.into_inner().lines.iter().take(3) {
-                        text.push_str("\n  ");
-                        text.push_str(&line.replace(char::is_control, " "));
-                    }
+            let asked = &self.once.task().resources;
+            let mut text = waiting::explain(asked, &agents);
+            // Where there is room, only the allocator knows why it goes to others.
+            if let Some(framework) = self.scheduler.framework()
+                && waiting::has_room(asked, &agents)
+                && let Ok(why) = operator
+                    .why(WhyRequest {
+                        subject: framework.to_string(),
+                    })
+                    .await
+            {
+                for line in &why.into_inner().lines {
+                    text.push_str("\n  ");
+                    text.push_str(&line.replace(char::is_control, " "));
                 }
             }
             Ok(text)

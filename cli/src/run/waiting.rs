@@ -52,6 +52,12 @@ pub(super) fn explain(asked: &Resources, agents: &[AgentView]) -> String {
     }
 }
 
+/// Whether some agent could run it at once.
+pub(super) fn has_room(asked: &Resources, agents: &[AgentView]) -> bool {
+    let mut registered = agents.iter().filter(|agent| agent.state == "registered");
+    registered.any(|agent| lacks(asked, agent).is_empty())
+}
+
 struct Lack {
     name: Name,
     missing: f64,
