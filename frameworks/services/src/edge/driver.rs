@@ -14,6 +14,7 @@ use allotment_types::Effects;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
+use super::http::Phase;
 use super::metrics::Metrics;
 use super::state::{State, StateError};
 use super::{Message, probe};
@@ -40,6 +41,13 @@ enum Store {
     Moving,
 }
 
+/// What connects the loop with HTTP and the probes.
+pub(super) struct Doors {
+    pub(super) messages: mpsc::Receiver<Message>,
+    pub(super) probed: mpsc::Sender<Message>,
+    pub(super) phase: watch::Sender<Phase>,
+}
+
 /// What woke the loop.
 enum Turn {
     Stop,
@@ -55,6 +63,7 @@ pub(super) struct Driver {
     store: Store,
     messages: mpsc::Receiver<Message>,
     probed: mpsc::Sender<Message>,
+    phase: watch::Sender<Phase>,
     metrics: Metrics,
     replies: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: RequestId,
@@ -70,16 +79,21 @@ impl Driver {
         core: Core,
         scheduler: Scheduler,
         state: State,
-        messages: mpsc::Receiver<Message>,
-        probed: mpsc::Sender<Message>,
+        doors: Doors,
         metrics: Metrics,
     ) -> Self {
+        let Doors {
+            messages,
+            probed,
+            phase,
+        } = doors;
         Self {
             core,
             scheduler,
             store: Store::Idle(state),
             messages,
             probed,
+            phase,
             metrics,
             replies: BTreeMap::new(),
             next_request: 0,
@@ -126,6 +140,7 @@ impl Driver {
                 if let Event::Error(reason) = &event {
                     anyhow::bail!("the master ended the subscription of this framework: {reason}");
                 }
+                self.on_phase(&event);
                 narrate(&event);
                 self.step(now, Input::Event(event));
             }
@@ -136,6 +151,22 @@ impl Driver {
         }
         self.finish().await;
         Ok(())
+    }
+
+    /// Requests are let in from the first subscription on: before, nothing could be changed.
+    fn on_phase(&self, event: &Event) {
+        let next = match event {
+            Event::Subscribed { .. } => Phase::Serving,
+            Event::Disconnected { reason } => Phase::Waiting(reason.clone()),
+            _ => return,
+        };
+        self.phase.send_if_modified(|phase| {
+            let changes = *phase != next && *phase != Phase::Serving;
+            if changes {
+                *phase = next;
+            }
+            changes
+        });
     }
 
     fn step(&mut self, now: allotment_types::Timestamp, input: Input) {

@@ -45,6 +45,10 @@ pub(super) struct Door {
 /// milliseconds, and clients give up sooner than this.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a request waits for the state to be loaded: a start takes some milliseconds, and
+/// whoever asks should hear soon when there is no master at all.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Marathon's version, whose API this is: clients read it to know what they may use.
 const MARATHON_VERSION: &str = "1.11.24";
 
@@ -152,6 +156,10 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, Answ
 
 /// Puts a request to the core and waits for its answer.
 pub(super) async fn ask(door: &Door, request: Request) -> Result<Answer, Answer> {
+    let mut phases = door.phase.clone();
+    // A request that comes while the process starts, or right after a master, waits a little.
+    let loaded = phases.wait_for(|phase| !matches!(phase, Phase::Waiting(_)));
+    let _ = tokio::time::timeout(START_PATIENCE, loaded).await;
     let phase = door.phase.borrow().clone();
     match phase {
         Phase::Serving => {}

@@ -194,8 +194,12 @@ impl Main {
             framework_id: core.framework().cloned(),
             ..self.subscription
         })?;
-        let _ = self.phase.send(Phase::Serving);
-        let driver = driver::Driver::new(core, scheduler, state, messages, sender, metrics);
+        let doors = driver::Doors {
+            messages,
+            probed: sender,
+            phase: self.phase,
+        };
+        let driver = driver::Driver::new(core, scheduler, state, doors, metrics);
         driver.run(stop).await
     }
 }

@@ -1,0 +1,422 @@
+//! The REST API over real HTTP, with the real master over TCP.
+//!
+//! The agents are scripted: gRPC clients that register, say that what they are told to launch
+//! runs, and that what they are told to kill is dead. No process is started here.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use allotment_proto::allot::agent_client::AgentClient;
+use allotment_proto::allot::{self, agent_message, master_message};
+use allotment_proto::{convert, mesos};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+async fn master(folder: &Path, port: u16) -> allotment_master::Running {
+    let config = allotment_master::Config {
+        listen: ([127, 0, 0, 1], port).into(),
+        data_dir: folder.to_owned(),
+        ..allotment_master::Config::default()
+    };
+    allotment_master::start(config).await.unwrap()
+}
+
+async fn services(master: &str) -> allotment_services::Running {
+    let config = allotment_services::Config {
+        master: master.to_owned(),
+        port: 0,
+        ..allotment_services::Config::default()
+    };
+    allotment_services::start(config).await.unwrap()
+}
+
+/// An agent that does as it is told, without processes. Ends with its stream.
+async fn agent(master: &str, resources: &str) -> tokio::task::JoinHandle<()> {
+    let (say, said) = mpsc::channel(1024);
+    let endpoint = tonic::transport::Endpoint::from_shared(master.to_owned()).unwrap();
+    let mut client = AgentClient::new(endpoint.connect().await.unwrap());
+    let register = allot::Register {
+        agent: mesos::AgentInfo {
+            hostname: "scripted".to_owned(),
+            resources: convert::resources_to_wire(&resources.parse().unwrap(), None),
+            ..Default::default()
+        },
+        url: "http://127.0.0.1:5051".to_owned(),
+        version: allotment_proto::VERSION.to_owned(),
+        boot_id: "boot".to_owned(),
+        ..Default::default()
+    };
+    let send = async |message| {
+        let message = Some(message);
+        say.send(allot::AgentMessage { message }).await.unwrap();
+    };
+    send(agent_message::Message::Register(register)).await;
+    let mut hear = client
+        .connect(ReceiverStream::new(said))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = hear.message().await.unwrap().unwrap().message.unwrap();
+    let master_message::Message::Registered(registered) = first else {
+        panic!("not registered but {first:?}");
+    };
+    tokio::spawn(async move {
+        let mut n = 0_u64;
+        let mut update = |framework: &mesos::FrameworkId, task: &mesos::TaskId, state| {
+            n += 1;
+            agent_message::Message::Update(allot::StatusUpdate {
+                framework_id: framework.clone(),
+                status: mesos::TaskStatus {
+                    task_id: task.clone(),
+                    state: i32::from(state),
+                    agent_id: Some(registered.agent_id.clone()),
+                    source: Some(mesos::task_status::Source::Agent.into()),
+                    uuid: Some(u128::from(n).to_be_bytes().to_vec().into()),
+                    timestamp: Some(1.0),
+                    ..Default::default()
+                },
+                latest_state: i32::from(state),
+            })
+        };
+        while let Ok(Some(heard)) = hear.message().await {
+            let mut answers = Vec::new();
+            match heard.message {
+                Some(master_message::Message::Launch(launch)) => {
+                    let framework = launch.framework.id.clone().unwrap();
+                    for task in &launch.tasks {
+                        let running = mesos::TaskState::TaskRunning;
+                        answers.push(update(&framework, &task.task_id, running));
+                    }
+                }
+                Some(master_message::Message::Kill(kill)) => {
+                    let killed = mesos::TaskState::TaskKilled;
+                    answers.push(update(&kill.framework_id, &kill.task_id, killed));
+                }
+                Some(master_message::Message::Ping(ping)) => {
+                    let sequence = ping.sequence;
+                    answers.push(agent_message::Message::Pong(allot::Pong { sequence }));
+                }
+                _ => {}
+            }
+            for message in answers {
+                let message = Some(message);
+                if say.send(allot::AgentMessage { message }).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+struct Reply {
+    status: u16,
+    headers: String,
+    text: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.headers.lines();
+        lines.find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// One HTTP/1.1 exchange, byte by byte as told: no client library tidies the request up.
+async fn raw(url: &str, request: &[u8]) -> Reply {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut bytes = Vec::new();
+    // A server that refuses a large body closes while it is still being sent.
+    let _ = stream.read_to_end(&mut bytes).await;
+    let text = String::from_utf8(bytes).unwrap();
+    let (headers, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = headers.split(' ').nth(1).unwrap_or("0").parse().unwrap();
+    Reply {
+        status,
+        headers: headers.to_owned(),
+        text: body.to_owned(),
+    }
+}
+
+async fn ask(url: &str, method: &str, target: &str, body: &str) -> Reply {
+    let length = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    raw(url, request.as_bytes()).await
+}
+
+/// Asks until the answer is as wanted; a cluster changes in its own time.
+async fn until(url: &str, target: &str, wanted: impl Fn(&Reply) -> bool) -> Reply {
+    for _ in 0..2000 {
+        let reply = ask(url, "GET", target, "").await;
+        if wanted(&reply) {
+            return reply;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let last = ask(url, "GET", target, "").await;
+    panic!(
+        "{target} never became as wanted: {} {}",
+        last.status, last.text
+    );
+}
+
+async fn ready(url: &str) {
+    until(url, "/metrics", |r| {
+        r.text.contains("\nservices_connected 1\n")
+    })
+    .await;
+}
+
+fn running(n: u64) -> impl Fn(&Reply) -> bool {
+    move |reply| reply.status == 200 && reply.json()["app"]["tasksRunning"] == n
+}
+
+const AGENT: &str = "cpus:8; mem:8192; disk:10000; ports:[31000-31999]";
+const WEB: &str = r#"{"id":"/web","cmd":"serve","cpus":0.1,"mem":32,"instances":3}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_lives_and_dies_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = master(folder.path(), 0).await;
+    let _agent = agent(master.url(), AGENT).await;
+    let services = services(master.url()).await;
+    let url = services.url();
+    ready(url).await;
+
+    let created = ask(url, "POST", "/v2/apps", WEB).await;
+    assert_eq!(created.status, 201, "{}", created.text);
+    assert_eq!(created.header("location"), Some("/v2/apps/web"));
+    let deployment = created.header("marathon-deployment-id").unwrap().to_owned();
+    assert_eq!(created.json()["deployments"][0]["id"], deployment);
+    assert_eq!(
+        created.header("cache-control"),
+        Some("no-cache, no-store, must-revalidate")
+    );
+    until(url, "/v2/apps/web", running(3)).await;
+    until(url, "/v2/deployments", |r| r.json() == json!([])).await;
+
+    let again = ask(url, "POST", "/v2/apps", WEB).await;
+    assert_eq!(again.status, 409);
+    let scaled = ask(
+        url,
+        "PUT",
+        "/v2/apps//web/?force=True",
+        r#"{"instances":5}"#,
+    )
+    .await;
+    assert_eq!(scaled.status, 200);
+    assert!(scaled.header("marathon-deployment-id").is_some());
+    until(url, "/v2/apps/web", running(5)).await;
+    let restarted = raw(
+        url,
+        b"POST /v2/apps/web/restart?force=True HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert_eq!(restarted.status, 200);
+    until(url, "/v2/deployments", |r| r.json() == json!([])).await;
+    let tasks = ask(url, "GET", "/v2/apps/web/tasks", "").await.json();
+    assert_eq!(tasks["tasks"].as_array().unwrap().len(), 5);
+    assert_eq!(tasks["tasks"][0]["host"], "scripted");
+
+    assert_eq!(ask(url, "DELETE", "/v2/apps/web", "").await.status, 200);
+    assert_eq!(ask(url, "GET", "/v2/apps/web", "").await.status, 404);
+    until(url, "/v2/deployments", |r| r.json() == json!([])).await;
+    assert_eq!(
+        ask(url, "GET", "/v2/tasks", "").await.json(),
+        json!({"tasks": []})
+    );
+    services.stop().await;
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_get_a_sentence_and_the_service_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = master(folder.path(), 0).await;
+    let services = services(master.url()).await;
+    let url = services.url();
+    ready(url).await;
+    let deep = format!("{{\"id\":{}", "[".repeat(100_000));
+    let unknown = r#"{"id":"/x","cmd":"sleep 1","instnaces":3}"#;
+    for (method, target, body, status) in [
+        ("POST", "/v2/apps", "{", 400),
+        ("POST", "/v2/apps", "", 400),
+        ("POST", "/v2/apps", deep.as_str(), 400),
+        ("POST", "/v2/apps", "[]", 422),
+        ("POST", "/v2/apps", unknown, 422),
+        (
+            "POST",
+            "/v2/apps",
+            r#"{"id":"/x","cmd":"sleep 1","cpus":-1}"#,
+            422,
+        ),
+        ("POST", "/v2/apps", r#"{"id":"/../x","cmd":"sleep 1"}"#, 422),
+        ("PUT", "/v2/apps/x", "7", 422),
+        ("PATCH", "/v2/apps/nobody", "{}", 404),
+        ("GET", "/v2/apps/%ff", "", 404),
+        ("GET", "/v2/groups", "", 404),
+        ("DELETE", "/v2/deployments/x", "", 404),
+        ("BREW", "/v2/apps", "", 405),
+        ("GET", "/v2/apps?label=a%3D", "", 422),
+    ] {
+        let reply = ask(url, method, target, body).await;
+        assert_eq!(reply.status, status, "{method} {target}: {}", reply.text);
+        let message = reply.json()["message"].as_str().unwrap().to_owned();
+        assert!(!message.is_empty());
+    }
+    let huge = "x".repeat(1024 * 1024 + 1);
+    assert_eq!(ask(url, "POST", "/v2/apps", &huge).await.status, 413);
+    let pong = ask(url, "GET", "/ping", "").await;
+    assert_eq!((pong.status, pong.text.as_str()), (200, "pong"));
+    let info = ask(url, "GET", "/v2/info", "").await.json();
+    assert!(info["frameworkId"].is_string());
+    assert!(info["version"].as_str().unwrap().starts_with("1."));
+    assert_eq!(ask(url, "GET", "/health", "").await.status, 200);
+    services.stop().await;
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_compares_with_the_agents_of_the_real_master() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = master(folder.path(), 0).await;
+    let services = services(master.url()).await;
+    let url = services.url();
+    ready(url).await;
+    let body = r#"{"id":"/big","cmd":"serve","cpus":64,"mem":32}"#;
+    assert_eq!(ask(url, "POST", "/v2/apps", body).await.status, 201);
+    let none = ask(url, "GET", "/v2/apps/big/why", "").await.json();
+    assert_eq!(none["verdict"], "no-agents", "{none}");
+    let _agent = agent(master.url(), AGENT).await;
+    let why = until(url, "/v2/apps/big/why", |r| {
+        r.json()["verdict"] == "fits-no-agent"
+    })
+    .await;
+    let lacks = why.json()["nearest"]["lacks"][0].clone();
+    assert_eq!(
+        lacks,
+        json!({"resource": "cpus", "asked": 64.0, "held": 8.0, "unit": ""})
+    );
+    let summary = until(url, "/v2/queue", |r| {
+        r.json()["queue"][0]["processedOffersSummary"]["unusedOffersCount"] != 0
+    })
+    .await;
+    let reason =
+        summary.json()["queue"][0]["processedOffersSummary"]["rejectSummaryLastOffers"][2].clone();
+    assert_eq!(reason["reason"], "InsufficientCpus");
+    assert_eq!(reason["declined"], 1);
+    services.stop().await;
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_takes_over_apps_and_tasks() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = master(folder.path(), 0).await;
+    let _agent = agent(master.url(), AGENT).await;
+    let first = services(master.url()).await;
+    ready(first.url()).await;
+    ask(first.url(), "POST", "/v2/apps", WEB).await;
+    let before = until(first.url(), "/v2/apps/web", running(3)).await.json();
+    first.stop().await;
+
+    let mut second = services(master.url()).await;
+    ready(second.url()).await;
+    let after = until(second.url(), "/v2/apps/web", running(3)).await.json();
+    let ids = |app: &Value| -> Vec<String> {
+        let tasks = app["app"]["tasks"].as_array().unwrap();
+        tasks
+            .iter()
+            .map(|t| t["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(ids(&before), ids(&after), "the same tasks run on");
+
+    // A third with the same name takes the second's place, which ends and says so.
+    let third = services(master.url()).await;
+    ready(third.url()).await;
+    let ended = second.wait().await.to_string();
+    assert!(!ended.is_empty());
+    let refused = ask(second.url(), "GET", "/v2/apps", "").await;
+    assert_eq!(refused.status, 503);
+    until(third.url(), "/v2/apps/web", running(3)).await;
+    third.stop().await;
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_master_changes_are_refused_with_503_and_work_once_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = master(folder.path(), 0).await;
+    let at = first.url().to_owned();
+    let port = at.rsplit_once(':').unwrap().1.parse().unwrap();
+    let services = services(&at).await;
+    ready(services.url()).await;
+    assert_eq!(
+        ask(services.url(), "POST", "/v2/apps", WEB).await.status,
+        201
+    );
+    first.stop().await;
+    let target = "/metrics";
+    until(services.url(), target, |r| {
+        r.text.contains("\nservices_connected 0\n")
+    })
+    .await;
+    let refused = ask(
+        services.url(),
+        "POST",
+        "/v2/apps",
+        r#"{"id":"/b","cmd":"serve"}"#,
+    )
+    .await;
+    assert_eq!(refused.status, 503);
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains(&at), "{message}");
+    assert_eq!(
+        ask(services.url(), "GET", "/v2/apps/web", "").await.status,
+        200
+    );
+    let second = master(folder.path(), port).await;
+    ready(services.url()).await;
+    let _agent = agent(second.url(), AGENT).await;
+    until(services.url(), "/v2/apps/web", running(3)).await;
+    services.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_master_address_is_told_and_a_taken_port_is_an_error() {
+    let services = services("http://127.0.0.1:9").await;
+    let reply = until(services.url(), "/v2/apps", |r| {
+        r.text.contains("127.0.0.1:9")
+    })
+    .await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    let port = services.url().rsplit_once(':').unwrap().1.parse().unwrap();
+    let config = allotment_services::Config {
+        port,
+        ..allotment_services::Config::default()
+    };
+    let error = allotment_services::start(config)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(&format!("127.0.0.1:{port}")), "{error}");
+    services.stop().await;
+}
