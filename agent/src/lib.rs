@@ -16,4 +16,4 @@ mod fetcher;
 pub use attributes::Attributes;
 pub use config::{Config, ConfigError, Isolation, Isolator, LauncherCommand};
 pub use containerizer::launcher_main;
-pub use edge::{RunError, Running, StartError, start};
+pub use edge::{RunError, Running, StartError, cgroup_name, start};

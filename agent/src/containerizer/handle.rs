@@ -716,6 +716,7 @@ fn outcome(ended: &wire::Ended) -> Outcome {
         memory: ended
             .memory_limit_bytes
             .map(|limit| (limit, ended.memory_peak_bytes)),
+        disk_full: false,
     }
 }
 
@@ -735,10 +736,18 @@ async fn say(
     let summed = spawn_blocking(move || {
         ended
             .into_iter()
-            .map(|(container, outcome, sandbox)| Input::Ended {
-                container,
-                outcome,
-                sandbox: prepare::summary(&sandbox),
+            .map(|(container, mut outcome, sandbox)| {
+                if let Outcome::Exited {
+                    exit, disk_full, ..
+                } = &mut outcome
+                {
+                    *disk_full = exit.code != Some(0) && prepare::disk_is_full(&sandbox);
+                }
+                Input::Ended {
+                    container,
+                    outcome,
+                    sandbox: prepare::summary(&sandbox),
+                }
             })
             .collect::<Vec<Input>>()
     });

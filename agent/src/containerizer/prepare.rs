@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use allotment_proto::allot;
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, chown, geteuid, getgrouplist};
 
 use crate::core::{Launch, SandboxId};
@@ -167,6 +168,14 @@ pub(crate) fn summary(sandbox: &Path) -> allot::SandboxSummary {
     summary.truncated = summary.files.len() > FILES_MAX;
     summary.files.truncate(FILES_MAX);
     summary
+}
+
+/// Whether nothing can be written any more where the sandbox lies.
+pub(crate) fn disk_is_full(sandbox: &Path) -> bool {
+    statvfs(sandbox).is_ok_and(|stat| {
+        let no_inodes = stat.files() > 0 && stat.files_available() == 0;
+        stat.blocks() > 0 && stat.blocks_available() == 0 || no_inodes
+    })
 }
 
 /// Deletes a sandbox and the folders above it that have become empty.

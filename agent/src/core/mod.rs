@@ -121,6 +121,8 @@ pub enum Outcome {
         exit: allot::TaskExit,
         /// Set when it exceeded its memory: the limit, and the most it held where known, in bytes.
         memory: Option<(u64, Option<u64>)>,
+        /// It failed, and there is no space left where its sandbox lies.
+        disk_full: bool,
     },
     /// It never ran.
     NotStarted {

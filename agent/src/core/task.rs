@@ -500,8 +500,20 @@ impl Verdict {
             (None, Outcome::Exited { exit, .. }) if exit.code == Some(0) => {
                 verdict(TaskState::TaskFinished, None, exit_message(exit))
             }
-            (None, Outcome::Exited { exit, .. }) => {
-                verdict(TaskState::TaskFailed, None, exit_message(exit))
+            (
+                None,
+                Outcome::Exited {
+                    exit, disk_full, ..
+                },
+            ) => {
+                let mut message = exit_message(exit);
+                if *disk_full {
+                    message.push_str(
+                        "; the disk of its sandbox is full, which may be why: free space on the \
+                         agent",
+                    );
+                }
+                verdict(TaskState::TaskFailed, None, message)
             }
             (None, Outcome::NotStarted { message }) => verdict(
                 TaskState::TaskFailed,

@@ -25,7 +25,7 @@ use crate::containerizer::LauncherError;
 use crate::containerizer::handle::{Containerizer, Settings as ContainerSettings};
 use crate::core::{Core, Input, Settings};
 use crate::fetcher::Fetcher;
-pub use store::StoreError;
+pub use store::{StoreError, cgroup_name};
 
 /// Facts that may wait for the loop; whoever brings more waits.
 const INPUTS_WAITING: usize = 4096;
@@ -95,7 +95,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let container_settings = ContainerSettings {
         launcher: config.launcher.clone(),
         isolation: config.isolation.clone(),
-        cgroup: store.short_name(),
+        cgroup: cgroup_name(&work_dir),
         work_dir: work_dir.clone(),
         switch_user: config.switch_user,
         pids_max: config.pids_max,

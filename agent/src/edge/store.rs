@@ -93,17 +93,6 @@ impl Store {
         &self.folder
     }
 
-    /// A short name that no other folder of this machine has at the same time, for cgroups.
-    pub(super) fn short_name(&self) -> String {
-        let (device, inode) = fs::metadata(&self.folder).map_or((0, 0), |m| (m.dev(), m.ino()));
-        let text = format!("{device}:{inode}:{}", self.folder.display());
-        // FNV-1a: stable between builds, unlike the standard hasher.
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("{hash:016x}")
-    }
-
     /// The id of an earlier run.
     pub(super) fn agent_id(&self) -> Result<Option<AgentId>, StoreError> {
         let file = self.folder.join(ID);
@@ -168,6 +157,21 @@ impl Store {
         }
         found
     }
+}
+
+/// A short name that no other folder of this machine has at the same time: that of the agent's
+/// groups, `allotment/<name>` in each cgroup hierarchy.
+pub fn cgroup_name(work_dir: &Path) -> String {
+    let folder = work_dir
+        .canonicalize()
+        .unwrap_or_else(|_| work_dir.to_owned());
+    let (device, inode) = fs::metadata(&folder).map_or((0, 0), |m| (m.dev(), m.ino()));
+    let text = format!("{device}:{inode}:{}", folder.display());
+    // FNV-1a: stable between builds, unlike the standard hasher.
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 /// Makes the agent's id durable.

@@ -4,6 +4,7 @@
 //! without offers and frameworks in between; the real one meets this agent in the tests of `cli`.
 
 #![allow(
+    clippy::unwrap_used,
     dead_code,
     unreachable_pub,
     reason = "each test file uses a part of it"
@@ -50,12 +51,14 @@ impl Agent for Door {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut messages = request.into_inner();
         let (outgoing, stream) = mpsc::channel(1024);
-        *self.session.lock().unwrap() = Some(outgoing);
-        let said = self.said.clone();
+        *self.session.lock().unwrap() = Some(outgoing.clone());
+        let (said, session) = (self.said.clone(), Arc::clone(&self.session));
         tokio::spawn(async move {
             while let Ok(Some(message)) = messages.message().await {
-                let _ = said.send(message.message.unwrap());
+                let _ = said.send(message.message.expect("a known message"));
             }
+            let mut session = session.lock().expect("no test panicked");
+            session.take_if(|current| current.same_channel(&outgoing));
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -211,6 +214,7 @@ pub struct Cluster {
     pub master: Master,
     pub agent: Running,
     pub folder: tempfile::TempDir,
+    work_dir: PathBuf,
     pub registered: allot::Register,
 }
 
@@ -231,8 +235,11 @@ pub fn modes() -> Vec<Mode> {
 }
 
 pub fn launcher() -> LauncherCommand {
+    let built = env!("CARGO_BIN_EXE_allotment-launcher");
     LauncherCommand {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_allotment-launcher")),
+        // A copy, when another user must be able to run it.
+        program: std::env::var_os("ALLOT_TEST_LAUNCHER")
+            .map_or_else(|| built.into(), PathBuf::from),
         args: vec!["launcher".to_owned()],
     }
 }
@@ -266,18 +273,20 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(mode, &master.url, folder.path().join("agent"));
         change(&mut config);
+        let work_dir = config.work_dir.clone();
         let agent = allotment_agent::start(config).await.unwrap();
         let registered = master.registration().await;
         Self {
             master,
             agent,
             folder,
+            work_dir,
             registered,
         }
     }
 
     pub fn work_dir(&self) -> PathBuf {
-        self.folder.path().join("agent")
+        self.work_dir.clone()
     }
 
     pub fn sandbox(&self, task: &str) -> PathBuf {
@@ -340,6 +349,17 @@ pub fn program(id: &str, argv: &[&str]) -> TaskInfo {
         ..Default::default()
     };
     task(id, command)
+}
+
+/// Groups of containers that exist in any hierarchy below this agent's own groups.
+pub fn cgroups_of(work_dir: &std::path::Path) -> Vec<PathBuf> {
+    let short = allotment_agent::cgroup_name(work_dir);
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    hierarchies
+        .map(|hierarchy| hierarchy.path().join("allotment").join(&short))
+        .chain([PathBuf::from("/sys/fs/cgroup/allotment").join(&short)])
+        .filter(|path| path.exists())
+        .collect()
 }
 
 /// Waits until something is so.
