@@ -393,7 +393,10 @@ impl Driver {
                         }
                         Err(status) => {
                             let text = channel::status_text(&status);
-                            self.on_closed(format!("master {place}: {text}"), false);
+                            // The master's way to say that it ends the stream on purpose, after
+                            // everything that came before on it was dealt with.
+                            let clean = status.code() == tonic::Code::FailedPrecondition;
+                            self.on_closed(format!("master {place}: {text}"), clean);
                         }
                     }
                 }

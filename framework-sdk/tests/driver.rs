@@ -204,6 +204,18 @@ async fn after_a_teardown_nothing_more_comes() {
 }
 
 #[tokio::test]
+async fn a_teardown_that_the_master_confirms_with_a_status_is_over_at_once() {
+    let (mut master, mut stream, mut scheduler) = subscribed().await;
+    scheduler.call(Call::Teardown).await.unwrap();
+    assert_eq!(stream.hears().await.r#type(), call::Type::Teardown);
+    let status = Status::failed_precondition("it was torn down by its own call");
+    stream.events.send(Err(status)).await.unwrap();
+    drop(stream);
+    assert_eq!(scheduler.next().await, None);
+    assert!(!master.was_asked_again());
+}
+
+#[tokio::test]
 async fn a_master_that_dies_is_waited_for() {
     let (master, stream, mut scheduler) = subscribed().await;
     let address = master.address;

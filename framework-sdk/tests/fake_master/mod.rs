@@ -101,6 +101,11 @@ impl FakeMaster {
         self.streams.recv().await.unwrap()
     }
 
+    /// Whether another stream was opened.
+    pub(crate) fn was_asked_again(&mut self) -> bool {
+        self.streams.try_recv().is_ok()
+    }
+
     /// Stops listening; streams that are open go on.
     pub(crate) fn stop_listening(&self) {
         self.server.abort();
