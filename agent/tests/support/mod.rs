@@ -51,14 +51,16 @@ impl Agent for Door {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut messages = request.into_inner();
         let (outgoing, stream) = mpsc::channel(1024);
-        *self.session.lock().unwrap() = Some(outgoing.clone());
+        let this = outgoing.downgrade();
+        *self.session.lock().unwrap() = Some(outgoing);
         let (said, session) = (self.said.clone(), Arc::clone(&self.session));
         tokio::spawn(async move {
             while let Ok(Some(message)) = messages.message().await {
                 let _ = said.send(message.message.expect("a known message"));
             }
             let mut session = session.lock().expect("no test panicked");
-            session.take_if(|current| current.same_channel(&outgoing));
+            let this = this.upgrade();
+            session.take_if(|current| this.is_some_and(|this| current.same_channel(&this)));
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -128,6 +130,11 @@ impl Master {
         }
     }
 
+    /// Waits for the agent to leave for good.
+    pub async fn farewell(&mut self) {
+        while !matches!(self.hear().await, Said::Unregister(_)) {}
+    }
+
     /// Breaks the connection.
     pub fn cut(&self) {
         self.session.lock().unwrap().take();
@@ -179,7 +186,8 @@ impl Master {
             }
             if let Said::Update(update) = self.hear().await {
                 let status = update.status;
-                if self.acknowledges {
+                let connected = self.session.lock().unwrap().is_some();
+                if self.acknowledges && connected {
                     self.acknowledge(&status).await;
                 }
                 let queue = self
