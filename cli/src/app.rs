@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::http::{self, Reply};
-use crate::output::{self, Cell, Row, Tone, Watch};
+use crate::output::{self, Cell, Format, Row, Tone, Watch};
 use crate::rpc::Peer;
 use crate::task;
 
@@ -381,8 +381,10 @@ async fn done(
     } else {
         "has begun"
     };
-    let line = format!("{what}: deployment {id} {state}");
-    output::one(ctx.output, &answer, &[("done", line.as_str().into())])
+    if ctx.output == Format::Table {
+        return output::line(&format!("{what}: deployment {id} {state}"));
+    }
+    output::one(ctx.output, &answer, &[])
 }
 
 async fn show(ctx: &Context, api: &Api, id: &str) -> anyhow::Result<()> {

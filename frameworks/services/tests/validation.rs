@@ -1,6 +1,8 @@
 //! Which definitions are taken and which are refused, at which path, and that each refusal has
 //! Marathon's form. The rules are those of Marathon 1.8 to 1.11, and what is not supported yet.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use common::World;
@@ -279,6 +281,7 @@ fn harmless_values_of_unsupported_fields_and_null_are_taken() {
     for fields in [
         json!({"gpus": 0, "executor": "", "tty": false, "dependencies": [], "secrets": {}}),
         json!({"container": null, "ipAddress": null, "instances": null, "readinessChecks": []}),
+        json!({"unheardOf": null, "unreachableStrategy": {"unreachableExpungeAfterSeconds": null}}),
         json!({"networks": [{"mode": "host"}], "role": "*", "acceptedResourceRoles": ["*"]}),
         json!({"uris": [], "fetch": [], "ports": [0], "portDefinitions": [{"port": 0}]}),
         json!({"tasksRunning": 1, "tasks": [], "deployments": [], "version": "2020-01-01T00:00:00.000Z"}),

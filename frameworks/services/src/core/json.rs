@@ -221,10 +221,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reports every field that nobody read.
+    /// Reports every field that nobody read; `null` counts as absent here too.
     pub fn finish(self, problems: &mut Problems) {
-        for key in self.map.keys() {
-            if !self.read.contains(&key.as_str()) {
+        for (key, value) in self.map {
+            if !value.is_null() && !self.read.contains(&key.as_str()) {
                 let shown: String = key.chars().take(80).collect();
                 problems.rule(
                     format!("{}/{shown}", self.path),
