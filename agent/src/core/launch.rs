@@ -318,7 +318,9 @@ fn environment(
                 "variable {name:?} has no usable name; names are not empty and hold no `=`"
             ));
         }
-        set.insert(name.clone(), variable.value.clone().unwrap_or_default());
+        // Only the agent knows where the sandbox is, and not every command has a shell to ask.
+        let value = variable.value.as_deref().unwrap_or_default();
+        set.insert(name.clone(), value.replace("${MESOS_SANDBOX}", directory));
     }
     Ok(set.into_iter().collect())
 }

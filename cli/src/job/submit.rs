@@ -207,8 +207,7 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// Who submits.
 fn owner() -> String {
-    let named = ["USER", "LOGNAME"].map(std::env::var);
-    let named = named.into_iter().flatten().find(|name| !name.is_empty());
-    named.unwrap_or_else(|| "unknown".to_owned())
+    crate::roles::user()
 }

@@ -206,9 +206,9 @@ fn build(id: TaskId, name: String, size: Size, spec: &JobSpec, near: bool) -> Ta
     for (name, value) in [
         ("BATCH_SYSTEM", "HTCondor"),
         ("OMP_NUM_THREADS", threads.as_str()),
-        // A job starts in its sandbox. Only the agent knows where that is.
-        ("TMPDIR", "."),
-        ("_CONDOR_SCRATCH_DIR", "."),
+        // Only the agent knows where the sandbox is, and writes it in the place of this name.
+        ("TMPDIR", "${MESOS_SANDBOX}"),
+        ("_CONDOR_SCRATCH_DIR", "${MESOS_SANDBOX}"),
         ("_CONDOR_SLOT", "slot1"),
     ] {
         env.insert(name.to_owned(), value.to_owned());
@@ -221,7 +221,7 @@ fn build(id: TaskId, name: String, size: Size, spec: &JobSpec, near: bool) -> Ta
         Command::Exec { program, arguments }
     } else {
         // A shell for what only a shell can do here: start elsewhere, read from a file.
-        let mut script = String::from("export _CONDOR_SCRATCH_DIR=\"$PWD\" TMPDIR=\"$PWD\"; ");
+        let mut script = String::new();
         if !copies {
             script.push_str("cd -- \"$_CONDOR_JOB_IWD\" || exit 1; ");
             let folder = spec.initial_dir.clone().unwrap_or_default();
