@@ -39,7 +39,7 @@ const NEXT_NOTICE: Duration = Duration::from_secs(5);
 /// Between SIGTERM and SIGKILL after Ctrl-C; a second Ctrl-C ends the wait.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// A master may restart under a running task; a killed `allot run` must not leave one behind.
-const FAILOVER_TIMEOUT: Duration = Duration::from_secs(15);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Arguments of `allot run`.
