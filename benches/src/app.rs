@@ -35,7 +35,11 @@ impl Default for Args {
 pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
     let mut numbers = Vec::new();
     for isolation in ["none", "auto"] {
-        let cluster = Cluster::start(allot, "cpus:2;mem:2048;disk:4096", isolation)?;
+        let cluster = Cluster::start(
+            allot,
+            "cpus:2;mem:2048;disk:4096;ports:[31000-31999]",
+            isolation,
+        )?;
         let url = cluster.services_url()?;
         let address = url
             .trim_start_matches("http://")

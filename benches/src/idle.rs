@@ -77,7 +77,11 @@ fn usage(root: u32) -> anyhow::Result<Usage> {
     let mut todo = vec![root];
     while let Some(pid) = todo.pop() {
         let dir = format!("/proc/{pid}");
-        let rollup = std::fs::read_to_string(format!("{dir}/smaps_rollup"))?;
+        let Ok(rollup) = std::fs::read_to_string(format!("{dir}/smaps_rollup")) else {
+            // A short-lived process, gone between being listed and being read.
+            anyhow::ensure!(pid != root, "the cluster has ended");
+            continue;
+        };
         let field = |name: &str| -> u64 {
             rollup
                 .lines()

@@ -6,10 +6,10 @@
 //! - [`cluster`]: starts the roles as a user would and stops them again.
 //! - [`report`]: hardware line, percentiles, the table of numbers and targets.
 //! - [`svg`]: what was in use over time, as a plot.
-//! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`]: one benchmark each.
+//! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`], [`simulated`]: one benchmark each.
 //!
 //! Build first (`cargo build --release`), then `cargo run --release -p allotment-benches -- all`,
-//! or one of them by name. Nothing is random, so there is no seed to state.
+//! or one of them by name. Only the simulated one is random, and states its seed.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its purpose")]
 
@@ -20,6 +20,7 @@ mod jobs;
 mod report;
 mod run;
 mod sharing;
+mod simulated;
 mod svg;
 
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ enum What {
     Idle(idle::Args),
     /// Two elastic frameworks on one shared cluster against a static half-half split
     Sharing(sharing::Args),
+    /// The same question in the simulator, at 1,000 machines
+    Simulated(simulated::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -74,12 +77,14 @@ fn main() -> anyhow::Result<()> {
             run::measure(&allot, &run::Args::default())?;
             jobs::measure(&allot, &jobs::Args::default())?;
             idle::measure(&allot, &idle::Args::default())?;
-            sharing::measure(&allot, &sharing::Args::default())
+            sharing::measure(&allot, &sharing::Args::default())?;
+            simulated::measure(&simulated::Args::default())
         }
         What::App(args) => app::measure(&allot, &args),
         What::Run(args) => run::measure(&allot, &args),
         What::Jobs(args) => jobs::measure(&allot, &args),
         What::Idle(args) => idle::measure(&allot, &args),
         What::Sharing(args) => sharing::measure(&allot, &args),
+        What::Simulated(args) => simulated::measure(&args),
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn heading() {
         kernel.trim()
     );
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    println!("seed:     none, nothing is random");
+    println!("seed:     none but where one is printed: real processes, fixed load");
     println!(
         "command:  cargo run --release -p allotment-benches -- {}\n",
         arguments.join(" ")
