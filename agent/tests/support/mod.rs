@@ -178,6 +178,20 @@ impl Master {
         .await;
     }
 
+    /// Every update that has come, at least one; acknowledged.
+    pub async fn updates(&mut self) -> Vec<TaskStatus> {
+        let mut statuses = Vec::new();
+        let mut said = Some(self.hear().await);
+        while let Some(message) = said {
+            if let Said::Update(update) = message {
+                self.acknowledge(&update.status).await;
+                statuses.push(update.status);
+            }
+            said = self.said.try_recv().ok();
+        }
+        statuses
+    }
+
     /// The next update of a task; others are kept for later.
     pub async fn update(&mut self, task: &str) -> TaskStatus {
         loop {

@@ -1,0 +1,95 @@
+//! How fast one agent starts and reaps `true`, and what an idle task costs in memory.
+//!
+//! `cargo bench -p allotment-agent --bench launch`. A master stands in (see `tests/support`), so
+//! that the agent alone is measured: gRPC, sandbox, launcher, walls, two acknowledged updates for
+//! each task. Wants an otherwise idle machine; prints the load it found.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a measurement reads the clock and prints"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::time::Instant;
+
+use allotment_proto::convert::is_terminal;
+use support::{Cluster, Mode, modes, program};
+
+/// Tasks measured, and how many of them are under way at a time.
+const N_TASKS: usize = 3000;
+const WINDOW: usize = 64;
+const N_IDLE: usize = 100;
+
+#[tokio::main]
+async fn main() {
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    println!("load {}", load.trim());
+    for mode in modes() {
+        rate(mode).await;
+        idle(mode).await;
+    }
+}
+
+async fn rate(mode: Mode) {
+    let mut c = Cluster::start(mode).await;
+    let task = |i: usize| program(&format!("t{i}"), &["/bin/true"]);
+    let begun = Instant::now();
+    c.master.launch((0..WINDOW).map(task).collect()).await;
+    let (mut launched, mut ended) = (WINDOW, 0);
+    while ended < N_TASKS {
+        let mut fresh = 0;
+        for status in c.master.updates().await {
+            if is_terminal(status.state()) {
+                ended += 1;
+                fresh += 1;
+            }
+        }
+        let until = (launched + fresh).min(N_TASKS);
+        if until > launched {
+            c.master.launch((launched..until).map(task).collect()).await;
+            launched = until;
+        }
+    }
+    let took = begun.elapsed();
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = N_TASKS as f64 / took.as_secs_f64();
+    println!("{mode:?}: {N_TASKS} x true, {WINDOW} at a time: {rate:.0}/s");
+    c.agent.stop().await;
+}
+
+async fn idle(mode: Mode) {
+    let mut c = Cluster::start(mode).await;
+    let tasks = (0..N_IDLE).map(|i| program(&format!("t{i}"), &["sleep", "1000"]));
+    c.master.launch(tasks.collect()).await;
+    let mut private = (0, 0);
+    for i in 0..N_IDLE {
+        let running = c.master.running(&format!("t{i}")).await;
+        let init = running.container_status.unwrap().executor_pid.unwrap();
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+        private.0 += private_kib(init);
+        for task in children.split_whitespace() {
+            private.1 += private_kib(task.parse().unwrap());
+        }
+    }
+    println!(
+        "{mode:?}: an idle task holds {} KiB private: {} of its init, {} of `sleep`",
+        (private.0 + private.1) / N_IDLE,
+        private.0 / N_IDLE,
+        private.1 / N_IDLE
+    );
+    c.agent.stop().await;
+}
+
+fn private_kib(pid: u32) -> usize {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    smaps
+        .lines()
+        .filter(|line| line.starts_with("Private_"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok())
+        .sum()
+}

@@ -1,0 +1,719 @@
+//! The agent's core on virtual time: each step is a sentence, and what it did not say it must not
+//! have done.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use allotment_agent::core::{ContainerId, Core, Effect, Input, Outcome, Settings};
+use allotment_proto::allot::agent_message::Message as Said;
+use allotment_proto::allot::master_message::Message as Told;
+use allotment_proto::convert::resources_to_wire;
+use allotment_proto::mesos::framework_info::{Capability, capability};
+use allotment_proto::mesos::task_status::Reason;
+use allotment_proto::mesos::{self, TaskState, TaskStatus};
+use allotment_proto::{allot, convert};
+use allotment_types::{AgentId, Timestamp};
+use proptest::prelude::*;
+
+const GRACE: Duration = Duration::from_secs(5);
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+struct Agent {
+    core: Core,
+    now: Timestamp,
+    effects: VecDeque<Effect>,
+    session: u64,
+}
+
+impl Agent {
+    fn alone() -> Self {
+        let settings = Settings {
+            hostname: "host".to_owned(),
+            address: ("10.0.0.7".to_owned(), 5051),
+            boot_id: "boot".to_owned(),
+            resources: "cpus:4; mem:1024; ports:[31000-31009]".parse().unwrap(),
+            attributes: Vec::new(),
+            n_masters: 2,
+            reconnect_min: secs(1),
+            reconnect_max: secs(8),
+            kill_grace: GRACE,
+            gc_delay: secs(3600),
+            work_dir: "/work".to_owned(),
+            environment: vec![("PATH".to_owned(), "/bin".to_owned())],
+        };
+        let now = Timestamp::from_secs(1_000_000);
+        let mut agent = Self {
+            core: Core::new(settings, None, 7, now),
+            now,
+            effects: VecDeque::new(),
+            session: 0,
+        };
+        agent.feed(Input::Tick);
+        agent
+    }
+
+    fn registered() -> Self {
+        let mut agent = Self::alone();
+        agent.connects(0);
+        agent.registers();
+        agent
+    }
+
+    fn feed(&mut self, input: Input) {
+        let step = self.core.step(self.now, input);
+        self.effects.extend(step.then);
+    }
+
+    fn hears(&mut self, message: Told) {
+        let (session, message) = (self.session, Some(message));
+        let message = allot::MasterMessage { message };
+        self.feed(Input::Master { session, message });
+    }
+
+    /// Time passes, with a tick at every deadline on the way.
+    fn wait(&mut self, span: Duration) {
+        let end = self.now + span;
+        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.feed(Input::Tick);
+        }
+        self.now = end;
+    }
+
+    fn next(&mut self) -> Effect {
+        self.effects.pop_front().expect("an effect")
+    }
+
+    fn nothing_else(&self) {
+        assert!(self.effects.is_empty(), "{:?}", self.effects);
+    }
+
+    fn connects(&mut self, to: usize) {
+        match self.next() {
+            Effect::Connect { session, master } => {
+                assert_eq!(master, to);
+                self.session = session;
+            }
+            other => panic!("{other:?}"),
+        }
+        self.nothing_else();
+    }
+
+    fn says(&mut self) -> Said {
+        match self.next() {
+            Effect::Send { session, message } => {
+                assert_eq!(session, self.session);
+                message.message.unwrap()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn register(&mut self) -> allot::Register {
+        let session = self.session;
+        self.feed(Input::Connected { session });
+        match self.says() {
+            Said::Register(register) => register,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn welcome(&mut self) {
+        self.hears(Told::Registered(allot::Registered {
+            agent_id: mesos::AgentId {
+                value: "m-S1".to_owned(),
+            },
+            master_id: "m".to_owned(),
+            ping_timeout_seconds: 75.0,
+        }));
+    }
+
+    fn registers(&mut self) -> allot::Register {
+        let register = self.register();
+        self.welcome();
+        register
+    }
+
+    fn disconnects(&mut self) {
+        let session = self.session;
+        self.feed(Input::Disconnected { session });
+        self.nothing_else();
+    }
+
+    fn launch(&mut self, tasks: Vec<mesos::TaskInfo>) {
+        self.launch_for(&[], tasks);
+    }
+
+    fn launch_for(&mut self, capabilities: &[capability::Type], tasks: Vec<mesos::TaskInfo>) {
+        let framework = mesos::FrameworkInfo {
+            id: Some(framework()),
+            capabilities: capabilities
+                .iter()
+                .map(|kind| Capability {
+                    r#type: Some((*kind).into()),
+                })
+                .collect(),
+            ..Default::default()
+        };
+        self.hears(Told::Launch(allot::Launch { framework, tasks }));
+    }
+
+    fn starts(&mut self, task: &str) -> ContainerId {
+        match self.next() {
+            Effect::Start(launch) => {
+                assert_eq!(launch.sandbox.task.as_str(), task);
+                launch.container
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The update that goes out now; unacknowledged.
+    fn update(&mut self, task: &str, state: TaskState) -> TaskStatus {
+        match self.says() {
+            Said::Update(update) => {
+                assert_eq!(update.status.task_id.value, task);
+                assert_eq!(update.status.state(), state, "{:?}", update.status);
+                update.status
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn acknowledge(&mut self, status: &TaskStatus) {
+        self.hears(Told::Acknowledge(allot::Acknowledge {
+            framework_id: framework(),
+            task_id: status.task_id.clone(),
+            uuid: status.uuid.clone().unwrap(),
+        }));
+    }
+
+    fn acknowledged_update(&mut self, task: &str, state: TaskState) -> TaskStatus {
+        let status = self.update(task, state);
+        self.acknowledge(&status);
+        status
+    }
+
+    fn started(&mut self, container: &ContainerId) {
+        self.feed(Input::Started {
+            container: container.clone(),
+            pid: 42,
+        });
+    }
+
+    fn exits(&mut self, container: &ContainerId, code: i32) {
+        self.ends(
+            container,
+            Outcome::Exited {
+                exit: allot::TaskExit {
+                    code: Some(code),
+                    ..Default::default()
+                },
+                memory: None,
+                disk_full: false,
+            },
+        );
+    }
+
+    fn ends(&mut self, container: &ContainerId, outcome: Outcome) {
+        self.feed(Input::Ended {
+            container: container.clone(),
+            outcome,
+            sandbox: allot::SandboxSummary::default(),
+        });
+    }
+
+    fn kill(&mut self, task: &str, grace: Option<Duration>) {
+        self.hears(Told::Kill(allot::Kill {
+            framework_id: framework(),
+            task_id: mesos::TaskId {
+                value: task.to_owned(),
+            },
+            kill_policy: grace.map(|grace| mesos::KillPolicy {
+                grace_period: Some(mesos::DurationInfo {
+                    nanoseconds: i64::try_from(grace.as_nanos()).unwrap(),
+                }),
+            }),
+        }));
+    }
+
+    /// A task that runs, with TASK_RUNNING acknowledged.
+    fn runs(&mut self, id: &str) -> ContainerId {
+        self.launch(vec![task(id, "cpus:1")]);
+        let container = self.starts(id);
+        self.started(&container);
+        self.acknowledged_update(id, TaskState::TaskRunning);
+        container
+    }
+}
+
+fn framework() -> mesos::FrameworkId {
+    mesos::FrameworkId {
+        value: "m-0001".to_owned(),
+    }
+}
+
+fn task(id: &str, resources: &str) -> mesos::TaskInfo {
+    mesos::TaskInfo {
+        name: id.to_owned(),
+        task_id: mesos::TaskId {
+            value: id.to_owned(),
+        },
+        resources: resources_to_wire(&resources.parse().unwrap(), None),
+        command: Some(mesos::CommandInfo {
+            value: Some("x".to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn the_first_registration_has_no_id_and_every_later_one_has() {
+    let mut a = Agent::alone();
+    a.connects(0);
+    assert_eq!(a.register().agent.id, None);
+    let step = a.core.step(
+        a.now,
+        Input::Master {
+            session: a.session,
+            message: allot::MasterMessage {
+                message: Some(Told::Registered(allot::Registered {
+                    agent_id: mesos::AgentId {
+                        value: "m-S1".to_owned(),
+                    },
+                    ..Default::default()
+                })),
+            },
+        },
+    );
+    // Durable before anything else happens.
+    assert_eq!(step.persist.len(), 1);
+    a.disconnects();
+    a.wait(secs(1));
+    a.connects(1);
+    let again = a.registers();
+    assert_eq!(again.agent.id.unwrap().value, "m-S1");
+}
+
+#[test]
+fn failures_wait_longer_each_time_and_try_the_masters_in_turn() {
+    let mut a = Agent::alone();
+    a.connects(0);
+    for (longest, master) in [(1, 1), (2, 0), (4, 1), (8, 0), (8, 1)] {
+        a.disconnects();
+        a.wait(secs(longest) / 2 - Duration::from_millis(1));
+        a.nothing_else();
+        a.wait(secs(longest) / 2 + Duration::from_millis(1));
+        a.connects(master);
+    }
+}
+
+#[test]
+fn a_master_that_says_nothing_is_left() {
+    let mut a = Agent::registered();
+    a.wait(secs(74));
+    a.hears(Told::Ping(allot::Ping { sequence: 3 }));
+    assert!(matches!(a.says(), Said::Pong(pong) if pong.sequence == 3));
+    a.wait(secs(74));
+    a.nothing_else();
+    a.wait(secs(2));
+    assert!(matches!(a.next(), Effect::Disconnect { session, .. } if session == a.session));
+    a.connects(1);
+}
+
+#[test]
+fn what_an_old_session_still_says_is_not_heard() {
+    let mut a = Agent::registered();
+    let old = a.session;
+    a.disconnects();
+    a.wait(secs(1));
+    a.connects(1);
+    let message = Some(Told::Launch(allot::Launch {
+        framework: mesos::FrameworkInfo {
+            id: Some(framework()),
+            ..Default::default()
+        },
+        tasks: vec![task("t", "cpus:1")],
+    }));
+    let message = allot::MasterMessage { message };
+    a.feed(Input::Master {
+        session: old,
+        message,
+    });
+    a.nothing_else();
+}
+
+#[test]
+fn updates_of_a_task_go_one_at_a_time_and_are_repeated_with_back_off() {
+    let mut a = Agent::registered();
+    a.launch(vec![task("t", "cpus:1")]);
+    let container = a.starts("t");
+    a.started(&container);
+    let running = a.update("t", TaskState::TaskRunning);
+    a.exits(&container, 0);
+    a.nothing_else();
+    for interval in [10, 20, 40] {
+        a.hears(Told::Ping(allot::Ping { sequence: 0 }));
+        a.says();
+        a.wait(secs(interval) - Duration::from_millis(1));
+        a.nothing_else();
+        a.wait(Duration::from_millis(1));
+        let again = a.update("t", TaskState::TaskRunning);
+        assert_eq!(again.uuid, running.uuid);
+    }
+    a.acknowledge(&running);
+    let finished = a.update("t", TaskState::TaskFinished);
+    // Someone else's acknowledgement changes nothing.
+    a.acknowledge(&running);
+    a.nothing_else();
+    a.acknowledge(&finished);
+    a.wait(secs(70));
+    a.nothing_else();
+}
+
+#[test]
+fn a_new_session_hears_of_every_task_and_every_open_update() {
+    let mut a = Agent::registered();
+    a.runs("quiet");
+    a.launch(vec![task("open", "cpus:1")]);
+    let container = a.starts("open");
+    a.started(&container);
+    let running = a.update("open", TaskState::TaskRunning);
+    a.disconnects();
+    a.exits(&container, 1);
+    a.nothing_else();
+    a.wait(secs(1));
+    a.connects(1);
+    let register = a.register();
+    let tasks: Vec<_> = register
+        .tasks
+        .iter()
+        .map(|record| (record.task.task_id.value.as_str(), record.state()))
+        .collect();
+    assert_eq!(
+        tasks,
+        [
+            ("open", TaskState::TaskFailed),
+            ("quiet", TaskState::TaskRunning)
+        ]
+    );
+    assert_eq!(register.frameworks.len(), 1);
+    a.welcome();
+    let again = a.update("open", TaskState::TaskRunning);
+    assert_eq!(again.uuid, running.uuid);
+    a.nothing_else();
+}
+
+#[test]
+fn sigterm_then_the_grace_period_then_sigkill() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.kill("t", None);
+    assert_eq!(a.next(), Effect::Terminate(container.clone()));
+    a.wait(GRACE - Duration::from_millis(1));
+    a.nothing_else();
+    a.wait(Duration::from_millis(1));
+    assert_eq!(a.next(), Effect::Destroy(container.clone()));
+    a.wait(GRACE);
+    a.nothing_else();
+    a.exits(&container, 143);
+    a.update("t", TaskState::TaskKilled);
+}
+
+#[test]
+fn another_kill_can_only_shorten_the_wait() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.kill("t", None);
+    a.next();
+    a.kill("t", Some(secs(60)));
+    a.kill("t", Some(secs(1)));
+    a.wait(secs(1));
+    assert_eq!(a.next(), Effect::Destroy(container));
+    a.nothing_else();
+}
+
+#[test]
+fn a_task_killed_before_it_runs_is_killed_during_launch_and_never_running() {
+    let mut a = Agent::registered();
+    a.launch(vec![task("t", "cpus:1")]);
+    let container = a.starts("t");
+    a.kill("t", None);
+    assert_eq!(a.next(), Effect::Destroy(container.clone()));
+    a.started(&container);
+    a.nothing_else();
+    a.exits(&container, 0);
+    let end = a.update("t", TaskState::TaskKilled);
+    assert_eq!(end.reason(), Reason::TaskKilledDuringLaunch);
+}
+
+#[test]
+fn killing_is_told_to_frameworks_that_know_it() {
+    let mut a = Agent::registered();
+    a.launch_for(
+        &[capability::Type::TaskKillingState],
+        vec![task("t", "cpus:1")],
+    );
+    let container = a.starts("t");
+    a.started(&container);
+    a.acknowledged_update("t", TaskState::TaskRunning);
+    a.kill("t", None);
+    assert_eq!(a.next(), Effect::Terminate(container.clone()));
+    a.acknowledged_update("t", TaskState::TaskKilling);
+    a.exits(&container, 0);
+    a.acknowledged_update("t", TaskState::TaskKilled);
+    a.nothing_else();
+}
+
+#[test]
+fn what_does_not_fit_is_dropped_with_both_numbers() {
+    let mut a = Agent::registered();
+    a.runs("first");
+    a.launch_for(
+        &[capability::Type::PartitionAware],
+        vec![task("second", "cpus:3.5")],
+    );
+    let end = a.update("second", TaskState::TaskDropped);
+    let message = end.message();
+    assert!(message.contains("cpus: asked 3.5, there is 3"), "{message}");
+    a.acknowledge(&end);
+    a.nothing_else();
+}
+
+#[test]
+fn a_task_asked_for_twice_is_started_once() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.launch(vec![task("t", "cpus:1")]);
+    assert!(matches!(a.next(), Effect::Warn(text) if text.contains("TASK_RUNNING")));
+    a.nothing_else();
+    a.exits(&container, 0);
+    a.acknowledged_update("t", TaskState::TaskFinished);
+    // Now the name is free.
+    a.runs("t");
+}
+
+#[test]
+fn too_much_memory_is_the_reason_even_when_the_exit_looks_well() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.ends(
+        &container,
+        Outcome::Exited {
+            exit: allot::TaskExit {
+                code: Some(0),
+                ..Default::default()
+            },
+            memory: Some((64 << 20, Some((64 << 20) + 1))),
+            disk_full: false,
+        },
+    );
+    let end = a.update("t", TaskState::TaskFailed);
+    assert_eq!(end.reason(), Reason::ContainerLimitationMemory);
+    let message = end.message();
+    assert!(
+        message.contains("asked 64.0 MiB and used up to 64.0 MiB"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_agent_that_stops_ends_its_tasks_first_and_then_leaves() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.feed(Input::Stop);
+    assert_eq!(a.next(), Effect::Destroy(container.clone()));
+    a.nothing_else();
+    a.exits(&container, 137);
+    a.update("t", TaskState::TaskLost);
+    assert!(matches!(a.says(), Said::Unregister(_)));
+    assert_eq!(a.next(), Effect::Stopped);
+    a.nothing_else();
+    assert_eq!(a.core.next_deadline(), None);
+}
+
+#[test]
+fn a_sandbox_is_collected_once_its_time_has_come() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.exits(&container, 0);
+    a.acknowledged_update("t", TaskState::TaskFinished);
+    let agent = AgentId::parse("m-S1").unwrap();
+    for _ in 0..59 {
+        a.wait(secs(60));
+        a.hears(Told::Ping(allot::Ping { sequence: 0 }));
+        a.says();
+    }
+    a.nothing_else();
+    a.wait(secs(60));
+    match a.next() {
+        Effect::Collect { agent: of, sandbox } => {
+            assert_eq!((of, sandbox.container), (agent, container));
+        }
+        other => panic!("{other:?}"),
+    }
+    a.nothing_else();
+}
+
+/// What may happen to an agent, in any order.
+#[derive(Debug, Clone)]
+enum Happening {
+    Launch(u8, u8),
+    Start(u8),
+    Exit(u8, i32),
+    Kill(u8),
+    Acknowledge,
+    Reconnect,
+    Wait(u16),
+    Shutdown,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => (0_u8..6, 0_u8..3).prop_map(|(id, cpus)| Happening::Launch(id, cpus)),
+        3 => (0_u8..8).prop_map(Happening::Start),
+        3 => (0_u8..8, 0..3).prop_map(|(n, code)| Happening::Exit(n, code)),
+        2 => (0_u8..6).prop_map(Happening::Kill),
+        4 => Just(Happening::Acknowledge),
+        1 => Just(Happening::Reconnect),
+        2 => (0_u16..30_000).prop_map(Happening::Wait),
+        1 => Just(Happening::Shutdown),
+    ]
+}
+
+/// The books of an observer who sees only effects.
+#[derive(Default)]
+struct Observer {
+    live: Vec<(ContainerId, allotment_types::Resources)>,
+    /// The update in flight of each task.
+    in_flight: Vec<TaskStatus>,
+    last: std::collections::BTreeMap<String, TaskState>,
+}
+
+impl Observer {
+    fn watch(&mut self, agent: &mut Agent) {
+        while let Some(effect) = agent.effects.pop_front() {
+            match effect {
+                Effect::Start(launch) => {
+                    self.last
+                        .insert(launch.sandbox.task.to_string(), TaskState::TaskStaging);
+                    self.live.push((launch.container, launch.resources));
+                }
+                Effect::Connect { session, .. } => agent.session = session,
+                Effect::Send { message, .. } => {
+                    if let Some(Said::Update(update)) = message.message {
+                        let status = update.status;
+                        let id = status.task_id.value.clone();
+                        self.in_flight.retain(|other| {
+                            assert!(
+                                other.task_id != status.task_id || other.uuid == status.uuid,
+                                "two updates of one task in flight"
+                            );
+                            other.task_id != status.task_id
+                        });
+                        self.last.insert(id, status.state());
+                        self.in_flight.push(status);
+                    }
+                }
+                Effect::Disconnect { .. }
+                | Effect::Terminate(_)
+                | Effect::Destroy(_)
+                | Effect::Collect { .. }
+                | Effect::Warn(_)
+                | Effect::Stopped => {}
+            }
+        }
+        // Free plus what live containers hold is everything, exactly.
+        let overview = agent.core.overview();
+        let held = self
+            .live
+            .iter()
+            .fold(overview.free, |sum, (_, resources)| sum.plus(resources));
+        assert_eq!(held, overview.total);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn resources_are_conserved_and_every_launch_ends(
+        happenings in prop::collection::vec(happening(), 1..60)
+    ) {
+        let mut a = Agent::registered();
+        let mut seen = Observer::default();
+        for happening in happenings {
+            match happening {
+                Happening::Launch(id, cpus) => {
+                    a.launch(vec![task(&format!("t{id}"), &format!("cpus:{cpus}; mem:100"))]);
+                }
+                Happening::Start(n) => {
+                    if let Some((container, _)) = seen.live.get(usize::from(n)).cloned() {
+                        a.started(&container);
+                    }
+                }
+                Happening::Exit(n, code) => {
+                    if usize::from(n) < seen.live.len() {
+                        let (container, _) = seen.live.remove(usize::from(n));
+                        a.exits(&container, code);
+                    }
+                }
+                Happening::Kill(id) => a.kill(&format!("t{id}"), None),
+                Happening::Acknowledge => {
+                    if let Some(status) = seen.in_flight.pop() {
+                        a.acknowledge(&status);
+                    }
+                }
+                Happening::Reconnect => {
+                    let session = a.session;
+                    a.feed(Input::Disconnected { session });
+                    a.wait(secs(8));
+                    seen.watch(&mut a);
+                    let session = a.session;
+                    a.feed(Input::Connected { session });
+                    a.welcome();
+                }
+                Happening::Wait(millis) => {
+                    a.wait(Duration::from_millis(millis.into()));
+                }
+                Happening::Shutdown => {
+                    a.hears(Told::ShutdownFramework(allot::ShutdownFramework {
+                        framework_id: framework(),
+                    }));
+                    seen.in_flight.clear();
+                    seen.last.clear();
+                }
+            }
+            seen.watch(&mut a);
+        }
+        // Quiet: everything ends, everything is acknowledged, nothing is left.
+        let session = a.session;
+        a.feed(Input::Disconnected { session });
+        a.wait(secs(8));
+        seen.watch(&mut a);
+        let session = a.session;
+        a.feed(Input::Connected { session });
+        a.welcome();
+        seen.watch(&mut a);
+        while let Some((container, _)) = seen.live.pop() {
+            a.exits(&container, 0);
+            seen.watch(&mut a);
+        }
+        while let Some(status) = seen.in_flight.pop() {
+            a.acknowledge(&status);
+            seen.watch(&mut a);
+        }
+        let overview = a.core.overview();
+        prop_assert_eq!(overview.free, overview.total);
+        prop_assert_eq!(overview.updates_pending, 0);
+        for (id, state) in seen.last {
+            prop_assert!(convert::is_terminal(state), "{} ended as {:?}", id, state);
+        }
+    }
+}
