@@ -6,12 +6,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::context::{Connection, Context};
 use crate::{
-    app, completions, events, framework, job, local, node, role, roles, run, serve, sim, task, why,
+    app, completions, demo, events, framework, job, local, node, role, roles, run, serve, sim,
+    task, why,
 };
 
 /// A cluster manager in the two-level style of Apache Mesos.
 #[derive(Debug, Parser)]
-#[command(name = "allot", version, propagate_version = true)]
+#[command(name = "allot", version)]
 pub(crate) struct Cli {
     #[command(flatten)]
     connection: Connection,
@@ -42,6 +43,8 @@ enum Command {
     Batch(roles::batch::Args),
     /// Run a whole cluster in this process
     Local(local::Args),
+    /// Show the main job on a local cluster
+    Demo(demo::Args),
     /// Run one task, stream its output, exit with its code
     Run(run::Args),
     /// Long-running apps
@@ -78,6 +81,7 @@ impl Cli {
                 | Command::Services(_)
                 | Command::Batch(_)
                 | Command::Local(_)
+                | Command::Demo(_)
                 | Command::Serve(_)
         )
     }
@@ -101,6 +105,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Master(args) => roles::master::run(args).await,
         Command::Agent(args) => roles::agent::run(&ctx, args).await,
         Command::Local(args) => local::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Services(args) => roles::services::run(&ctx, args).await,
         Command::Batch(args) => roles::batch::run(&ctx, args).await,
         Command::Run(args) => run::run(&ctx, args).await,

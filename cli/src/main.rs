@@ -6,14 +6,13 @@
 //! - [`http`], [`rpc`]: the two ways to ask a role something.
 //! - One module per command; the work itself is in the role crates.
 
-#![allow(dead_code, reason = "the commands that use the rest land next")]
-
 mod app;
 mod cli;
 mod clock;
 mod cluster;
 mod completions;
 mod context;
+mod demo;
 mod events;
 mod exit;
 mod framework;

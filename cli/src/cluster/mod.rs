@@ -14,13 +14,17 @@ pub(crate) mod ports;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use allotment_agent::Attributes;
+use allotment_proto::allot::ListFrameworksRequest;
+use allotment_proto::allot::operator_client::OperatorClient;
 use allotment_types::Resources;
 use anyhow::Context as _;
 use futures_util::future::{join_all, select_all};
 
 use crate::roles::{self, Role, make_folder};
+use crate::rpc;
 use lock::Lock;
 
 /// Everything listens here: a local cluster is nobody else's.
@@ -50,6 +54,29 @@ pub(crate) struct AgentSettings {
     pub(crate) resources: Resources,
     /// What frameworks may choose it by.
     pub(crate) attributes: Attributes,
+}
+
+/// How long frameworks may take to subscribe to a master in the same process.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits until `n` frameworks are subscribed, so that "ready" means ready for work.
+async fn subscribed(master: &str, n: usize) -> anyhow::Result<()> {
+    let channel = rpc::connect(rpc::Peer::Master, master).await?;
+    let mut operator = OperatorClient::new(channel);
+    let looking = async {
+        loop {
+            let listed = operator.list_frameworks(ListFrameworksRequest {}).await?;
+            let frameworks = listed.into_inner().frameworks;
+            if frameworks.iter().filter(|f| f.state == "connected").count() >= n {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let seconds = SUBSCRIBE_TIMEOUT.as_secs();
+    tokio::time::timeout(SUBSCRIBE_TIMEOUT, looking)
+        .await
+        .with_context(|| format!("the frameworks did not subscribe within {seconds} s"))?
 }
 
 /// A cluster that serves.
@@ -120,17 +147,20 @@ impl Cluster {
             ..Default::default()
         })
         .await?;
-        self.add(Role::Services(services), on_ready)?;
+        // Both are kept before anything else can fail, so that they are stopped then.
+        self.roles.push(Role::Services(services));
         let batch = allotment_batch::start(allotment_batch::Config {
             listen: SocketAddr::new(IP, settings.batch_port),
             data_dir: settings.folder.join("batch"),
-            masters: vec![master_url],
+            masters: vec![master_url.clone()],
             user: roles::user(),
             hostname: roles::hostname(),
             ..Default::default()
         })
         .await?;
-        self.add(Role::Batch(batch), on_ready)
+        self.roles.push(Role::Batch(batch));
+        subscribed(&master_url, 2).await?;
+        self.roles.iter().rev().take(2).rev().try_for_each(on_ready)
     }
 
     fn add(

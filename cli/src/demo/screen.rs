@@ -45,7 +45,10 @@ impl Screen {
 
     /// A command as the user would type it.
     pub(crate) fn command(&self, command: &str) {
-        self.line(&format!("  {} {command}", paint("$", Tone::Dim, self.colours)));
+        self.line(&format!(
+            "  {} {command}",
+            paint("$", Tone::Dim, self.colours)
+        ));
     }
 
     /// A line of what a command printed.
@@ -60,7 +63,14 @@ impl Screen {
         let at = paint(&format!("{at:7.3}s"), Tone::Dim, self.colours);
         let kind = Cell::new(format!("{kind:20}"), tone).painted(self.colours);
         let message = Cell::from(message).painted(false);
-        self.line(&format!("  {at}  {kind} {message}"));
+        let line = format!("  {at}  {kind} {message}");
+        if self.terminal {
+            // One event, one line: wrapped lines are hard to read as they come.
+            let width = usize::from(console::Term::stdout().size().1);
+            self.line(&console::truncate_str(&line, width, "…"));
+        } else {
+            self.line(&line);
+        }
     }
 
     /// Something that must be true.
@@ -68,10 +78,16 @@ impl Screen {
         match outcome {
             Ok(held) => {
                 self.held += 1;
-                self.line(&format!("  {} {held}", paint("✓", Tone::Good, self.colours)));
+                self.line(&format!(
+                    "  {} {held}",
+                    paint("✓", Tone::Good, self.colours)
+                ));
             }
             Err(failed) => {
-                self.line(&format!("  {} {failed}", paint("✗", Tone::Bad, self.colours)));
+                self.line(&format!(
+                    "  {} {failed}",
+                    paint("✗", Tone::Bad, self.colours)
+                ));
                 self.failed.push(failed);
             }
         }
@@ -93,7 +109,7 @@ impl Screen {
                 bar.finish_and_clear();
                 self.bar = None;
             }
-        } else if done == total || done % total.div_ceil(10).max(1) == 0 {
+        } else if done == total || done.is_multiple_of(total.div_ceil(10).max(1)) {
             self.line(&format!("  {what}: {done}/{total}"));
         }
     }

@@ -147,12 +147,17 @@ impl Loop {
                 self.core.step(now, Input::AgentOpened { conn })
             }
             Event::Input(input) => {
+                // A peer that closed its half has said all it had to say: a clean end.
                 match &*input {
                     Input::FrameworkClosed { conn } => {
-                        self.frameworks.remove(conn);
+                        if let Some(outbox) = self.frameworks.remove(conn) {
+                            outbox.end(Ok(()));
+                        }
                     }
                     Input::AgentClosed { conn } => {
-                        self.agents.remove(conn);
+                        if let Some(outbox) = self.agents.remove(conn) {
+                            outbox.end(Ok(()));
+                        }
                     }
                     _ => {}
                 }
