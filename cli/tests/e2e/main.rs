@@ -1,0 +1,14 @@
+//! End to end: the real binary, real processes, real sockets.
+//!
+//! Few and fast; each waits on states with a deadline. One test binary, so that it links once.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad_input;
+mod common;
+mod demo;
+mod framework;
+mod local;
+mod offers;
+mod operator;
+mod restarts;
