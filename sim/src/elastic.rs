@@ -300,4 +300,24 @@ impl Elastic {
             });
         }
     }
+
+    /// Every job is done and the service has its instances: nobody starves beside free resources.
+    pub(crate) fn check_settled(&self) -> Result<(), String> {
+        let mut jobs = self.jobs.iter().enumerate();
+        if let Some((job, times)) = jobs.find(|(_, job)| job.done.is_none()) {
+            return Err(format!(
+                "nobody starves: {}'s job {job} of {} tasks, submitted at {}, is not done",
+                self.prefix, times.tasks, times.submitted
+            ));
+        }
+        if self.instances_up() != self.instances_wanted {
+            return Err(format!(
+                "nobody starves: {} of {} instances of {} run",
+                self.instances_up(),
+                self.instances_wanted,
+                self.prefix
+            ));
+        }
+        Ok(())
+    }
 }

@@ -10,7 +10,7 @@ use allotment_proto::allot::{agent_message, master_message};
 use allotment_proto::{allot, convert, mesos, scheduler};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId};
 
-use crate::machine::Key;
+use crate::host::Key;
 
 #[derive(Debug)]
 struct Offered {

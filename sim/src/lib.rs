@@ -1,23 +1,29 @@
 //! Whole clusters on virtual time, from one seed.
 //!
-//! The master here is the real core with the real allocation module, and frameworks speak through
-//! the SDK's real sessions; sockets, disks, clocks and containers are simulated. After every step
+//! The cores here are the real ones: the master with its allocation module, the agents, and behind
+//! the SDK's sessions the services and batch frameworks. Sockets, disks, clocks, users and
+//! containers are simulated. After every step
 //! the invariants of the design are checked, by books that are kept independently of the system's
 //! own.
 //!
-//! - [`run_seed`]: one cluster with faults, until it has settled.
+//! - [`run_seed`]: one cluster with faults, until it has settled. [`run_seeds`]: a range of them.
 //! - [`Scenario`]: its size, load and faults. [`Report`], [`Violation`]: how it went.
 //! - [`sharing`]: what sharing one cluster gains over splitting it.
 
+mod batch;
+mod brain;
 mod elastic;
+mod host;
 mod ledger;
 mod machine;
 mod net;
 mod queue;
+mod real_agent;
 mod report;
 mod rng;
 mod run;
 mod scenario;
+mod services;
 pub mod sharing;
 mod trace;
 mod watched;
@@ -26,7 +32,7 @@ mod words;
 mod world;
 
 pub use report::{Report, Violation};
-pub use run::run_seed;
+pub use run::{Summary, run_seed, run_seeds};
 pub use scenario::Scenario;
 pub use trace::TraceDepth;
 pub use watched::Plant;

@@ -14,8 +14,7 @@ use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
 use bytes::Bytes;
 use fastrand::Rng;
 
-/// A framework's task.
-pub(crate) type Key = (FrameworkId, TaskId);
+use crate::host::{Act, Key};
 
 /// How long until an unacknowledged update is sent again, the first time and at most (Mesos:
 /// 10 s doubling to 10 min).
@@ -26,23 +25,6 @@ const RECONNECT: Duration = Duration::from_secs(1);
 
 /// From a kill to the end of its container.
 const DYING: Duration = Duration::from_millis(200);
-
-/// What the machine does to the world.
-#[derive(Debug)]
-pub(crate) enum Act {
-    /// Open a stream to the master.
-    Connect,
-    /// Close the stream.
-    Disconnect,
-    /// Say something over it.
-    Send(Box<AgentMessage>),
-    /// A container started.
-    Started { key: Key, resources: Resources },
-    /// A container is gone.
-    Ended { key: Key },
-    /// The task's next update in order.
-    Updated { key: Key, uuid: Bytes },
-}
 
 #[derive(Debug)]
 struct Update {
@@ -115,9 +97,8 @@ impl Machine {
         matches!(self.link, Link::Registered { .. })
     }
 
-    /// Tasks whose container lives, or whose end was not acknowledged yet.
-    pub(crate) fn known(&self) -> impl Iterator<Item = (&Key, TaskState)> {
-        self.tasks.iter().map(|(key, task)| (key, task.state))
+    pub(crate) fn updates_pending(&self) -> usize {
+        self.tasks.values().map(|task| task.updates.len()).sum()
     }
 
     /// When [`Self::on_tick`] is due.
@@ -200,13 +181,6 @@ impl Machine {
         self.link = Link::Down {
             retry_at: now + RECONNECT,
         };
-    }
-
-    /// Keeps the machine away for a while: a partition rather than a hiccup.
-    pub(crate) fn stay_away(&mut self, until: Timestamp) {
-        if let Link::Down { retry_at } = &mut self.link {
-            *retry_at = until.max(*retry_at);
-        }
     }
 
     pub(crate) fn on_message(&mut self, now: Timestamp, message: MasterMessage) -> Vec<Act> {

@@ -71,7 +71,8 @@ impl Net {
         }
     }
 
-    fn delay(&mut self) -> Duration {
+    /// How long one message takes.
+    pub(crate) fn delay(&mut self) -> Duration {
         rng::between(&mut self.rng, self.delay.0, self.delay.1) * self.slowness
     }
 

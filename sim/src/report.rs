@@ -55,6 +55,8 @@ pub struct Report {
     pub tasks_started: u64,
     /// Tasks whose frameworks heard a terminal state.
     pub tasks_ended: u64,
+    /// Of them, tasks of each framework: elastic batch, elastic service, services, batch.
+    pub tasks_per_framework: Vec<u64>,
     /// Faults that were injected.
     pub faults: u64,
     /// The first invariant that did not hold; the run stopped there.

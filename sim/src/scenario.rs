@@ -10,9 +10,11 @@ use crate::watched::Plant;
 pub struct Scenario {
     /// Machines, each with resources of its own size.
     pub agents: usize,
-    /// Batch jobs that the elastic batch framework submits.
+    /// Batch jobs that the elastic batch framework runs, and clusters of jobs that are submitted
+    /// to the batch framework.
     pub jobs: usize,
-    /// How often the elastic service changes its number of instances.
+    /// How often the elastic service changes its number of instances, and a user the apps of the
+    /// services framework.
     pub scalings: usize,
     /// Faults to inject, of all kinds.
     pub faults: usize,

@@ -8,7 +8,7 @@ use allotment_proto::mesos::TaskState;
 use allotment_types::{FrameworkId, Resources, TaskId};
 use bytes::Bytes;
 
-use crate::machine::Key;
+use crate::host::Key;
 
 #[derive(Debug, Default)]
 struct Story {
@@ -126,6 +126,23 @@ impl Witness {
         }
         story.state = Some(update.state);
         Ok(())
+    }
+
+    /// Tasks that started, per framework by its place in the scenario.
+    pub(crate) fn started_per_framework(&self) -> Vec<u64> {
+        let mut counts = Vec::new();
+        for story in self.stories.values().filter(|story| story.started) {
+            let Some(framework) = story.launched_by else {
+                continue;
+            };
+            if counts.len() <= framework {
+                counts.resize(framework + 1, 0);
+            }
+            if let Some(count) = counts.get_mut(framework) {
+                *count += 1;
+            }
+        }
+        counts
     }
 
     /// Sum of what runs on all machines.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use allotment_types::{Fixed, Resources, Timestamp};
 
+use crate::brain::Brain;
 use crate::elastic::{Demand, Elastic};
 use crate::rng;
 use crate::trace::TraceDepth;
@@ -114,8 +115,8 @@ pub fn sharing_experiment(seed: u64, n_agents: usize) -> Result<SharingReport, S
             Demand::Instances(_) => 0,
         })
         .sum();
-    let batch = ("batch".to_owned(), Elastic::new("batch", needs(), batch));
-    let service = ("web".to_owned(), Elastic::new("web", needs(), service));
+    let batch = ("batch", Elastic::new("batch", needs(), batch));
+    let service = ("web", Elastic::new("web", needs(), service));
 
     let both = run(seed, agents, vec![batch.clone(), service.clone()])?;
     let shared = Outcome::of(&[both], agents);
@@ -185,16 +186,20 @@ fn service_script(scale: f64) -> Vec<(Timestamp, Demand)> {
         .collect()
 }
 
-fn run(seed: u64, agents: usize, frameworks: Vec<(String, Elastic)>) -> Result<World, String> {
+fn run(seed: u64, agents: usize, frameworks: Vec<(&str, Elastic)>) -> Result<World, String> {
     let machine = Resources::cpus_mem(Fixed::units(MACHINE_CPUS), Fixed::units(MACHINE_MEM));
     let mut world = World::new(Setup {
         seed,
         machines: vec![machine; agents],
-        frameworks,
+        frameworks: frameworks
+            .into_iter()
+            .map(|(name, brain)| (name.to_owned(), Brain::Elastic(Box::new(brain))))
+            .collect(),
         delay: (Duration::from_micros(200), Duration::from_millis(2)),
         trace: TraceDepth::None,
         plant: Plant::None,
         checked: false,
+        real_agents: false,
     })?;
     world.sample_every(SAMPLE);
     let mut end = Timestamp::ZERO + LOAD;

@@ -1,0 +1,250 @@
+//! The batch framework in the simulator: its real core, a scripted user, and a database that is
+//! a few maps.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use allotment_batch::core::job::JobKey;
+use allotment_batch::core::{Action, Core, Durable, Effect, Effects, Input, Record, Settings};
+use allotment_framework_sdk::Event;
+use allotment_proto::allot;
+use allotment_types::{FrameworkId, TaskId, Timestamp};
+use fastrand::Rng;
+
+use crate::brain::Deed;
+use crate::rng;
+
+/// The framework and its user.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    core: Core,
+    rng: Rng,
+    durable: Durable,
+    /// Every job whose end was recorded, for ever.
+    recorded: BTreeSet<JobKey>,
+    /// Submissions to come: jobs and how long each runs.
+    script: VecDeque<(Timestamp, u32, Duration)>,
+    submitted: u32,
+    transfers: BTreeMap<(Timestamp, u64), TaskId>,
+    next_transfer: u64,
+    /// When the user next looks for held jobs, to release them.
+    look_at: Timestamp,
+}
+
+/// How often the user looks for held jobs: those whose container could not be started.
+const LOOK: Duration = Duration::from_secs(60);
+
+impl Batch {
+    /// A user who submits `clusters` clusters of jobs within `busy`.
+    pub(crate) fn new(seed: u64, clusters: usize, busy: Duration) -> Self {
+        let mut rng = rng::stream(seed, "jobs");
+        let mut script: Vec<(Timestamp, u32, Duration)> = (0..clusters)
+            .map(|_| {
+                let at = Timestamp::ZERO + rng::between(&mut rng, Duration::ZERO, busy);
+                let runs = rng::exponential(&mut rng, Duration::from_secs(15));
+                (at, rng.u32(1..=8), runs)
+            })
+            .collect();
+        script.sort_by_key(|(at, ..)| *at);
+        let durable = Durable::default();
+        Self {
+            core: Core::recover(settings(&mut rng), durable.clone(), Timestamp::ZERO),
+            rng,
+            durable,
+            recorded: BTreeSet::new(),
+            script: script.into(),
+            submitted: 0,
+            transfers: BTreeMap::new(),
+            next_transfer: 0,
+            look_at: Timestamp::ZERO + LOOK,
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        let script = self.script.front().map(|(at, ..)| *at);
+        let transfer = self.transfers.keys().next().map(|(at, _)| *at);
+        script
+            .into_iter()
+            .chain(transfer)
+            .chain([self.look_at])
+            .chain(self.core.next_deadline())
+            .min()
+    }
+
+    pub(crate) fn on_tick(&mut self, now: Timestamp) -> Result<Vec<Deed>, String> {
+        let mut deeds = Vec::new();
+        while let Some((at, jobs, runs)) = self.script.front().copied()
+            && at <= now
+        {
+            self.script.pop_front();
+            self.submitted += jobs;
+            let input = Input::Submit {
+                ticket: 0,
+                request: submission(jobs, runs),
+            };
+            deeds.extend(self.step(now, input)?);
+        }
+        while let Some(entry) = self.transfers.first_entry()
+            && entry.key().0 <= now
+        {
+            let task = entry.remove();
+            let input = Input::Transferred {
+                task,
+                outcome: Ok(()),
+            };
+            deeds.extend(self.step(now, input)?);
+        }
+        if self.look_at <= now {
+            self.look_at = now + LOOK;
+            if self.core.len() > self.core.idle() + self.core.running() {
+                deeds.extend(self.step(now, release_all())?);
+            }
+        }
+        if self.core.next_deadline().is_some_and(|at| at <= now) {
+            deeds.extend(self.step(now, Input::Tick)?);
+        }
+        Ok(deeds)
+    }
+
+    pub(crate) fn on_event(&mut self, now: Timestamp, event: &Event) -> Result<Vec<Deed>, String> {
+        let input = match event.clone() {
+            Event::Subscribed { framework } => Input::Subscribed(framework),
+            Event::Disconnected { .. } => Input::Disconnected,
+            Event::Offers(offers) => Input::Offers(offers),
+            Event::Rescinded(offer) => Input::Rescinded(offer),
+            Event::Update(update) => Input::Update(update),
+            Event::Error(reason) => Input::FrameworkEnded(reason),
+            Event::AgentLost(_) | Event::Rejected { .. } => return Ok(Vec::new()),
+        };
+        self.step(now, input)
+    }
+
+    fn step(&mut self, now: Timestamp, input: Input) -> Result<Vec<Deed>, String> {
+        let Effects { persist, then } = self.core.step(now, input);
+        for record in persist {
+            self.write(record)?;
+        }
+        let mut deeds = Vec::new();
+        for effect in then {
+            match effect {
+                Effect::Call(call) => deeds.push(Deed::Call(call)),
+                Effect::Transfer(transfer) => {
+                    let max = Duration::from_millis(500);
+                    let at = now + rng::between(&mut self.rng, Duration::from_millis(1), max);
+                    self.next_transfer += 1;
+                    let key = (at, self.next_transfer);
+                    self.transfers.insert(key, transfer.task);
+                }
+                Effect::Reply(_, answer) => {
+                    if let allotment_batch::core::Answer::Refused(refusal) = answer {
+                        return Err(format!("the queue takes a good submission: {refusal}"));
+                    }
+                }
+                Effect::Ended(_) | Effect::RunOver(_) => {}
+            }
+        }
+        Ok(deeds)
+    }
+
+    /// The database, as `allotment_batch::store` keeps it.
+    fn write(&mut self, record: Record) -> Result<(), String> {
+        match record {
+            Record::NextCluster(next) => self.durable.next_cluster = next,
+            Record::Framework(id) => self.durable.framework = id,
+            Record::Cluster(id, stored) => {
+                self.durable.clusters.retain(|(known, _)| *known != id);
+                self.durable.clusters.push((id, *stored));
+            }
+            Record::Job(key, stored) => {
+                self.durable.jobs.insert(key, *stored);
+            }
+            Record::Ended(key, end) => {
+                if !self.recorded.insert(key) {
+                    return Err(format!(
+                        "a batch job is recorded complete once: {key} ended twice"
+                    ));
+                }
+                self.durable.jobs.remove(&key);
+                self.durable.ended.insert(key, (end.removed, end.success));
+                self.durable.next_sequence = end.sequence + 1;
+            }
+            Record::ClusterEnded(id) => {
+                self.durable.clusters.retain(|(known, _)| *known != id);
+                self.durable.ended.retain(|key, _| key.cluster != id);
+            }
+            Record::Log { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Another process with what the database holds.
+    pub(crate) fn restart(&mut self, now: Timestamp) -> Option<FrameworkId> {
+        self.core = Core::recover(settings(&mut self.rng), self.durable.clone(), now);
+        self.transfers.clear();
+        self.core.framework().cloned()
+    }
+
+    pub(crate) fn check_settled(&self) -> Result<(), String> {
+        let recorded = u32::try_from(self.recorded.len()).unwrap_or(u32::MAX);
+        if recorded != self.submitted || !self.core.is_empty() {
+            return Err(format!(
+                "every job ends: of {} jobs {recorded} are recorded complete, and {} are in the \
+                 queue, {} of them idle",
+                self.submitted,
+                self.core.len(),
+                self.core.idle()
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn release_all() -> Input {
+    Input::Act {
+        ticket: 0,
+        action: Action::Release,
+        selection: allot::JobSelection {
+            all: Some(true),
+            ..allot::JobSelection::default()
+        },
+        reason: None,
+    }
+}
+
+fn settings(rng: &mut Rng) -> Settings {
+    Settings {
+        hostname: "submit".to_owned(),
+        default_memory_mib: 64,
+        queue_max: 1_000_000,
+        zone: jiff::tz::TimeZone::UTC,
+        seed: rng.u64(..),
+    }
+}
+
+fn submission(jobs: u32, runs: Duration) -> allot::SubmitJobsRequest {
+    let template = allot::JobSpec {
+        executable: Some("/bin/sleep".to_owned()),
+        transfer_executable: Some(false),
+        arguments: Some(allot::StringList {
+            items: vec![runs.as_secs_f64().to_string()],
+        }),
+        initial_dir: Some("/work".to_owned()),
+        log: Some("/work/log".to_owned()),
+        cpus_milli: Some(400),
+        memory_mib: Some(128),
+        max_retries: Some(3),
+        ..allot::JobSpec::default()
+    };
+    allot::SubmitJobsRequest {
+        clusters: vec![allot::ClusterSubmission {
+            owner: "sim".to_owned(),
+            batch_name: String::new(),
+            template,
+            procs: vec![allot::ProcRun {
+                count: jobs,
+                changes: None,
+            }],
+            cluster: None,
+        }],
+    }
+}

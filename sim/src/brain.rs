@@ -1,0 +1,103 @@
+//! What sits behind a framework's session: the elastic framework, or the cores of the two that
+//! ship with Allotment.
+
+use allotment_framework_sdk::{Call, Event};
+use allotment_master::core::registry::Registry;
+use allotment_proto::allot;
+use allotment_types::{FrameworkId, Timestamp};
+
+use crate::batch::Batch;
+use crate::elastic::Elastic;
+use crate::services::Services;
+
+/// What a framework does to the world.
+#[derive(Debug)]
+pub(crate) enum Deed {
+    /// Say this to the master.
+    Call(Call),
+    /// Make this durable in the masters' store; one at a time, repeated until it is.
+    Commit(allot::StoreCommitRequest),
+}
+
+/// A framework.
+#[derive(Debug)]
+pub(crate) enum Brain {
+    /// As simple as a framework can be.
+    Elastic(Box<Elastic>),
+    /// The services framework's core; its state lives in the masters' store.
+    Services(Box<Services>),
+    /// The batch framework's core; its state lives in a database of its own.
+    Batch(Box<Batch>),
+}
+
+impl Brain {
+    /// When [`Self::on_tick`] is due.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        match self {
+            Self::Elastic(brain) => brain.next_deadline(),
+            Self::Services(brain) => brain.next_deadline(),
+            Self::Batch(brain) => brain.next_deadline(),
+        }
+    }
+
+    /// Time passed.
+    pub(crate) fn on_tick(&mut self, now: Timestamp) -> Result<Vec<Deed>, String> {
+        match self {
+            Self::Elastic(brain) => Ok(calls(brain.on_tick(now))),
+            Self::Services(brain) => brain.on_tick(now),
+            Self::Batch(brain) => brain.on_tick(now),
+        }
+    }
+
+    /// The session says something.
+    pub(crate) fn on_event(&mut self, now: Timestamp, event: &Event) -> Result<Vec<Deed>, String> {
+        match self {
+            Self::Elastic(brain) => Ok(calls(brain.on_event(now, event))),
+            Self::Services(brain) => brain.on_event(now, event),
+            Self::Batch(brain) => brain.on_event(now, event),
+        }
+    }
+
+    /// What was committed is durable.
+    pub(crate) fn on_stored(&mut self, now: Timestamp) -> Result<Vec<Deed>, String> {
+        match self {
+            Self::Services(brain) => brain.on_stored(now),
+            Self::Elastic(_) | Self::Batch(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The process dies and another begins with what was durable; `None` when this framework
+    /// keeps nothing and so cannot. Returns the framework's id as it was kept.
+    pub(crate) fn restart(
+        &mut self,
+        now: Timestamp,
+        registry: &Registry,
+    ) -> Option<Result<Option<FrameworkId>, String>> {
+        match self {
+            Self::Elastic(_) => None,
+            Self::Services(brain) => Some(brain.restart(registry)),
+            Self::Batch(brain) => Some(Ok(brain.restart(now))),
+        }
+    }
+
+    /// After everything settled: what was wanted is there.
+    pub(crate) fn check_settled(&self) -> Result<(), String> {
+        match self {
+            Self::Elastic(brain) => brain.check_settled(),
+            Self::Services(brain) => brain.check_settled(),
+            Self::Batch(brain) => brain.check_settled(),
+        }
+    }
+
+    /// The elastic framework, when it is one.
+    pub(crate) fn elastic(&self) -> Option<&Elastic> {
+        match self {
+            Self::Elastic(brain) => Some(brain),
+            Self::Services(_) | Self::Batch(_) => None,
+        }
+    }
+}
+
+fn calls(calls: Vec<Call>) -> Vec<Deed> {
+    calls.into_iter().map(Deed::Call).collect()
+}

@@ -1,0 +1,272 @@
+//! The other ends: machines and frameworks, and the streams they open.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use allotment_framework_sdk::{Call, Event, session};
+
+use super::{Checked, Happening, Part, World};
+use crate::brain::Deed;
+use crate::host::Act;
+use crate::net::{Down, Peer, Up};
+use crate::words;
+
+impl World {
+    pub(super) fn on_down(&mut self, stream: u64, down: Down) -> Checked {
+        let closing = matches!(down, Down::Closed { .. });
+        let Some(peer) = self.net.heard_by_peer(stream, closing) else {
+            return Ok(());
+        };
+        let now = self.now();
+        self.trace.note(now, || {
+            format!(
+                "{} <- {}",
+                words::stream(stream, Some(peer)),
+                words::down(&down)
+            )
+        });
+        if closing {
+            self.net.closed_at_peer(stream);
+        }
+        match peer {
+            Peer::Agent(i) => {
+                let Some(node) = self.machines.get_mut(i) else {
+                    return Ok(());
+                };
+                let acts = match down {
+                    Down::Message(message) if node.stream == Some(stream) => {
+                        node.host.on_message(now, *message)
+                    }
+                    Down::Message(_) => Vec::new(),
+                    Down::Closed { .. } => {
+                        if node.stream == Some(stream) {
+                            node.stream = None;
+                            node.host.on_closed(now)
+                        } else {
+                            Vec::new()
+                        }
+                    }
+                    Down::Event(_) => Vec::new(),
+                };
+                self.perform_acts(i, acts)
+            }
+            Peer::Framework(i) => {
+                let link = self.frameworks.get(i).and_then(|f| f.link);
+                let Some((connection, _)) = link.filter(|(_, current)| *current == stream) else {
+                    return Ok(());
+                };
+                let input = match down {
+                    Down::Event(event) => session::Input::Received { connection, event },
+                    Down::Closed { reason, clean } => session::Input::Closed {
+                        connection,
+                        reason,
+                        clean,
+                    },
+                    Down::Message(_) => return Ok(()),
+                };
+                self.session_steps(i, vec![input])
+            }
+        }
+    }
+
+    /// A new stream; towards a dead master it closes again.
+    pub(super) fn open(&mut self, peer: Peer) -> u64 {
+        let now = self.now();
+        let stream = self.net.open(now, peer);
+        let away = match peer {
+            Peer::Agent(i) => self.machines.get(i).is_some_and(|m| now < m.away_until),
+            Peer::Framework(_) => false,
+        };
+        if self.master.core.is_some() && !away {
+            self.up(stream, Up::Opened);
+        } else if let Some(at) = self.net.close_by_master(now, stream) {
+            let closed = Down::Closed {
+                reason: "connection refused".to_owned(),
+                clean: false,
+            };
+            self.queue.at(at, Happening::Down(stream, closed));
+        }
+        stream
+    }
+
+    pub(super) fn up(&mut self, stream: u64, up: Up) {
+        if let Some(at) = self.net.send_up(self.now(), stream) {
+            self.queue.at(at, Happening::Up(stream, up));
+        }
+    }
+
+    pub(super) fn peer_closes(&mut self, stream: u64) {
+        if let Some(at) = self.net.close_by_peer(self.now(), stream) {
+            self.queue.at(at, Happening::Up(stream, Up::Closed));
+        }
+    }
+
+    pub(super) fn perform_acts(&mut self, i: usize, acts: Vec<Act>) -> Checked {
+        let now = self.now();
+        for act in acts {
+            let Some(node) = self.machines.get_mut(i) else {
+                break;
+            };
+            match act {
+                Act::Connect => {
+                    let stream = self.open(Peer::Agent(i));
+                    let Some(node) = self.machines.get_mut(i) else {
+                        break;
+                    };
+                    node.stream = Some(stream);
+                    let register = node.host.on_connected(now);
+                    self.perform_acts(i, register)?;
+                }
+                Act::Disconnect => {
+                    if let Some(stream) = node.stream.take() {
+                        self.peer_closes(stream);
+                    }
+                }
+                Act::Send(message) => {
+                    if let Some(stream) = node.stream {
+                        self.up(stream, Up::Message(message));
+                    }
+                }
+                Act::Started { key, resources } => {
+                    let total = node.host.total().clone();
+                    self.witness.on_started(i, &total, &key, &resources)?;
+                }
+                Act::Ended { key } => self.witness.on_ended(i, &key),
+                Act::Updated { key, uuid } => {
+                    if self.checked {
+                        self.witness.on_emitted(&key, uuid);
+                    }
+                }
+            }
+        }
+        self.rearm(Part::Machine(i));
+        Ok(())
+    }
+
+    pub(super) fn session_steps(&mut self, i: usize, inputs: Vec<session::Input>) -> Checked {
+        let now = self.now();
+        let mut inputs: VecDeque<_> = inputs.into();
+        while let Some(input) = inputs.pop_front() {
+            let Some(node) = self.frameworks.get_mut(i) else {
+                return Ok(());
+            };
+            for effect in node.session.step(now, input).then {
+                inputs.extend(self.session_effect(i, effect)?);
+            }
+        }
+        self.rearm(Part::Framework(i));
+        Ok(())
+    }
+
+    pub(super) fn session_effect(
+        &mut self,
+        i: usize,
+        effect: session::Effect,
+    ) -> Result<Vec<session::Input>, String> {
+        let now = self.now();
+        let link = self.frameworks.get(i).and_then(|f| f.link);
+        match effect {
+            session::Effect::Connect {
+                connection,
+                subscribe,
+                ..
+            } => {
+                let stream = self.open(Peer::Framework(i));
+                if let Some(node) = self.frameworks.get_mut(i) {
+                    node.link = Some((connection, stream));
+                }
+                self.up(stream, Up::Call(subscribe));
+            }
+            session::Effect::Disconnect => {
+                if let Some((_, stream)) = link {
+                    self.peer_closes(stream);
+                }
+            }
+            session::Effect::Send(call) => {
+                if let Some((_, stream)) = link {
+                    self.up(stream, Up::Call(call));
+                }
+            }
+            session::Effect::Deliver(event) => return self.deliver(i, &event),
+            session::Effect::Refused(text) => {
+                return Err(format!("the master sends nothing malformed: {text}"));
+            }
+            session::Effect::End => {
+                self.trace.note(now, || format!("framework {i} has ended"));
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        i: usize,
+        event: &Event,
+    ) -> Result<Vec<session::Input>, String> {
+        let now = self.now();
+        match event {
+            Event::Subscribed { framework } => {
+                if let Some(node) = self.frameworks.get_mut(i) {
+                    let before = node.id.replace(framework.clone());
+                    if before.is_some_and(|id| id != *framework) {
+                        return Err(format!(
+                            "a framework keeps its id: framework {i} became {framework}"
+                        ));
+                    }
+                }
+            }
+            Event::Update(update) if self.checked => self.witness.on_heard(i, update)?,
+            Event::Error(text) => {
+                return Err(format!("framework {i} was turned away for good: {text}"));
+            }
+            Event::Rejected { call, message } => {
+                // Kills and reconciliations while disconnected are refused by the session itself.
+                if !message.contains("no connection to a master") {
+                    return Err(format!("framework {i}'s {call} was refused: {message}"));
+                }
+            }
+            Event::Update(_)
+            | Event::Offers(_)
+            | Event::Rescinded(_)
+            | Event::AgentLost(_)
+            | Event::Disconnected { .. } => {}
+        }
+        let Some(node) = self.frameworks.get_mut(i) else {
+            return Ok(Vec::new());
+        };
+        let deeds = node.brain.on_event(now, event)?;
+        self.calls_among(i, deeds)
+    }
+
+    /// Starts what a brain wants done; its calls come back as the session's inputs.
+    pub(super) fn calls_among(
+        &mut self,
+        i: usize,
+        deeds: Vec<Deed>,
+    ) -> Result<Vec<session::Input>, String> {
+        let mut inputs = Vec::new();
+        for deed in deeds {
+            match deed {
+                Deed::Call(call) => {
+                    if self.checked
+                        && let Call::Accept { tasks, .. } = &call
+                    {
+                        for task in tasks {
+                            self.witness.on_launch(i, &task.id)?;
+                        }
+                    }
+                    inputs.push(session::Input::Call(call));
+                }
+                Deed::Commit(request) => {
+                    let Some(node) = self.frameworks.get_mut(i) else {
+                        continue;
+                    };
+                    node.commit = Some(request);
+                    let process = node.process;
+                    self.ask_store(i, process, Duration::ZERO);
+                }
+            }
+        }
+        Ok(inputs)
+    }
+}
