@@ -286,7 +286,11 @@ impl RealAgent {
 }
 
 fn exited(exit: TaskExit) -> Outcome {
-    Outcome::Exited { exit, memory: None }
+    Outcome::Exited {
+        exit,
+        memory: None,
+        disk_full: false,
+    }
 }
 
 /// How long `sleep SECONDS` runs, by itself or in a shell; `None` for what runs until it is
