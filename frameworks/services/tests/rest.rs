@@ -26,13 +26,16 @@ async fn master(folder: &Path, port: u16) -> allotment_master::Running {
     allotment_master::start(config).await.unwrap()
 }
 
-async fn services(master: &str) -> allotment_services::Running {
-    let config = allotment_services::Config {
+fn config(master: &str) -> allotment_services::Config {
+    allotment_services::Config {
         master: master.to_owned(),
         port: 0,
         ..allotment_services::Config::default()
-    };
-    allotment_services::start(config).await.unwrap()
+    }
+}
+
+async fn services(master: &str) -> allotment_services::Running {
+    allotment_services::start(config(master)).await.unwrap()
 }
 
 /// An agent that does as it is told, without processes. Ends with its stream.
@@ -356,6 +359,31 @@ async fn a_new_process_takes_over_apps_and_tasks() {
     assert_eq!(refused.status, 503);
     until(third.url(), "/v2/apps/web", running(3)).await;
     third.stop().await;
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apps_outlive_a_framework_that_the_master_removed_while_it_was_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = master(folder.path(), 0).await;
+    let _agent = agent(master.url(), AGENT).await;
+    let config = allotment_services::Config {
+        failover_timeout: Duration::ZERO,
+        ..config(master.url())
+    };
+    let first = allotment_services::start(config.clone()).await.unwrap();
+    ready(first.url()).await;
+    ask(first.url(), "POST", "/v2/apps", WEB).await;
+    until(first.url(), "/v2/apps/web", running(3)).await;
+    let framework = ask(first.url(), "GET", "/v2/info", "").await.json()["frameworkId"].clone();
+    first.stop().await;
+
+    let second = allotment_services::start(config).await.unwrap();
+    ready(second.url()).await;
+    until(second.url(), "/v2/apps/web", running(3)).await;
+    let now = ask(second.url(), "GET", "/v2/info", "").await.json()["frameworkId"].clone();
+    assert_ne!(framework, now);
+    second.stop().await;
     master.stop().await;
 }
 

@@ -330,6 +330,25 @@ fn a_task_that_dies_is_replaced_after_a_growing_delay() {
 }
 
 #[test]
+fn the_end_of_a_delay_asks_again_for_offers_that_were_declined_for_another_app() {
+    let mut w = World::new().agent("a1", AGENT);
+    w.post(r#"{"id":"/huge","cmd":"serve","cpus":100}"#);
+    w.post(r#"{"id":"/crash","cmd":"exit 1","cpus":0.1,"backoffSeconds":10}"#);
+    w.settle();
+    let task = w.running()[0].clone();
+    w.update(&task, TaskState::TaskFailed, "");
+    w.offer();
+    assert!(w.wants_offers, "the huge app waits all the time");
+    let before = w.revives;
+    w.pass(secs(10));
+    assert_eq!(
+        w.revives,
+        before + 1,
+        "the filter of the declined offer is lifted"
+    );
+}
+
+#[test]
 fn scaling_does_not_reset_the_delay_and_a_new_configuration_does() {
     let mut w = World::new().agent("a1", AGENT);
     w.post(r#"{"id":"/crash","cmd":"exit 1","backoffSeconds":100}"#);
@@ -676,6 +695,9 @@ fn a_new_process_finds_everything_in_the_store() {
     let before = w.get("/v2/apps?embed=apps.tasks");
     let deployments = w.get("/v2/deployments");
     let killed = w.kills();
+    for live in w.tasks.values_mut() {
+        live.kill_wanted = false;
+    }
     w.restart();
     assert_eq!(w.get("/v2/apps?embed=apps.tasks"), before);
     assert_eq!(w.get("/v2/deployments"), deployments);

@@ -47,6 +47,25 @@ impl Core {
         }
     }
 
+    pub(super) fn on_removed(&mut self) {
+        self.framework = None;
+        self.save_framework();
+        let launched = self.tasks_where(|instance| instance.task.is_some());
+        for (app, id) in launched {
+            let Some(instance) = self.instance_mut(&app, &id) else {
+                continue;
+            };
+            instance.task = None;
+            instance.incarnation = instance.incarnation.saturating_add(1);
+            if instance.goal == Goal::Stop {
+                self.remove_instance(&app, &id);
+            } else {
+                self.save_instance(&app, &id);
+            }
+            self.dirty.insert(app);
+        }
+    }
+
     /// Asks about every task, and for every task that the master knows.
     fn reconcile(&mut self, now: Timestamp) {
         self.reconcile_at = Some(now + self.settings.reconcile_interval);

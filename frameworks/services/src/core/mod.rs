@@ -126,6 +126,9 @@ pub enum Input {
     },
     /// What agents there are and what they have free; asked for before `why` is answered.
     Agents(Vec<AgentRoom>),
+    /// The master removed the framework while no process was there; its tasks are being killed.
+    /// The next subscription makes a new one.
+    Removed,
     /// A deadline passed.
     Tick,
 }
@@ -301,6 +304,7 @@ impl Core {
                 outcome,
             } => self.on_probed(now, &task, check, &outcome),
             Input::Agents(rooms) => self.rooms = Some(rooms),
+            Input::Removed => self.on_removed(),
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);

@@ -146,8 +146,10 @@ impl Core {
     }
 
     pub(super) fn save_framework(&mut self) {
-        if let Some(framework) = self.framework.clone() {
-            self.put("framework".to_owned(), &framework.as_str());
+        let key = "framework".to_owned();
+        match self.framework.clone() {
+            Some(framework) => self.put(key, &framework.as_str()),
+            None => self.delete(key),
         }
     }
 

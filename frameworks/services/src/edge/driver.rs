@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use allotment_framework_sdk::{Call, Event, Scheduler};
+use allotment_framework_sdk::{Call, Config, Event, Scheduler};
 use allotment_types::Effects;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
@@ -60,6 +60,9 @@ enum Turn {
 pub(super) struct Driver {
     core: Core,
     scheduler: Scheduler,
+    /// How to subscribe as a new framework.
+    subscription: Config,
+    subscribed: bool,
     store: Store,
     messages: mpsc::Receiver<Message>,
     probed: mpsc::Sender<Message>,
@@ -77,7 +80,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         core: Core,
-        scheduler: Scheduler,
+        (scheduler, subscription): (Scheduler, Config),
         state: State,
         doors: Doors,
         metrics: Metrics,
@@ -90,6 +93,8 @@ impl Driver {
         Self {
             core,
             scheduler,
+            subscription,
+            subscribed: false,
             store: Store::Idle(state),
             messages,
             probed,
@@ -138,6 +143,12 @@ impl Driver {
             }
             for event in events.drain(..) {
                 if let Event::Error(reason) = &event {
+                    if self.was_removed_while_away(reason) {
+                        warn!(reason, "the framework is subscribed anew");
+                        self.step(now, Input::Removed);
+                        self.scheduler = Scheduler::connect(self.subscription.clone())?;
+                        continue;
+                    }
                     anyhow::bail!("the master ended the subscription of this framework: {reason}");
                 }
                 self.on_phase(&event);
@@ -153,13 +164,20 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether the id was refused when subscribing with it: the framework did not come back within its failover timeout, or was torn down. A removal while it is subscribed
+    /// is an operator's wish and ends the process.
+    fn was_removed_while_away(&self, reason: &str) -> bool {
+        !self.subscribed && reason.starts_with("Framework has been removed")
+    }
+
     /// Requests are let in from the first subscription on: before, nothing could be changed.
-    fn on_phase(&self, event: &Event) {
+    fn on_phase(&mut self, event: &Event) {
         let next = match event {
             Event::Subscribed { .. } => Phase::Serving,
             Event::Disconnected { reason } => Phase::Waiting(reason.clone()),
             _ => return,
         };
+        self.subscribed = next == Phase::Serving;
         self.phase.send_if_modified(|phase| {
             let changes = *phase != next && *phase != Phase::Serving;
             if changes {

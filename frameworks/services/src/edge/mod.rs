@@ -192,14 +192,15 @@ impl Main {
         info!(n_entries, framework = ?core.framework(), "state loaded");
         let scheduler = Scheduler::connect(allotment_framework_sdk::Config {
             framework_id: core.framework().cloned(),
-            ..self.subscription
+            ..self.subscription.clone()
         })?;
+        let subscribed = (scheduler, self.subscription);
         let doors = driver::Doors {
             messages,
             probed: sender,
             phase: self.phase,
         };
-        let driver = driver::Driver::new(core, scheduler, state, doors, metrics);
+        let driver = driver::Driver::new(core, subscribed, state, doors, metrics);
         driver.run(stop).await
     }
 }
