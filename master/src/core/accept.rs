@@ -188,6 +188,24 @@ impl Core {
         Ok(Pool { agent, role, rest })
     }
 
+    /// A framework that is not partition aware was told that its unreachable task is lost, so
+    /// the id is its to use again; the old run is killed when its agent is back.
+    fn give_up_lost(&mut self, id: &FrameworkId, task: &mesos::TaskId) {
+        let Some(framework) = self.frameworks.get(id) else {
+            return;
+        };
+        if framework.capabilities.partition_aware {
+            return;
+        }
+        let Ok(task_id) = TaskId::try_from(task) else {
+            return;
+        };
+        let task = framework.tasks.get(&task_id);
+        if task.is_some_and(|task| task.state == TaskState::TaskUnreachable) {
+            self.forget_task(id, &task_id);
+        }
+    }
+
     fn launch(
         &mut self,
         id: &FrameworkId,
@@ -198,6 +216,7 @@ impl Core {
         let now = self.out.now;
         let mut launched = Vec::new();
         for mut info in tasks {
+            self.give_up_lost(id, &info.task_id);
             let (Some(framework), Some(agent)) = (
                 self.frameworks.get_mut(id),
                 self.agents.get_mut(&pool.agent),

@@ -238,9 +238,11 @@ impl Core {
             },
         };
         let known = self.agents.contains_key(&id);
+        let mut returned = false;
         if known {
-            self.close_previous_session(&id);
+            returned = self.close_previous_session(&id);
             self.rescind_offers_of_agent(&id);
+            self.end_missing_tasks(&id, &checkin.tasks);
         }
         let Checkin {
             info,
@@ -257,14 +259,13 @@ impl Core {
             .get(&id)
             .is_some_and(|agent| matches!(agent.state, AgentState::Unreachable { .. }));
         let changed = self.admit(&id, conn, info, url, wire_url, version, total);
-        self.end_missing_tasks(&id, &tasks);
         self.adopt_frameworks(frameworks, &tasks);
         let strays = self.adopt_tasks(&id, tasks, was_unreachable);
         self.give_to_allocator(&id);
         let Some(agent) = self.agents.get(&id) else {
             return;
         };
-        if changed {
+        if changed || returned {
             self.out.persist(agent.record());
         }
         let (kind, verb) = if known {
@@ -307,24 +308,34 @@ impl Core {
         }
     }
 
-    fn close_previous_session(&mut self, id: &AgentId) {
-        let Some(agent) = self.agents.get(id) else {
-            return;
+    /// From here until it is admitted, a known agent has no session: nothing can be said to it
+    /// before `registered`. Whether it was unreachable, which the registry remembers.
+    fn close_previous_session(&mut self, id: &AgentId) -> bool {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return false;
         };
-        match agent.state {
+        let now = self.out.now;
+        let gone = AgentState::Disconnected {
+            since: now,
+            until: now,
+        };
+        match std::mem::replace(&mut agent.state, gone) {
             AgentState::Registered { session, .. } => {
                 self.agent_conns.remove(&session);
                 self.out.close_agent(
                     session,
                     format!("agent {id} opened another session, which replaces this one"),
                 );
+                false
             }
             AgentState::Disconnected { until, .. } | AgentState::Recovering { until, .. } => {
                 self.timers.cancel(until, Timer::AgentSilent(id.clone()));
+                false
             }
             AgentState::Unreachable { since } => {
                 let at = since + super::liveness::UNREACHABLE_KEPT;
                 self.timers.cancel(at, Timer::AgentForgotten(id.clone()));
+                true
             }
         }
     }
@@ -350,10 +361,7 @@ impl Core {
         let hostname = info.hostname.as_str().into();
         match self.agents.get_mut(id) {
             Some(agent) => {
-                let changed = agent.info != info
-                    || *agent.url != *url
-                    || agent.version != version
-                    || matches!(agent.state, AgentState::Unreachable { .. });
+                let changed = agent.info != info || *agent.url != *url || agent.version != version;
                 agent.info = info;
                 agent.hostname = hostname;
                 agent.url = url.into();
@@ -406,11 +414,21 @@ impl Core {
             let Some(task) = framework.tasks.get(&task_id) else {
                 continue;
             };
-            if task.is_terminal() {
+            let told = task.status.as_ref().map(|status| status.state());
+            if told.is_some_and(convert::is_terminal) {
                 // The update is known here; a framework that is away may still want to hear it.
                 if framework.conn().is_some() || framework.is_removed() {
                     self.forget_task(&framework_id, &task_id);
                 }
+            } else if task.is_terminal() {
+                let state = task.state;
+                self.end_task(
+                    &framework_id,
+                    &task_id,
+                    state,
+                    Reason::AgentRestarted,
+                    "the agent said so before it lost the details".to_owned(),
+                );
             } else if task.status.is_none() && task.state == TaskState::TaskStaging {
                 self.end_task(
                     &framework_id,

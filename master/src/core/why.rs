@@ -85,20 +85,20 @@ impl Core {
                 span(now, until)
             ),
             FrameworkState::Removed { since } => format!(
-                "{name} was removed {} ago; its last {} tasks are being killed",
+                "{name} was removed {} ago; what is left of its tasks ({}) is being killed",
                 span(since, now),
                 framework.tasks.len()
             ),
         }];
         lines.push(format!(
-            "{} live tasks hold {}; with what it is offered, its dominant share is {share:.1} %",
-            framework.tasks_live(),
+            "its {} {}; with what it is offered, its dominant share is {share:.1} %",
+            holders(framework.tasks_live(), "live task"),
             allocated.to_resources()
         ));
         if !framework.offers.is_empty() {
             lines.push(format!(
-                "it holds {} offers with {} and has not answered them{}",
-                framework.offers.len(),
+                "its {} {}, still unanswered{}",
+                holders(framework.offers.len(), "offer"),
                 offered.to_resources(),
                 self.oldest_offer(framework)
             ));
@@ -240,7 +240,7 @@ impl Core {
         }
         for (framework, (tasks, held)) in by_framework {
             let name = self.framework_name(framework);
-            lines.push(format!("{tasks} tasks of {name} hold {held}"));
+            lines.push(format!("{name}: {} {held}", holders(tasks, "task")));
         }
         for number in &agent.offers {
             if let Some(offer) = self.offers.get(*number) {
@@ -385,7 +385,15 @@ fn largest_free(group: &[Unoffered]) -> Resources {
         .unwrap_or_default()
 }
 
-/// `3s`, `2m 5s`: whole seconds, milliseconds below one.
+/// `1 task holds`, `2 tasks hold`.
+fn holders(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what} holds"),
+        n => format!("{n} {what}s hold"),
+    }
+}
+
+/// `3 s`, `5 min`: whole seconds, milliseconds below one.
 fn span(from: Timestamp, to: Timestamp) -> String {
     let duration = to.since(from);
     let seconds = duration.as_secs();
