@@ -254,13 +254,9 @@ impl Core {
             frameworks,
             id: _,
         } = checkin;
-        let was_unreachable = self
-            .agents
-            .get(&id)
-            .is_some_and(|agent| matches!(agent.state, AgentState::Unreachable { .. }));
         let changed = self.admit(&id, conn, info, url, wire_url, version, total);
         self.adopt_frameworks(frameworks, &tasks);
-        let strays = self.adopt_tasks(&id, tasks, was_unreachable);
+        let strays = self.adopt_tasks(&id, tasks, returned);
         self.give_to_allocator(&id);
         let Some(agent) = self.agents.get(&id) else {
             return;

@@ -256,3 +256,25 @@ fn the_first_word_to_an_agent_is_that_it_is_registered() {
     let back = c.returns(&agent, Vec::new(), &[]);
     assert_eq!(c.cpus(&back), [4.0, 0.0, 0.0]);
 }
+
+/// Found by the simulator: the framework heard TASK_UNREACHABLE from an earlier master.
+#[test]
+fn a_task_that_was_unreachable_before_a_restart_is_spoken_of_when_it_is_back() {
+    let mut c = Cluster::new();
+    let fw = c.framework("web");
+    let (agent, t) = running(&mut c, &fw, "t");
+    c.loses_session(&agent);
+    c.pass(75 * SECOND, &[]);
+    c.update(&fw);
+    c.lost_agent(&fw);
+    c.master_restarts();
+    let fw = c.comes_back(&fw);
+    c.returns(
+        &agent,
+        vec![record(&fw, &t, TaskState::TaskRunning)],
+        &[&fw],
+    );
+    assert_eq!(c.update(&fw).1, TaskState::TaskRunning);
+    c.turn();
+    c.offers(&fw);
+}
