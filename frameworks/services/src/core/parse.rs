@@ -5,24 +5,23 @@
 //! fields that only answers carry (`tasksRunning`, `deployments`, …), so that what was read can
 //! be sent back.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod checks;
+mod fetch;
+mod ports;
+
+use std::collections::BTreeMap;
 
 use allotment_types::{Fixed, Role};
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Problems};
-use super::app::{
-    App, CheckProtocol, Fetch, HealthCheck, KillSelection, Network, PortDefinition, Unreachable,
-    UpgradeStrategy, VersionInfo,
-};
+use super::app::{App, KillSelection, Network, Unreachable, UpgradeStrategy, VersionInfo};
 use super::constraint::Constraint;
 use super::id::{AppId, Version};
 use super::json::{Fields, is_empty, kind};
 
 /// The most instances of one app: each costs some memory even while it waits.
 pub const INSTANCES_MAX: u64 = 100_000;
-/// The most ports of one instance.
-const PORTS_MAX: usize = 1000;
 /// A hundred years in seconds: longer waits are mistakes, and sums of them must not overflow.
 const SECONDS_MAX: u64 = 3_153_600_000;
 /// With its references a definition must fit a value of the store (1 MiB).
@@ -134,8 +133,8 @@ fn read_app(mut f: Fields<'_>, id: Option<&AppId>, role: &Role, p: &mut Problems
         }
     }
     let require_ports = f.flag("requirePorts", p).unwrap_or(false);
-    let port_definitions = read_ports(&mut f, p);
-    let health_checks = read_checks(&mut f, port_definitions.len(), p);
+    let port_definitions = ports::read(&mut f, p);
+    let health_checks = checks::read(&mut f, port_definitions.len(), p);
     let own_role = f.text("role", p);
     if let Some(given) = &own_role
         && given != role.as_str()
@@ -161,7 +160,7 @@ fn read_app(mut f: Fields<'_>, id: Option<&AppId>, role: &Role, p: &mut Problems
         disk,
         env: read_env(&mut f, p),
         executor: String::new(),
-        fetch: read_fetch(&mut f, p),
+        fetch: fetch::read(&mut f, p),
         gpus: 0,
         health_checks,
         instances: u32::try_from(instances).unwrap_or(u32::MAX),
@@ -532,286 +531,4 @@ fn read_accepted_roles(f: &mut Fields<'_>, role: &Role, p: &mut Problems) -> Opt
         }
     }
     Some(roles)
-}
-
-fn read_ports(f: &mut Fields<'_>, p: &mut Problems) -> Vec<PortDefinition> {
-    let legacy = f.list("ports", p).map(|list| {
-        let mut numbers = Vec::new();
-        for (i, value) in list.iter().enumerate() {
-            match value.as_u64().and_then(|n| u16::try_from(n).ok()) {
-                Some(port) => numbers.push(port),
-                None => p.rule(format!("/ports({i})"), "must be a port between 0 and 65535"),
-            }
-        }
-        numbers
-    });
-    let given = f.list("portDefinitions", p).map(|list| {
-        let each = list.iter().enumerate();
-        each.filter_map(|(i, v)| read_port(i, v, p))
-            .collect::<Vec<_>>()
-    });
-    let plain = |port: u16, name: Option<&str>| PortDefinition {
-        labels: BTreeMap::new(),
-        name: name.map(str::to_owned),
-        port,
-        protocol: "tcp".to_owned(),
-    };
-    let definitions = match (given, legacy) {
-        (Some(given), Some(legacy)) => {
-            let ports: Vec<u16> = given.iter().map(|d| d.port).collect();
-            if ports != legacy {
-                p.rule(
-                    "/ports",
-                    "give ports or portDefinitions, not both with different ports",
-                );
-            }
-            given
-        }
-        (Some(given), None) => given,
-        (None, Some(legacy)) => legacy.into_iter().map(|port| plain(port, None)).collect(),
-        (None, None) => vec![plain(0, Some("default"))],
-    };
-    if definitions.len() > PORTS_MAX {
-        p.rule(
-            "/portDefinitions",
-            format!(
-                "has {} ports, at most {PORTS_MAX} are accepted",
-                definitions.len()
-            ),
-        );
-    }
-    let mut names = BTreeSet::new();
-    let mut numbers = BTreeSet::new();
-    for definition in &definitions {
-        if let Some(name) = &definition.name
-            && !names.insert(name.clone())
-        {
-            p.rule(
-                "/portDefinitions",
-                format!("port names must be unique, {name:?} is given twice"),
-            );
-        }
-        if definition.port != 0 && !numbers.insert(definition.port) {
-            p.rule(
-                "/portDefinitions",
-                format!("ports must be unique, {} is given twice", definition.port),
-            );
-        }
-    }
-    definitions
-}
-
-fn read_port(i: usize, value: &Value, p: &mut Problems) -> Option<PortDefinition> {
-    let mut inner = Fields::of(format!("/portDefinitions({i})"), value, p)?;
-    let port = inner.whole("port", (0, 65_535), p).unwrap_or(0);
-    let protocol = inner
-        .text("protocol", p)
-        .unwrap_or_else(|| "tcp".to_owned());
-    if !matches!(protocol.as_str(), "tcp" | "udp" | "udp,tcp" | "tcp,udp") {
-        p.rule(
-            inner.at("protocol"),
-            format!("must be tcp, udp or udp,tcp, got {protocol:?}"),
-        );
-    }
-    let name = inner.text("name", p);
-    if let Some(name) = &name {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
-            p.rule(
-                inner.at("name"),
-                "must fully match regular expression '^[a-z0-9-]{1,63}$'",
-            );
-        }
-    }
-    let mut labels = BTreeMap::new();
-    for (key, label) in inner.object("labels", p).into_iter().flatten() {
-        match label.as_str() {
-            Some(text) => {
-                labels.insert(key.clone(), text.to_owned());
-            }
-            None => p.shape(
-                format!("{}/{key}", inner.at("labels")),
-                format!("expected a string, got {}", kind(label)),
-            ),
-        }
-    }
-    inner.finish(p);
-    Some(PortDefinition {
-        labels,
-        name,
-        port: u16::try_from(port).unwrap_or(0),
-        protocol,
-    })
-}
-
-fn read_checks(f: &mut Fields<'_>, n_ports: usize, p: &mut Problems) -> Vec<HealthCheck> {
-    let mut checks = Vec::new();
-    for (i, value) in f.list("healthChecks", p).into_iter().flatten().enumerate() {
-        if let Some(check) = read_check(i, value, n_ports, p) {
-            checks.push(check);
-        }
-    }
-    checks
-}
-
-fn read_check(i: usize, value: &Value, n_ports: usize, p: &mut Problems) -> Option<HealthCheck> {
-    let at = format!("/healthChecks({i})");
-    let mut c = Fields::of(at.clone(), value, p)?;
-    let protocol = match c.text("protocol", p).as_deref() {
-        None | Some("HTTP") => CheckProtocol::Http,
-        Some("TCP") => CheckProtocol::Tcp,
-        Some(other @ ("HTTPS" | "MESOS_HTTP" | "MESOS_HTTPS" | "MESOS_TCP" | "COMMAND")) => {
-            p.rule(
-                c.at("protocol"),
-                format!("{other} health checks are not supported yet; use HTTP or TCP"),
-            );
-            CheckProtocol::Http
-        }
-        Some(other) => {
-            p.rule(
-                c.at("protocol"),
-                format!("must be HTTP or TCP, got {other:?}"),
-            );
-            CheckProtocol::Http
-        }
-    };
-    let port = c.whole("port", (1, 65_535), p);
-    let port_index = c.whole("portIndex", (0, 65_535), p);
-    if port.is_some() && port_index.is_some() {
-        p.rule(at.clone(), "give port or portIndex, not both");
-    }
-    let index = match (port, port_index) {
-        (Some(_), _) => None,
-        (None, index) => Some(usize::try_from(index.unwrap_or(0)).unwrap_or(usize::MAX)),
-    };
-    if let Some(index) = index
-        && index >= n_ports
-    {
-        p.rule(
-            c.at("portIndex"),
-            format!("names port {index} but the app has {n_ports} ports"),
-        );
-    }
-    let path = c.text("path", p);
-    if let Some(path) = &path {
-        if protocol == CheckProtocol::Tcp {
-            p.rule(c.at("path"), "a TCP health check has no path");
-        }
-        if !path.starts_with('/') || path.chars().any(|ch| ch.is_whitespace() || ch.is_control()) {
-            p.rule(c.at("path"), "must begin with `/` and hold no spaces");
-        }
-    }
-    c.unsupported(
-        "command",
-        |_| false,
-        "COMMAND health checks are not supported yet",
-        p,
-    );
-    c.unsupported(
-        "ipProtocol",
-        |v| v.as_str() == Some("IPv4"),
-        "only IPv4 is supported yet",
-        p,
-    );
-    let check = HealthCheck {
-        grace_period_seconds: c
-            .whole("gracePeriodSeconds", (0, SECONDS_MAX), p)
-            .unwrap_or(300),
-        ignore_http1xx: c.flag("ignoreHttp1xx", p).unwrap_or(false),
-        interval_seconds: c
-            .whole("intervalSeconds", (1, SECONDS_MAX), p)
-            .unwrap_or(60),
-        max_consecutive_failures: c
-            .whole("maxConsecutiveFailures", (0, 1_000_000), p)
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(3),
-        path: match protocol {
-            CheckProtocol::Http => Some(path.unwrap_or_else(|| "/".to_owned())),
-            CheckProtocol::Tcp => None,
-        },
-        port: port.and_then(|n| u16::try_from(n).ok()),
-        port_index: index,
-        protocol,
-        timeout_seconds: c.whole("timeoutSeconds", (1, SECONDS_MAX), p).unwrap_or(20),
-        delay_seconds: c.whole("delaySeconds", (0, SECONDS_MAX), p).unwrap_or(15),
-    };
-    c.finish(p);
-    Some(check)
-}
-
-/// Endings of files that Mesos' fetcher unpacks.
-const ARCHIVES: [&str; 9] = [
-    ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".zip", ".gz",
-];
-
-fn read_fetch(f: &mut Fields<'_>, p: &mut Problems) -> Vec<Fetch> {
-    let uris = f.texts("uris", p).filter(|uris| !uris.is_empty());
-    let list = f.list("fetch", p).filter(|list| !list.is_empty());
-    if uris.is_some() && list.is_some() {
-        p.rule("/uris", "give uris or fetch, not both");
-    }
-    let mut files = Vec::new();
-    for (i, uri) in uris.into_iter().flatten().enumerate() {
-        let file = Fetch {
-            uri,
-            extract: true,
-            executable: false,
-            cache: false,
-            dest_path: None,
-        };
-        check_fetch(&format!("/uris({i})"), &file, p);
-        files.push(file);
-    }
-    for (i, value) in list.into_iter().flatten().enumerate() {
-        let at = format!("/fetch({i})");
-        let Some(mut inner) = Fields::of(at.clone(), value, p) else {
-            continue;
-        };
-        let Some(uri) = inner.text("uri", p) else {
-            p.rule(inner.at("uri"), "is undefined; name the file to bring");
-            continue;
-        };
-        let file = Fetch {
-            uri,
-            extract: inner.flag("extract", p).unwrap_or(true),
-            executable: inner.flag("executable", p).unwrap_or(false),
-            cache: inner.flag("cache", p).unwrap_or(false),
-            dest_path: inner.text("destPath", p),
-        };
-        inner.finish(p);
-        check_fetch(&at, &file, p);
-        files.push(file);
-    }
-    files
-}
-
-fn check_fetch(at: &str, file: &Fetch, p: &mut Problems) {
-    let known = ["/", "file:///", "http://"];
-    if !known.iter().any(|start| file.uri.starts_with(start)) {
-        p.rule(
-            at,
-            format!(
-                "{:?} cannot be fetched yet; give an absolute path, file:/// or http://",
-                file.uri.chars().take(80).collect::<String>()
-            ),
-        );
-    }
-    let name = file.uri.to_ascii_lowercase();
-    if file.extract && ARCHIVES.iter().any(|ending| name.ends_with(ending)) {
-        p.rule(
-            at,
-            "unpacking archives is not supported yet; set extract to false and unpack in cmd",
-        );
-    }
-    if file.cache {
-        p.rule(
-            at,
-            "the fetcher's cache is not supported yet; leave cache out",
-        );
-    }
-    if let Some(dest) = &file.dest_path
-        && (dest.is_empty() || dest.starts_with('/') || dest.split('/').any(|part| part == ".."))
-    {
-        p.rule(at, "destPath must be a path below the sandbox");
-    }
 }
