@@ -4,8 +4,6 @@
 //! interpreter that `ALLOT_HTCONDOR_PYTHON` names) it is asked. Elsewhere the golden file stands
 //! for it: it was checked when it was written, and `scenarios.rs` holds the text to it.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
