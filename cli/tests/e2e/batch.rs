@@ -1,14 +1,10 @@
 //! The batch queue over real processes: submit files run, and `kill -9` of the queue in the
 //! middle of two hundred jobs loses and repeats nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Ended, Process, allot, eventually, finish, text};
+use crate::common::{self, Ended, Process, allot, eventually, finish, text};
 
 /// A master, an agent of plain processes and a batch queue.
 struct Cluster {
