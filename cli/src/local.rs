@@ -41,8 +41,16 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut ended = std::pin::pin!(signals::ended()?);
     let settings = settings(args)?;
+    // All agents share the machine, so one of them speaks for all.
+    let mut noted = false;
+    let on_ready = |role: &Role| {
+        if role.name() == "agent" && !std::mem::replace(&mut noted, true) {
+            roles::note_missing_walls(role);
+        }
+        role.announce()
+    };
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(&settings, Role::announce) => cluster?,
+        cluster = Cluster::start(&settings, on_ready) => cluster?,
         () = &mut ended => return Ok(ExitCode::SUCCESS),
     };
     let died = tokio::select! {

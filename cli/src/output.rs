@@ -167,6 +167,13 @@ pub(crate) fn error_bytes(what: &[u8]) {
     let _unwritable = out.write_all(what).and_then(|()| out.flush());
 }
 
+/// Prints `note: …` on stderr.
+pub(crate) fn note(what: &str) {
+    let colours = std::io::stderr().is_terminal() && colours_wanted();
+    let mark = paint("note:", Tone::Busy, colours);
+    error_bytes(format!("{mark} {what}\n").as_bytes());
+}
+
 /// Prints `error: …` on stderr.
 pub(crate) fn complain(what: &str) {
     let colours = std::io::stderr().is_terminal() && colours_wanted();

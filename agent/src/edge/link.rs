@@ -1,5 +1,7 @@
 //! One connection to one master: bytes to events and effects to bytes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use allotment_proto::allot::agent_client::AgentClient;
@@ -21,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Link {
     pub(super) session: u64,
     outgoing: mpsc::Sender<allot::AgentMessage>,
+    /// Set once we leave ourselves: how the master ends the stream is no news then.
+    leaving: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -32,9 +36,12 @@ impl Link {
     /// Starts connecting; what becomes of it arrives at `inputs`.
     pub(super) fn open(session: u64, url: String, inputs: mpsc::Sender<Input>) -> Self {
         let (outgoing, queue) = mpsc::channel(QUEUE_LEN);
+        let leaving = Arc::new(AtomicBool::new(false));
+        let left = Arc::clone(&leaving);
         let task = tokio::spawn(async move {
             match run(session, &url, queue, &inputs).await {
                 Ok(()) => tracing::info!(%url, "the master closed the connection"),
+                Err(_) if left.load(Ordering::Relaxed) => {}
                 Err(error) => tracing::warn!(
                     %url,
                     %error,
@@ -48,6 +55,7 @@ impl Link {
         Self {
             session,
             outgoing,
+            leaving,
             task,
         }
     }
@@ -64,6 +72,7 @@ impl Link {
     /// Lets what is queued go out first, for a while.
     pub(super) async fn close(self) {
         let Self { outgoing, task, .. } = self;
+        self.leaving.store(true, Ordering::Relaxed);
         drop(outgoing);
         let abort = task.abort_handle();
         if tokio::time::timeout(Duration::from_secs(2), task)

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Isolator};
 use crate::containerizer::LauncherError;
 use crate::containerizer::handle::{Containerizer, Settings as ContainerSettings};
 use crate::core::{Core, Input, Settings};
@@ -65,6 +65,7 @@ pub struct RunError {
 #[derive(Debug)]
 pub struct Running {
     url: String,
+    missing_walls: Vec<(Isolator, String)>,
     inputs: mpsc::Sender<Input>,
     driver: JoinHandle<Result<(), String>>,
     server: JoinHandle<()>,
@@ -112,6 +113,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         work_dir = %work_dir.display(),
         "the agent serves"
     );
+    let missing_walls = containerizer.missing.clone();
     let (url, boot_id) = (settings.url(), settings.boot_id.clone());
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let core = Core::new(settings, agent, seed, clock::now());
@@ -153,6 +155,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     Ok(Running {
         url,
+        missing_walls,
         inputs,
         driver,
         server,
@@ -179,13 +182,6 @@ fn settings(
     } else {
         names.join(",")
     };
-    for (isolator, reason) in &containerizer.missing {
-        tracing::warn!(
-            %isolator,
-            %reason,
-            "tasks run without this wall; run the agent as root on a machine that has it"
-        );
-    }
     let mut attributes = config.attributes.clone();
     attributes.push_text(Config::ISOLATION_ATTRIBUTE, &isolation);
     Settings {
@@ -211,6 +207,12 @@ impl Running {
     /// Where it serves, `http://host:port`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The walls that tasks do without because this machine cannot give them, and why. Empty
+    /// when all were given that were wanted.
+    pub fn missing_walls(&self) -> &[(Isolator, String)] {
+        &self.missing_walls
     }
 
     /// Stops cleanly: every task is killed and reported, the master is told that this agent

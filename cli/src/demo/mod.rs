@@ -23,8 +23,8 @@ use anyhow::Context as _;
 use crate::cluster::{AgentSettings, Cluster, Settings, ports};
 use crate::context::{Connection, Context};
 use crate::output::Format;
-use crate::roles::make_folder;
-use crate::signals;
+use crate::roles::{Role, make_folder};
+use crate::{output, signals};
 use screen::Screen;
 use story::Story;
 
@@ -67,13 +67,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         folder.display()
     ));
     let settings = settings(folder.join("cluster"))?;
+    let mut missing_walls = None;
+    let on_ready = |role: &Role| {
+        screen.say(&format!("{:9} {}", role.name(), role.url()));
+        missing_walls = missing_walls.take().or_else(|| role.missing_walls());
+        Ok(())
+    };
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(&settings, |role| {
-            screen.say(&format!("{:9} {}", role.name(), role.url()));
-            Ok(())
-        }) => cluster?,
+        cluster = Cluster::start(&settings, on_ready) => cluster?,
         () = &mut ended => return Ok(ExitCode::SUCCESS),
     };
+    if let Some(missing_walls) = missing_walls {
+        screen.say(&missing_walls);
+    }
     let ctx = Context::new(Connection {
         master: cluster.url("master").to_owned(),
         services: Some(cluster.url("services").to_owned()),
@@ -83,7 +89,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let outcome = tokio::select! {
         outcome = show(&ctx, screen, &folder, args.exit) => outcome,
         error = cluster.died() => Err(error),
-        () = &mut ended => Ok(ExitCode::SUCCESS),
+        () = &mut ended => {
+            output::line("\nStopping: tasks first, then the cluster")?;
+            Ok(ExitCode::SUCCESS)
+        }
     };
     // Frameworks first; agents then end every task, and nothing is left behind.
     cluster.stop().await;
@@ -135,7 +144,7 @@ async fn show(
             ExitCode::FAILURE
         });
     }
-    invite(&story, ctx);
+    invite(&story, ctx).await;
     std::future::pending().await
 }
 
@@ -173,11 +182,6 @@ async fn agents_register(story: &mut Story) -> anyhow::Result<()> {
     story
         .screen
         .check(Ok(format!("{} agents are registered", agents.len())));
-    if !nix::unistd::geteuid().is_root() {
-        story.screen.say(
-            "not root: tasks are plain processes, without cgroup limits and without namespaces",
-        );
-    }
     Ok(())
 }
 
@@ -203,9 +207,16 @@ fn verdict(story: &mut Story) -> bool {
     failed.is_empty()
 }
 
-fn invite(story: &Story, ctx: &Context) {
+async fn invite(story: &Story, ctx: &Context) {
     let screen = &story.screen;
+    screen.say(&format!("apps   {}/v2/apps", ctx.services_url().await));
+    for url in &story.instances {
+        screen.say(&format!("web    {url}"));
+    }
     screen.say("The cluster stays up until Ctrl-C. In another terminal:");
+    if let Ok(program) = std::env::current_exe() {
+        screen.command(&format!("alias allot={}", program.display()));
+    }
     screen.command(&format!("export ALLOT_MASTER={}", ctx.master));
     for command in [
         "allot node list",

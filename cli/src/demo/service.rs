@@ -58,6 +58,7 @@ pub(crate) async fn tell(story: &mut Story) -> anyhow::Result<()> {
         let answered = story
             .until(&format!("{url} to answer"), answers(&url))
             .await;
+        story.instances.push(url.clone());
         story.screen.check(match answered {
             Ok(size) => Ok(format!("{url} answers 200 with {size} bytes")),
             Err(error) => Err(format!("{error:#}")),

@@ -40,6 +40,8 @@ pub(crate) struct Story {
     pub(crate) screen: Screen,
     /// Whether single events are told; with hundreds of tasks only the count is.
     pub(crate) verbose: bool,
+    /// Where the app's instances answer.
+    pub(crate) instances: Vec<String>,
     folder: PathBuf,
     heard: mpsc::Receiver<Heard>,
     teller: mpsc::Sender<Heard>,
@@ -72,6 +74,7 @@ impl Story {
             ctx: ctx.clone(),
             screen,
             verbose: true,
+            instances: Vec::new(),
             folder: folder.to_owned(),
             heard,
             teller,

@@ -55,6 +55,23 @@ impl Role {
         }
     }
 
+    /// Of an agent whose tasks do without some walls: which and why, and what to do.
+    pub(crate) fn missing_walls(&self) -> Option<String> {
+        let Self::Agent(agent) = self else {
+            return None;
+        };
+        let missing = agent.missing_walls().iter();
+        let missing: Vec<_> = missing
+            .map(|(wall, reason)| format!("{wall} ({reason})"))
+            .collect();
+        (!missing.is_empty()).then(|| {
+            format!(
+                "tasks run without {}; run as root on a machine that has them for these walls",
+                missing.join(" and ")
+            )
+        })
+    }
+
     /// Ends it cleanly.
     pub(crate) async fn stop(self) {
         match self {
@@ -81,6 +98,13 @@ impl Role {
     }
 }
 
+/// Says on stderr which walls the tasks of this agent do without, when there are any.
+pub(crate) fn note_missing_walls(role: &Role) {
+    if let Some(sentence) = role.missing_walls() {
+        output::note(&sentence);
+    }
+}
+
 /// Starts one role and serves until SIGINT, SIGTERM or its death.
 pub(crate) async fn serve<C: fmt::Debug, E: Into<anyhow::Error>>(
     common: &Common,
@@ -97,6 +121,7 @@ pub(crate) async fn serve<C: fmt::Debug, E: Into<anyhow::Error>>(
         role = start(config) => role.map_err(Into::into)?,
         () = &mut ended => return Ok(ExitCode::SUCCESS),
     };
+    note_missing_walls(&role);
     role.announce()?;
     tokio::select! {
         error = role.died() => {
