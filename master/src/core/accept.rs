@@ -25,6 +25,10 @@ const REFUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The longest task name, in bytes.
 const NAME_MAX: usize = 4096;
 
+/// The most tasks of one framework that are live or await an acknowledgement: ten times what one
+/// framework is known to run, and about 100 MB here.
+const TASKS_MAX: usize = 100_000;
+
 /// What the accepted offers add up to.
 struct Pool {
     agent: AgentId,
@@ -47,6 +51,11 @@ enum TaskFault {
          acknowledge it first or choose another id"
     )]
     Unacknowledged(TaskId),
+    #[error(
+        "the framework has {TASKS_MAX} tasks that are live or whose end it has not acknowledged, \
+         which is the most; acknowledge updates or let tasks end first"
+    )]
+    TooMany,
     #[error("the name has {0} bytes; at most {NAME_MAX} are accepted")]
     Name(usize),
     #[error("the task names agent {named} but its offers are of agent {offered}; name that one")]
@@ -354,6 +363,9 @@ fn validate(
         } else {
             TaskFault::Live(id)
         });
+    }
+    if framework.tasks.len() >= TASKS_MAX {
+        return Err(TaskFault::TooMany);
     }
     if info.name.len() > NAME_MAX {
         return Err(TaskFault::Name(info.name.len()));

@@ -199,9 +199,11 @@ impl Running {
             let _ = stopped.await;
         }
         drop(self.shutdown.take());
-        if tokio::time::timeout(STOP_GRACE, &mut self.server)
-            .await
-            .is_err()
+        // One that has ended may have been awaited by `wait` already.
+        if !self.server.is_finished()
+            && tokio::time::timeout(STOP_GRACE, &mut self.server)
+                .await
+                .is_err()
         {
             tracing::debug!("connections were still open at the stop and are cut");
         }
