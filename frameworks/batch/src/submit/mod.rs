@@ -5,7 +5,7 @@
 //! - [`queue`]: the forms of `queue` and the items they go over.
 //! - [`quote`]: both syntaxes of arguments and environments.
 //! - [`commands`]: which commands are known, refused or without effect.
-//! - [`job`]: one job's [`JobSpec`](allotment_proto::allot::JobSpec) from the expanded commands.
+//! - [`job`]: one job's [`JobSpec`] from the expanded commands.
 //! - [`world`]: what a submit file may look at: variables, files, the date.
 //!
 //! Nothing here talks to a server; what a description asks is judged against the machine that
