@@ -1,7 +1,8 @@
 //! The master as a state machine: facts in, effects out; no socket, clock or randomness.
 //!
 //! Each submodule is one idea: [`registry`] (what is durable), [`io`] (inputs and effects),
-//! `subscribe` and `removal` (a framework's life), `register` and `liveness` (an agent's life),
+//! `subscribe` and `removal` (a framework's life), `checkin`, `register`, `adopt`
+//! and `liveness` (an agent's life),
 //! `offers` and `accept` (resources on their way to tasks), `calls` and `reconcile` (the other
 //! calls), `updates` (how tasks do), `views` and `why` (what operators see), `kv` (the store),
 //! `check` (the invariants).
@@ -9,9 +10,11 @@
 //! Who is offered what is left to the allocation module; see [`allotment_allocator`].
 
 mod accept;
+mod adopt;
 mod agent;
 mod calls;
 mod check;
+mod checkin;
 mod framework;
 pub mod io;
 mod kv;
