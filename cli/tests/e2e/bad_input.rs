@@ -127,3 +127,109 @@ fn a_folder_that_cannot_be_made_is_named() {
         refused(args, 1, &[text(&below)]);
     }
 }
+
+/// App files that are wrong, and what the sentence must name.
+const APPS: &[(&str, &str, &str)] = &[
+    (
+        "cut.json",
+        r#"{"id": "/x", "cmd": "#,
+        "cut.json holds no JSON",
+    ),
+    ("list.json", "[[[", "list.json holds no JSON"),
+    (
+        "cpus.json",
+        r#"{"id": "/x", "cmd": "true", "cpus": -1}"#,
+        "/cpus",
+    ),
+    (
+        "type.json",
+        r#"{"id": "/x", "cmd": "true", "cpus": "two"}"#,
+        "/cpus",
+    ),
+    (
+        "huge.json",
+        r#"{"id": "/x", "cmd": "true", "mem": 1e300}"#,
+        "/mem",
+    ),
+    (
+        "field.json",
+        r#"{"id": "/x", "cmd": "true", "foo": 1}"#,
+        "/foo",
+    ),
+    ("id.json", r#"{"id": "/x/../y", "cmd": "true"}"#, "/id"),
+    ("space.json", r#"{"id": "/a b", "cmd": "true"}"#, "/id"),
+    ("idle.json", r#"{"id": "/x"}"#, "cmd"),
+];
+
+/// Submit files that are wrong, and what the sentence must name.
+const SUBMITS: &[(&str, &str, &str)] = &[
+    ("word.sub", "frob\n", "word.sub, line 1"),
+    ("none.sub", "queue\n", "executable"),
+    ("gone.sub", "executable = /no/such\nqueue\n", "/no/such"),
+    (
+        "cpus.sub",
+        "executable = /bin/true\nrequest_cpus = -1\nqueue\n",
+        "cpus.sub, line 2",
+    ),
+    (
+        "mem.sub",
+        "executable = /bin/true\nrequest_memory = NaN\nqueue\n",
+        "mem.sub, line 2",
+    ),
+    (
+        "many.sub",
+        "executable = /bin/true\nqueue 999999999999\n",
+        "999999999999",
+    ),
+    (
+        "self.sub",
+        "executable = /bin/true\nx = $(x)\narguments = $(x)\nqueue\n",
+        "refers to itself",
+    ),
+];
+
+#[test]
+fn wrong_files_are_refused_by_name_and_the_cluster_goes_on() {
+    let data = folder();
+    let files = folder();
+    let mut local = Process::start(&["local", "--port=0", "--data", text(data.path())]);
+    let master = local.ready("master");
+    local.ready("batch");
+    let ask = |args: &[&str]| {
+        let mut command = command(args);
+        command.env("ALLOT_MASTER", &master);
+        finish(command.current_dir(files.path()))
+    };
+    let wrong_apps = APPS.iter().map(|case| (["app", "add"], case));
+    let wrong_jobs = SUBMITS.iter().map(|case| (["job", "submit"], case));
+    for (command, (name, content, part)) in wrong_apps.chain(wrong_jobs) {
+        std::fs::write(files.path().join(name), content).unwrap();
+        let ended = ask(&[command[0], command[1], name]);
+        assert_eq!(ended.code, 2, "{name}: {}", ended.stderr);
+        assert!(ended.stderr.contains(part), "{name}: {}", ended.stderr);
+        assert_eq!(ended.stderr.lines().count(), 1, "{name}: {}", ended.stderr);
+    }
+    for command in [["app", "add"], ["job", "submit"]] {
+        let ended = ask(&[command[0], command[1], "no-such-file"]);
+        assert_eq!(ended.code, 2);
+        assert!(ended.stderr.contains("no-such-file"), "{}", ended.stderr);
+    }
+    assert!(!ask(&["app", "list", "-o", "json"]).ok().contains("/x"));
+    // Whatever was refused, the cluster still works.
+    let ran = ask(&[
+        "run",
+        "--cpus=0.1",
+        "--mem=32",
+        "--",
+        "sh",
+        "-c",
+        "echo fine; exit 7",
+    ]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (7, "fine\n"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(local.terminate(), 0);
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allotment_framework_sdk::api::TaskState;
 
-use crate::common::{Cluster, Process, eventually, folder, get, text};
+use crate::common::{Cluster, Process, allot, eventually, folder, get, text};
 use crate::framework::{Framework, endless, task};
 
 #[test]
@@ -119,4 +119,25 @@ fn every_role_is_healthy_has_metrics_and_ends_cleanly_on_sigterm() {
         assert_eq!(agent.terminate(), 0);
     }
     assert_eq!(cluster.master.unwrap().terminate(), 0);
+}
+
+#[test]
+fn helpers_work_without_a_cluster() {
+    let clean = allot(&["sim", "run", "--seeds", "0..2", "-o", "json"]).json();
+    assert_eq!(clean.as_array().unwrap().len(), 2);
+    let script = allot(&["completions", "bash"]).ok();
+    assert!(script.contains("_allot"));
+
+    let files = folder();
+    std::fs::write(files.path().join("a.txt"), "content").unwrap();
+    let mut server = Process::start(&["serve", "--port=0", "--dir", text(files.path())]);
+    let url = server.ready("serve");
+    assert_eq!(
+        get(&format!("{url}/a.txt")).unwrap(),
+        (200, "content".to_owned())
+    );
+    let (status, listing) = get(&format!("{url}/")).unwrap();
+    assert!(status == 200 && listing.contains("a.txt"), "{listing}");
+    assert_eq!(get(&format!("{url}/../a.txt")).unwrap().0, 404);
+    assert_eq!(server.terminate(), 0);
 }
