@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::context::{Connection, Context};
+use crate::context::{COMMON, Connection, Context};
 use crate::{
     app, completions, demo, events, framework, job, local, node, role, roles, run, serve, sim,
     task, why,
@@ -21,6 +21,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = COMMON,
         env = "ALLOT_LOG",
         default_value = "warn",
         value_name = "LEVEL"

@@ -8,6 +8,9 @@ use tonic::transport::Channel;
 use crate::output::Format;
 use crate::rpc;
 
+/// Where the help of every command lists what all commands share.
+pub(crate) const COMMON: &str = "Common options";
+
 /// Flags that every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Connection {
@@ -15,6 +18,7 @@ pub(crate) struct Connection {
     #[arg(
         long,
         global = true,
+        help_heading = COMMON,
         env = "ALLOT_MASTER",
         default_value = "http://127.0.0.1:5050",
         value_name = "URL"
@@ -23,11 +27,11 @@ pub(crate) struct Connection {
 
     /// The services framework's address [default: what the master knows, else
     /// http://127.0.0.1:8080]
-    #[arg(long, global = true, env = "ALLOT_SERVICES", value_name = "URL")]
+    #[arg(long, global = true, help_heading = COMMON, env = "ALLOT_SERVICES", value_name = "URL")]
     pub(crate) services: Option<String>,
 
     /// The batch framework's address [default: what the master knows, else http://127.0.0.1:9618]
-    #[arg(long, global = true, env = "ALLOT_BATCH", value_name = "URL")]
+    #[arg(long, global = true, help_heading = COMMON, env = "ALLOT_BATCH", value_name = "URL")]
     pub(crate) batch: Option<String>,
 
     /// How to print the answer
@@ -35,6 +39,7 @@ pub(crate) struct Connection {
         long,
         short,
         global = true,
+        help_heading = COMMON,
         value_enum,
         default_value_t,
         value_name = "FORMAT"

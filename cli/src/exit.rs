@@ -8,7 +8,8 @@
 //! | 3 | no such thing |
 //! | 4 | master, agent or framework cannot be reached |
 //!
-//! `allot run` ends with the exit code of its command instead (128 + N after signal N).
+//! `allot run` ends with the exit code of its command instead (128 + N after signal N), and with
+//! 200 plus the code above when it fails itself.
 
 use std::process::ExitCode;
 

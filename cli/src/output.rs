@@ -10,15 +10,12 @@ use anyhow::Context as _;
 use console::{Style, measure_text_width};
 use serde::Serialize;
 
-/// How to print an answer.
+/// How to print an answer: aligned columns for people, JSON and YAML with every field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// Aligned columns for people
     #[default]
     Table,
-    /// JSON with every field
     Json,
-    /// YAML with every field
     Yaml,
 }
 

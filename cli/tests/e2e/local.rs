@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Cluster, Ended, Process, command, eventually, finish, folder, text};
+use crate::common::{
+    Cluster, Ended, Process, command, eventually, finish, folder, processes_in, text,
+};
 
 /// A whole cluster in one process, on free ports.
 struct Local {
@@ -110,6 +112,9 @@ fn apps_run_again_and_the_queue_goes_on_after_a_restart_on_the_same_folder() {
         (ends(&log).len() >= 3).then_some(())
     });
     local.process.kill_9();
+    eventually("no task outlives its killed agent", || {
+        processes_in(data.path()).is_empty().then_some(())
+    });
     let ended_before = ends(&log).len();
     assert!(
         ended_before < JOBS,
@@ -127,6 +132,8 @@ fn apps_run_again_and_the_queue_goes_on_after_a_restart_on_the_same_folder() {
     let local = Local::start(data.path(), files.path());
     local.instances(2);
     assert_eq!(local.process.terminate(), 0);
+    let left = processes_in(data.path());
+    assert!(left.is_empty(), "processes are left: {left:?}");
 }
 
 #[test]
