@@ -119,7 +119,7 @@ async fn try_run(ctx: &Context, args: Args) -> anyhow::Result<u8> {
     let role = args.role.clone();
     let task = task(args)?;
     let config = Config {
-        user: user(),
+        user: crate::roles::user(),
         roles: vec![role],
         failover_timeout: FAILOVER_TIMEOUT,
         ..Config::new(&ctx.master, format!("run {}", task.name))
@@ -199,15 +199,6 @@ fn task(args: Args) -> Result<Task, Failure> {
         env,
         ..Task::new(id, resources, Command::Exec { program, arguments })
     })
-}
-
-/// The user whose rights the task gets.
-fn user() -> String {
-    let found = nix::unistd::User::from_uid(nix::unistd::geteuid());
-    found
-        .ok()
-        .flatten()
-        .map_or_else(|| "nobody".to_owned(), |user| user.name)
 }
 
 struct Signals {

@@ -22,14 +22,14 @@ const PORTS: (u64, u64) = (31_000, 32_000);
 /// Shares the machine among `n_agents` (at least one).
 ///
 /// As Mesos' agent does, 1 GiB of memory and 5 GiB of disk stay with the system (half of them,
-/// when there is little). An agent never gets less than one core: most jobs ask for a whole one
-/// and would otherwise wait for ever. With more agents than cores the cores are therefore
-/// promised more than once, which the kernel's fair scheduling makes slow but safe.
+/// when there is little). An agent never gets less than two cores: most jobs ask for a whole one
+/// and would otherwise wait for ever beside the smallest service. With many agents the cores are
+/// therefore promised more than once, which the kernel's fair scheduling makes slow but safe.
 pub(crate) fn share(machine: Machine, n_agents: u64) -> Vec<Resources> {
     let n = n_agents.max(1);
     let mem = spare(machine.mem_mib, 1024) / n;
     let disk = spare(machine.disk_mib, 5 * 1024) / n;
-    let cpus = (machine.cores * 1000 / n).max(1000);
+    let cpus = (machine.cores * 1000 / n).max(2000);
     let n_ports = (PORTS.1 - PORTS.0 + 1) / n;
     (0..n)
         .map(|i| {
@@ -92,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn more_agents_than_cores_still_fit_a_job_of_one_core() {
-        assert_eq!(share(MACHINE, 20)[19].cpus(), Fixed::units(1));
+    fn more_agents_than_cores_still_fit_a_job_of_one_core_beside_a_service() {
+        assert_eq!(share(MACHINE, 20)[19].cpus(), Fixed::units(2));
     }
 
     #[test]
