@@ -231,7 +231,7 @@ pub struct Task {
 pub enum Command {
     /// `/bin/sh -c LINE`.
     Shell(String),
-    /// A program (looked up in PATH when it has no slash) and its arguments without argv[0].
+    /// A program (looked up in PATH when it has no slash) and its arguments without `argv[0]`.
     Exec {
         /// The program.
         program: String,
