@@ -2,7 +2,7 @@
 //!
 //! - [`launcher`](launcher_main): that process; it forks an `init` for each container, which puts
 //!   up the walls of `isolators`, starts the task and reports through a pipe.
-//! - `handle`: the agent's side; keeps a launcher alive.
+//! - `handle`: the agent's side; `supervisor` keeps a launcher (`process`) alive.
 //! - `prepare`: sandboxes before a container starts and after it ended.
 //! - `wire`: what agent and launcher say to each other.
 //! - `sys`: all unsafe code.
@@ -13,12 +13,15 @@ pub(crate) mod handle;
 mod init;
 mod isolators;
 mod launcher;
+mod plan;
 pub(crate) mod prepare;
+mod process;
 mod report;
+mod supervisor;
 mod sys;
 mod tree;
 mod wire;
 
-pub use handle::LauncherError;
 pub use launcher::launcher_main;
+pub use process::LauncherError;
 pub(crate) use sys::act_as;

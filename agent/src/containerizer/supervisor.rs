@@ -1,0 +1,514 @@
+//! Keeps a launcher alive, prepares containers for it, and turns its news into the core's input.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use allotment_proto::allot;
+use nix::sys::wait::WaitStatus;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn_blocking};
+
+use super::handle::{Order, Prepared, Settings};
+use super::prepare::{self, User};
+use super::process::Launcher;
+use super::wire::{self, Inbox, News, news, order, put};
+use crate::config::Isolator;
+use crate::core::{ContainerId, Input, Outcome};
+
+/// Orders handled before anything is written to the launcher.
+const BATCH_LEN: usize = 64;
+const RESTART_WAIT: Duration = Duration::from_secs(1);
+
+/// Containers between the order to start them and their end.
+#[derive(Debug, Default)]
+struct Live {
+    n_started: u64,
+    numbers: BTreeMap<ContainerId, u64>,
+    containers: BTreeMap<u64, LiveContainer>,
+}
+
+#[derive(Debug)]
+struct LiveContainer {
+    id: ContainerId,
+    sandbox: PathBuf,
+    /// Set while files are fetched.
+    fetch: Option<AbortHandle>,
+    /// The launcher knows it.
+    launched: bool,
+}
+
+impl Live {
+    fn add(&mut self, id: &ContainerId) {
+        let number = self.n_started;
+        self.n_started += 1;
+        self.numbers.insert(id.clone(), number);
+        let container = LiveContainer {
+            id: id.clone(),
+            sandbox: PathBuf::new(),
+            fetch: None,
+            launched: false,
+        };
+        self.containers.insert(number, container);
+    }
+
+    fn get(&mut self, id: &ContainerId) -> Option<(u64, &mut LiveContainer)> {
+        let number = *self.numbers.get(id)?;
+        Some((number, self.containers.get_mut(&number)?))
+    }
+
+    fn remove(&mut self, number: u64) -> Option<LiveContainer> {
+        let container = self.containers.remove(&number)?;
+        self.numbers.remove(&container.id);
+        Some(container)
+    }
+}
+
+/// The agent's side of the launcher.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    settings: Settings,
+    isolation: Vec<Isolator>,
+    live: Arc<Mutex<Live>>,
+    inputs: mpsc::Sender<Input>,
+    /// For fetches to report to.
+    orders: mpsc::Sender<Order>,
+    fetches: Arc<Semaphore>,
+}
+
+/// Why work with one launcher ended.
+enum Over {
+    Stop,
+    Lost(String),
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        settings: Settings,
+        isolation: Vec<Isolator>,
+        inputs: mpsc::Sender<Input>,
+        orders: mpsc::Sender<Order>,
+        fetches: Arc<Semaphore>,
+    ) -> Self {
+        Self {
+            settings,
+            isolation,
+            live: Arc::default(),
+            inputs,
+            orders,
+            fetches,
+        }
+    }
+
+    /// Works until `stopped` says so or its sender is gone.
+    pub(super) async fn run(
+        self,
+        mut launcher: Launcher,
+        mut orders: mpsc::Receiver<Order>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
+        loop {
+            let over = {
+                let Launcher {
+                    read, write, inbox, ..
+                } = &mut launcher;
+                tokio::select! {
+                    _ = &mut stopped => Over::Stop,
+                    reason = self.write(write, &mut orders) => Over::Lost(reason),
+                    reason = self.read(read, inbox) => Over::Lost(reason),
+                }
+            };
+            let reason = match over {
+                Over::Stop => return launcher.end().await,
+                Over::Lost(reason) => reason,
+            };
+            let status = launcher.how_it_ended().await;
+            tracing::error!(%reason, %status, "the launcher is gone, and with it every container");
+            self.lose_all(&status);
+            launcher = loop {
+                match Launcher::start(&self.settings, &self.isolation).await {
+                    // The walls promised at registration must stand, or nothing is started.
+                    Ok((again, missing)) if missing.is_empty() => break again,
+                    Ok((again, missing)) => {
+                        tracing::error!(?missing, "the new launcher cannot isolate tasks");
+                        again.end().await;
+                    }
+                    Err(error) => tracing::error!(%error, "cannot start a new launcher"),
+                }
+                tokio::select! {
+                    _ = &mut stopped => return,
+                    () = self.refuse_for(RESTART_WAIT, &mut orders) => {}
+                }
+            };
+        }
+    }
+
+    /// Answers orders while there is no launcher.
+    async fn refuse_for(&self, wait: Duration, orders: &mut mpsc::Receiver<Order>) {
+        let wait = tokio::time::sleep(wait);
+        tokio::pin!(wait);
+        loop {
+            let order = tokio::select! {
+                () = &mut wait => return,
+                order = orders.recv() => order,
+            };
+            match order {
+                None => return,
+                Some(Order::Start(launch)) => {
+                    let message = "the agent cannot start processes at the moment; its log says \
+                                   why"
+                    .to_owned();
+                    let outcome = Outcome::NotStarted { message };
+                    self.say_ended(launch.container, outcome, PathBuf::new());
+                }
+                Some(Order::Terminate(_) | Order::Destroy(_) | Order::Fetched(..)) => {}
+            }
+        }
+    }
+
+    fn lose_all(&self, status: &str) {
+        let lost = {
+            let mut live = self.lock();
+            live.numbers.clear();
+            std::mem::take(&mut live.containers)
+        };
+        for container in lost.into_values() {
+            if let Some(fetch) = container.fetch {
+                fetch.abort();
+            }
+            let message = format!(
+                "The agent's launcher process ended ({status}) and every task with it; they can \
+                 be started again"
+            );
+            self.say_ended(container.id, Outcome::Lost { message }, container.sandbox);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Live> {
+        // Nothing panics while it is held; if something did, the table would still be whole.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out orders until the launcher does not take them any more; why.
+    async fn write(
+        &self,
+        socket: &mut OwnedWriteHalf,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> String {
+        let mut batch = Vec::with_capacity(BATCH_LEN);
+        loop {
+            batch.clear();
+            // Never closed: the supervisor holds a sender itself.
+            orders.recv_many(&mut batch, BATCH_LEN).await;
+            for order in &batch {
+                if let Order::Start(launch) = order {
+                    self.lock().add(&launch.container);
+                }
+            }
+            let mut bytes = Vec::new();
+            for order in self.prepare(&mut batch).await {
+                match order {
+                    Prepare::Ready(prepared) => self.launch(&prepared, &mut bytes),
+                    Prepare::Fetch(prepared) => self.fetch(prepared),
+                    Prepare::Failed(container, message) => self.fail(&container, message),
+                    Prepare::Other(Order::Terminate(id)) => {
+                        if let Some((number, container)) = self.lock().get(&id)
+                            && container.launched
+                        {
+                            put_order(order::Kind::Terminate(number), &mut bytes);
+                        }
+                    }
+                    Prepare::Other(Order::Destroy(id)) => self.destroy(&id, &mut bytes),
+                    Prepare::Other(Order::Fetched(prepared, Ok(()))) => {
+                        self.launch(&prepared, &mut bytes);
+                    }
+                    Prepare::Other(Order::Fetched(prepared, Err(message))) => {
+                        self.fail(&prepared.launch.container, message);
+                    }
+                    Prepare::Other(Order::Start(_)) => {}
+                }
+            }
+            if let Err(error) = socket.write_all(&bytes).await {
+                return error.to_string();
+            }
+        }
+    }
+
+    /// Makes the sandboxes of a batch, off the loop, and keeps the order of orders.
+    async fn prepare(&self, batch: &mut Vec<Order>) -> Vec<Prepare> {
+        let batch = std::mem::take(batch);
+        if !batch.iter().any(|order| matches!(order, Order::Start(_))) {
+            return batch.into_iter().map(Prepare::Other).collect();
+        }
+        let (work_dir, switch_user) = (self.settings.work_dir.clone(), self.settings.switch_user);
+        let prepared = spawn_blocking(move || {
+            let mut users: BTreeMap<Option<String>, Result<User, String>> = BTreeMap::new();
+            let prepare = |order| match order {
+                Order::Start(launch) => {
+                    let user = users
+                        .entry(launch.user.clone())
+                        .or_insert_with_key(|name| User::find(name.as_deref(), switch_user))
+                        .clone();
+                    let made = user.and_then(|user| {
+                        let sandbox = prepare::make_sandbox(&work_dir, &launch, &user)?;
+                        Ok((user, sandbox))
+                    });
+                    match made {
+                        Ok((user, sandbox)) => {
+                            let prepared = Box::new(Prepared {
+                                launch: *launch,
+                                user,
+                                sandbox,
+                            });
+                            if prepared.launch.uris.is_empty() {
+                                Prepare::Ready(prepared)
+                            } else {
+                                Prepare::Fetch(prepared)
+                            }
+                        }
+                        Err(message) => Prepare::Failed(launch.container, message),
+                    }
+                }
+                other => Prepare::Other(other),
+            };
+            batch.into_iter().map(prepare).collect()
+        });
+        prepared.await.unwrap_or_default()
+    }
+
+    /// Writes the order to launch for the launcher.
+    fn launch(&self, prepared: &Prepared, bytes: &mut Vec<u8>) {
+        let Prepared {
+            launch,
+            user,
+            sandbox,
+        } = prepared;
+        let mut live = self.lock();
+        // Destroyed while its files were fetched.
+        let Some((number, container)) = live.get(&launch.container) else {
+            return;
+        };
+        container.launched = true;
+        container.fetch = None;
+        container.sandbox.clone_from(sandbox);
+        let mut env: Vec<String> = Vec::with_capacity(launch.environment.len() + 3);
+        for (name, value) in [
+            ("HOME", &user.home),
+            ("USER", &user.name),
+            ("LOGNAME", &user.name),
+        ] {
+            if !launch.environment.iter().any(|(set, _)| set == name) {
+                env.push(format!("{name}={value}"));
+            }
+        }
+        env.extend(launch.environment.iter().map(|(n, v)| format!("{n}={v}")));
+        let order = wire::Launch {
+            id: number,
+            name: launch.container.as_str().to_owned(),
+            program: launch.program.clone(),
+            argv: launch.argv.clone(),
+            env,
+            directory: sandbox.as_os_str().as_encoded_bytes().to_vec(),
+            user: user
+                .switch
+                .clone()
+                .map(|(uid, gid, groups)| wire::User { uid, gid, groups }),
+            cpus_milli: launch.resources.cpus().thousandths(),
+            memory_bytes: launch.memory_bytes,
+            pids_max: self.settings.pids_max,
+        };
+        put_order(order::Kind::Launch(order), bytes);
+    }
+
+    /// Fetches files beside the loop; the queue hears of the end.
+    fn fetch(&self, prepared: Box<Prepared>) {
+        let mut live = self.lock();
+        let Some((_, container)) = live.get(&prepared.launch.container) else {
+            return;
+        };
+        let (fetcher, orders) = (self.settings.fetcher.clone(), self.orders.clone());
+        let fetches = Arc::clone(&self.fetches);
+        let sandbox = prepared.sandbox.clone();
+        container.sandbox.clone_from(&sandbox);
+        let task = tokio::spawn(async move {
+            let _permit = fetches.acquire().await;
+            let user = prepared.user.switch.clone();
+            let fetched = fetcher
+                .fetch(&prepared.launch.uris, &sandbox, user.as_ref())
+                .await;
+            let _ = orders.send(Order::Fetched(prepared, fetched)).await;
+        });
+        container.fetch = Some(task.abort_handle());
+    }
+
+    fn destroy(&self, id: &ContainerId, bytes: &mut Vec<u8>) {
+        let removed = {
+            let mut live = self.lock();
+            let Some((number, container)) = live.get(id) else {
+                return;
+            };
+            if container.launched {
+                put_order(order::Kind::Destroy(number), bytes);
+                return;
+            }
+            if let Some(fetch) = container.fetch.take() {
+                fetch.abort();
+            }
+            live.remove(number)
+        };
+        if let Some(container) = removed {
+            let message = "stopped before it was started".to_owned();
+            let outcome = Outcome::NotStarted { message };
+            self.say_ended(container.id, outcome, container.sandbox);
+        }
+    }
+
+    fn fail(&self, id: &ContainerId, message: String) {
+        let removed = {
+            let mut live = self.lock();
+            let number = live.get(id).map(|(number, _)| number);
+            number.and_then(|number| live.remove(number))
+        };
+        if let Some(container) = removed {
+            let outcome = Outcome::NotStarted { message };
+            self.say_ended(container.id, outcome, container.sandbox);
+        }
+    }
+
+    /// Passes news on until there are none; why.
+    async fn read(&self, socket: &mut OwnedReadHalf, inbox: &mut Inbox) -> String {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let mut inputs = Vec::new();
+            let mut ended = Vec::new();
+            loop {
+                match inbox.next::<News>() {
+                    Ok(Some(News { kind: Some(kind) })) => {
+                        self.on_news(kind, &mut inputs, &mut ended)
+                    }
+                    Ok(Some(News { kind: None })) => {}
+                    Ok(None) => break,
+                    Err(error) => return error.to_string(),
+                }
+            }
+            say(self.inputs.clone(), inputs, ended).await;
+            match socket.read(&mut buffer).await {
+                Ok(0) => return "it closed its socket".to_owned(),
+                Ok(n) => inbox.extend(buffer.get(..n).unwrap_or_default()),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    fn on_news(
+        &self,
+        kind: news::Kind,
+        started: &mut Vec<Input>,
+        ended: &mut Vec<(ContainerId, Outcome, PathBuf)>,
+    ) {
+        let mut live = self.lock();
+        match kind {
+            news::Kind::Ready(_) => {}
+            news::Kind::Started(news) => {
+                if let Some(container) = live.containers.get(&news.id) {
+                    started.push(Input::Started {
+                        container: container.id.clone(),
+                        pid: news.pid,
+                    });
+                }
+            }
+            news::Kind::Failed(news) => {
+                if let Some(container) = live.remove(news.id) {
+                    let message = news.message;
+                    let outcome = Outcome::NotStarted { message };
+                    ended.push((container.id, outcome, container.sandbox));
+                }
+            }
+            news::Kind::Ended(news) => {
+                if let Some(container) = live.remove(news.id) {
+                    ended.push((container.id, outcome(&news), container.sandbox));
+                }
+            }
+        }
+    }
+
+    /// Says that a container ended, from a task of its own: the core's loop may be waiting for
+    /// orders to be taken while its queue of facts is full.
+    fn say_ended(&self, container: ContainerId, outcome: Outcome, sandbox: PathBuf) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(say(inputs, Vec::new(), vec![(container, outcome, sandbox)]));
+    }
+}
+
+enum Prepare {
+    Ready(Box<Prepared>),
+    Fetch(Box<Prepared>),
+    Failed(ContainerId, String),
+    Other(Order),
+}
+
+fn put_order(kind: order::Kind, bytes: &mut Vec<u8>) {
+    put(&wire::Order { kind: Some(kind) }, bytes);
+}
+
+fn outcome(ended: &wire::Ended) -> Outcome {
+    let (code, signal) = match WaitStatus::from_raw(nix::unistd::Pid::from_raw(1), ended.status) {
+        Ok(WaitStatus::Exited(_, code)) => (Some(code), None),
+        Ok(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
+        // Real-time signals have no name in nix; the low bits are the number.
+        _ => (None, Some(ended.status & 0x7f)),
+    };
+    Outcome::Exited {
+        exit: allot::TaskExit {
+            code,
+            signal,
+            user_cpu_ns: ended.user_cpu_ns,
+            system_cpu_ns: ended.system_cpu_ns,
+            // The cgroup counts the whole tree at once, rusage only its largest process.
+            max_rss_bytes: ended.memory_peak_bytes.unwrap_or(ended.max_rss_bytes),
+        },
+        memory: ended
+            .memory_limit_bytes
+            .map(|limit| (limit, ended.memory_peak_bytes)),
+        disk_full: false,
+    }
+}
+
+/// Passes facts on. All that started comes before all that ended: a container that did both did
+/// so in this order.
+async fn say(
+    inputs: mpsc::Sender<Input>,
+    started: Vec<Input>,
+    ended: Vec<(ContainerId, Outcome, PathBuf)>,
+) {
+    for input in started {
+        let _ = inputs.send(input).await;
+    }
+    if ended.is_empty() {
+        return;
+    }
+    let summed = spawn_blocking(move || {
+        ended
+            .into_iter()
+            .map(|(container, mut outcome, sandbox)| {
+                if let Outcome::Exited {
+                    exit, disk_full, ..
+                } = &mut outcome
+                {
+                    *disk_full = exit.code != Some(0) && prepare::disk_is_full(&sandbox);
+                }
+                Input::Ended {
+                    container,
+                    outcome,
+                    sandbox: prepare::summary(&sandbox),
+                }
+            })
+            .collect::<Vec<Input>>()
+    });
+    for input in summed.await.unwrap_or_default() {
+        let _ = inputs.send(input).await;
+    }
+}

@@ -1,0 +1,210 @@
+//! What goes into the core and what comes out of it.
+
+use std::time::Duration;
+
+use allotment_proto::{allot, mesos};
+use allotment_types::{AgentId, Resources, Timestamp};
+
+use super::launch::{ContainerId, Launch, SandboxId};
+
+/// What stays the same while an agent runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of the machine in offers.
+    pub hostname: String,
+    /// The host that others reach this agent by, and its port.
+    pub address: (String, u16),
+    /// Changes with every boot of the machine.
+    pub boot_id: String,
+    /// Everything there is to offer.
+    pub resources: Resources,
+    /// What frameworks choose by.
+    pub attributes: Vec<mesos::Attribute>,
+    /// How many masters there are to try.
+    pub n_masters: usize,
+    /// The first wait before connecting again.
+    pub reconnect_min: Duration,
+    /// The longest such wait.
+    pub reconnect_max: Duration,
+    /// The time between SIGTERM and SIGKILL for tasks without a kill policy.
+    pub kill_grace: Duration,
+    /// How long sandboxes of ended tasks are kept.
+    pub gc_delay: Duration,
+    /// The absolute path of the work folder.
+    pub work_dir: String,
+    /// Environment variables that every task gets unless it sets them itself.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// Where this agent serves.
+    pub fn url(&self) -> String {
+        format!("http://{}:{}", self.address.0, self.address.1)
+    }
+}
+
+/// A fact that reaches the agent.
+#[derive(Debug)]
+pub enum Input {
+    /// Time passed; sent at [`Core::next_deadline`].
+    Tick,
+    /// The connection of this number stands.
+    Connected {
+        /// Counts connections, as [`Effect::Connect`] gave it.
+        session: u64,
+    },
+    /// The connection of this number broke or never stood.
+    Disconnected {
+        /// Which connection.
+        session: u64,
+    },
+    /// The master said something.
+    Master {
+        /// On which connection.
+        session: u64,
+        /// What.
+        message: allot::MasterMessage,
+    },
+    /// The program of a task runs.
+    Started {
+        /// In which container.
+        container: ContainerId,
+        /// The container's first process.
+        pid: i32,
+    },
+    /// Nothing runs in a container any more.
+    Ended {
+        /// Which.
+        container: ContainerId,
+        /// How it came.
+        outcome: Outcome,
+        /// What the task left.
+        sandbox: allot::SandboxSummary,
+    },
+    /// A sandbox of an earlier run lies in the work folder.
+    SandboxFound {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Under which agent id.
+        agent: AgentId,
+        /// When it was last changed.
+        modified: Timestamp,
+    },
+    /// The operator stops this agent.
+    Stop,
+}
+
+/// How a container came to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The main process ended.
+    Exited {
+        /// How, and what it used.
+        exit: allot::TaskExit,
+        /// Set when it exceeded its memory: the limit, and the most it held where known, in bytes.
+        memory: Option<(u64, Option<u64>)>,
+        /// It failed, and there is no space left where its sandbox lies.
+        disk_full: bool,
+    },
+    /// It never ran.
+    NotStarted {
+        /// One sentence.
+        message: String,
+    },
+    /// It was lost sight of and killed.
+    Lost {
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// What must be durable before anybody hears of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// The id that the master gave this agent.
+    Registered {
+        /// That id.
+        agent: AgentId,
+    },
+}
+
+/// What the edge is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Connect to the master of this index.
+    Connect {
+        /// The number of the new connection.
+        session: u64,
+        /// Which of the configured masters.
+        master: usize,
+    },
+    /// Drop a connection.
+    Disconnect {
+        /// Which.
+        session: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Send to the master.
+    Send {
+        /// On which connection.
+        session: u64,
+        /// What.
+        message: Box<allot::AgentMessage>,
+    },
+    /// Make a sandbox, fetch files and start a container.
+    Start(Box<Launch>),
+    /// SIGTERM to everything in a container.
+    Terminate(ContainerId),
+    /// SIGKILL to everything in a container, or stop preparing it.
+    Destroy(ContainerId),
+    /// Delete a sandbox.
+    Collect {
+        /// Under which agent id.
+        agent: AgentId,
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// A line for the log that an operator may want to act on.
+    Warn(String),
+    /// Everything is ended and said: the agent may go.
+    Stopped,
+}
+
+/// How many tasks ended how since the start, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// TASK_FINISHED.
+    pub finished: u64,
+    /// TASK_FAILED.
+    pub failed: u64,
+    /// TASK_KILLED.
+    pub killed: u64,
+    /// Any other end.
+    pub other: u64,
+}
+
+/// What an agent has and does now, for metrics and people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Overview {
+    /// Its id, once registered.
+    pub agent: Option<AgentId>,
+    /// Whether a master knows it now.
+    pub registered: bool,
+    /// Tasks that are being prepared.
+    pub tasks_starting: usize,
+    /// Tasks that run.
+    pub tasks_running: usize,
+    /// Tasks that are being killed.
+    pub tasks_killing: usize,
+    /// Updates that no framework has acknowledged.
+    pub updates_pending: usize,
+    /// Sandboxes that wait to be deleted.
+    pub sandboxes_kept: usize,
+    /// Everything there is.
+    pub total: Resources,
+    /// What no task holds.
+    pub free: Resources,
+    /// Since the start.
+    pub counts: Counts,
+}
