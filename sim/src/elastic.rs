@@ -8,6 +8,10 @@ use allotment_framework_sdk::{Call, Command, Event, Offer, Task, Update};
 use allotment_proto::mesos::TaskState;
 use allotment_types::{AgentId, Resources, TaskId, Timestamp};
 
+/// How long until tasks that nothing good is known of are asked about again. A master that waits
+/// for an agent to come back gives no answer, so once is not enough (Mesos: `reconciliation.md`).
+const RECONCILE: Duration = Duration::from_secs(60);
+
 /// A change of what a framework wants.
 #[derive(Debug, Clone)]
 pub(crate) enum Demand {
@@ -57,6 +61,7 @@ pub(crate) struct Elastic {
     instances_wanted: usize,
     suppressed: bool,
     launched: u64,
+    reconcile_at: Timestamp,
 }
 
 impl Elastic {
@@ -73,6 +78,7 @@ impl Elastic {
             instances_wanted: 0,
             suppressed: true,
             launched: 0,
+            reconcile_at: Timestamp::ZERO + RECONCILE,
         }
     }
 
@@ -104,7 +110,13 @@ impl Elastic {
 
     /// When [`Self::on_tick`] is due.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.script.front().map(|(at, _)| *at)
+        let script = self.script.front().map(|(at, _)| *at);
+        script.into_iter().chain([self.reconcile_at]).min()
+    }
+
+    /// Everything that will be wanted is wanted already.
+    pub(crate) fn script_is_over(&self) -> bool {
+        self.script.is_empty()
     }
 
     pub(crate) fn on_tick(&mut self, now: Timestamp) -> Vec<Call> {
@@ -118,8 +130,25 @@ impl Elastic {
                 Demand::Instances(wanted) => self.on_scale(now, wanted, &mut calls),
             }
         }
+        if self.reconcile_at <= now {
+            self.reconcile_at = now + RECONCILE;
+            self.reconcile(|running| !running.up || running.killed, &mut calls);
+        }
         self.ask(&mut calls);
         calls
+    }
+
+    fn reconcile(&self, wanted: impl Fn(&Running) -> bool, calls: &mut Vec<Call>) {
+        let tasks: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(_, running)| wanted(running))
+            .map(|(task, running)| (task.clone(), Some(running.agent.clone())))
+            .collect();
+        // Without a task it would ask for all there are.
+        if !tasks.is_empty() {
+            calls.push(Call::Reconcile(tasks));
+        }
     }
 
     fn on_job(&mut self, now: Timestamp, tasks: &[Duration]) {
@@ -175,11 +204,7 @@ impl Elastic {
         let mut calls = Vec::new();
         match event {
             Event::Subscribed { .. } => {
-                if !self.running.is_empty() {
-                    let known = self.running.iter();
-                    let known = known.map(|(task, r)| (task.clone(), Some(r.agent.clone())));
-                    calls.push(Call::Reconcile(known.collect()));
-                }
+                self.reconcile(|_| true, &mut calls);
                 // A kill may have been lost with the last connection.
                 for (task, running) in self.running.iter().filter(|(_, r)| r.killed) {
                     calls.push(Call::Kill {

@@ -253,7 +253,7 @@ impl World {
     /// Every job is submitted and done.
     pub(crate) fn batch_is_done(&self) -> bool {
         self.brains().all(|brain| {
-            brain.next_deadline().is_none() && brain.jobs().iter().all(|job| job.done.is_some())
+            brain.script_is_over() && brain.jobs().iter().all(|job| job.done.is_some())
         })
     }
 
