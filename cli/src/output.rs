@@ -178,7 +178,7 @@ pub(crate) fn complain(what: &str) {
     error_bytes(format!("{mark} {what}\n").as_bytes());
 }
 
-/// Whether the user has not switched colours off (https://no-color.org).
+/// Whether the user has not switched colours off (<https://no-color.org>).
 pub(crate) fn colours_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
