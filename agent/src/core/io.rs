@@ -46,7 +46,7 @@ impl Settings {
 /// A fact that reaches the agent.
 #[derive(Debug)]
 pub enum Input {
-    /// Time passed; sent at [`Core::next_deadline`].
+    /// Time passed; sent at [`super::Core::next_deadline`].
     Tick,
     /// The connection of this number stands.
     Connected {

@@ -95,7 +95,7 @@ pub struct Launch {
     pub agent: AgentId,
     /// The program; without a slash it is looked for along the task's `PATH`.
     pub program: String,
-    /// Its arguments, argv[0] first.
+    /// Its arguments, `argv[0]` first.
     pub argv: Vec<String>,
     /// Its environment; of two of one name the later counts.
     pub environment: Vec<(String, String)>,
