@@ -13,3 +13,4 @@ mod local;
 mod offers;
 mod operator;
 mod restarts;
+mod run;
