@@ -32,6 +32,9 @@ pub(crate) fn heading() {
         kernel.trim()
     );
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown").to_owned();
+    println!("load:     {load} over the last minute, before this began");
     println!("seed:     none but where one is printed: real processes, fixed load");
     println!(
         "command:  cargo run --release -p allotment-benches -- {}\n",
