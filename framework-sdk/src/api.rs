@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 pub use allotment_proto::mesos::TaskState;
 pub use allotment_proto::mesos::task_status::{Reason, Source};
+pub use allotment_types::{Attribute, AttributeValue};
 
 /// What a framework hears, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,28 +82,6 @@ impl Offer {
             refuse_for: Some(refuse_for),
         }
     }
-}
-
-/// One attribute of an agent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attribute {
-    /// Its name; names may repeat.
-    pub name: String,
-    /// Its value.
-    pub value: AttributeValue,
-}
-
-/// An attribute's value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum AttributeValue {
-    /// A text.
-    Text(String),
-    /// A number.
-    Scalar(Fixed),
-    /// Ranges of numbers.
-    Ranges(Ranges),
-    /// A set of texts.
-    Set(Vec<String>),
 }
 
 /// How one task does.

@@ -1,5 +1,6 @@
 //! The words every part of Allotment shares, free of sockets, clocks and protobuf.
 //!
+//! - [`attribute`]: what an agent says of itself.
 //! - [`id`]: newtypes for the ids of agents, frameworks, tasks and offers.
 //! - [`resources`]: what agents have and tasks ask, in exact fixed point.
 //! - [`role`]: the names that allocations are made to.
@@ -8,14 +9,16 @@
 //!
 //! What a part decides with them is left to that part.
 
+pub mod attribute;
 pub mod effects;
 pub mod id;
 pub mod resources;
 pub mod role;
 pub mod time;
 
+pub use attribute::{Attribute, AttributeValue, FaultDomain};
 pub use effects::Effects;
 pub use id::{AgentId, FrameworkId, IdError, OfferId, TaskId};
-pub use resources::{Fixed, Name, Ranges, Resources, Shortfall, Value};
+pub use resources::{Fixed, Lot, Name, Ranges, Resources, Shortfall, Value};
 pub use role::Role;
 pub use time::Timestamp;

@@ -66,6 +66,27 @@ impl Role {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// `eng` for `eng/web`; `None` for a role at the top.
+    pub fn parent(&self) -> Option<Self> {
+        let (parent, _) = self.0.rsplit_once('/')?;
+        Some(Self(parent.into()))
+    }
+
+    /// Whether `other` lies strictly below this role.
+    pub fn is_ancestor_of(&self, other: &Self) -> bool {
+        other
+            .0
+            .strip_prefix(&*self.0)
+            .is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// This role and its ancestors, the top first: `eng`, `eng/web`, `eng/web/api`.
+    pub fn path(&self) -> impl Iterator<Item = Self> + '_ {
+        let ends = self.0.match_indices('/').map(|(at, _)| at);
+        ends.chain([self.0.len()])
+            .map(|end| Self(self.0[..end].into()))
+    }
 }
 
 impl fmt::Display for Role {
@@ -91,6 +112,18 @@ impl std::str::FromStr for Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_role_lies_below_its_ancestors_and_no_namesake() {
+        let role = |text| Role::parse(text).unwrap();
+        assert!(role("eng").is_ancestor_of(&role("eng/web/api")));
+        assert!(!role("eng").is_ancestor_of(&role("engine/web")));
+        assert!(!role("eng").is_ancestor_of(&role("eng")));
+        assert_eq!(role("eng/web").parent(), Some(role("eng")));
+        assert_eq!(role("eng").parent(), None);
+        let path: Vec<Role> = role("eng/web/api").path().collect();
+        assert_eq!(path, [role("eng"), role("eng/web"), role("eng/web/api")]);
+    }
 
     #[test]
     fn roles_follow_mesos_rules() {

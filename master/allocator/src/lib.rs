@@ -3,122 +3,80 @@
 //! A module is a pure state machine behind [`Allocator`]: facts come in, allocations and reasons
 //! come out. It knows neither sockets nor clocks nor protobuf. Conservation is its promise: at
 //! every instant each resource of an agent is either free or allocated to one framework in one
-//! role. *Allocated* here covers offered and used alike, as in Mesos; the master tells the two
-//! apart.
+//! role (a shared volume: to any number of them). *Allocated* here covers offered and used alike,
+//! as in Mesos; the master tells the two apart.
 //!
-//! - [`drf`]: the default module, hierarchical-ready weighted dominant resource fairness.
+//! - [`spec`]: the facts and the decisions.
+//! - [`constraint`]: which agents a framework wants offers of.
+//! - [`drf`]: the default module, hierarchical weighted dominant resource fairness.
 //! - [`explain`]: why a framework was not offered an agent, as data.
 
+pub mod constraint;
 pub mod drf;
 pub mod explain;
+pub mod spec;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::time::Duration;
 
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
+pub use constraint::Constraints;
 pub use drf::Drf;
 pub use explain::Unoffered;
-
-/// What the module must know of a framework.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrameworkSpec {
-    /// The roles it takes offers in; at least one.
-    pub roles: BTreeSet<Role>,
-    /// Those of them it wants no offers for at present.
-    pub suppressed: BTreeSet<Role>,
-}
-
-/// What the module must know of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentSpec {
-    /// Everything it has.
-    pub total: Resources,
-    /// What runs there already, as an agent that re-registers reports it.
-    pub used: Vec<Grant>,
-}
-
-/// Resources that one framework holds in one role.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// Who holds them.
-    pub framework: FrameworkId,
-    /// In which of its roles.
-    pub role: Role,
-    /// What it holds.
-    pub resources: Resources,
-}
-
-/// A decision: offer these resources of this agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Allocation {
-    /// To whom.
-    pub framework: FrameworkId,
-    /// In which of its roles.
-    pub role: Role,
-    /// Of which agent.
-    pub agent: AgentId,
-    /// What is offered.
-    pub resources: Resources,
-}
-
-/// A share of the cluster as an exact ratio: `numerator / denominator`, before weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// Thousandths of the dominant resource held.
-    pub numerator: u64,
-    /// Thousandths of it in the whole cluster; 0 when the cluster has none.
-    pub denominator: u64,
-}
-
-impl Share {
-    /// The share as a number between 0 and 1, for people.
-    #[expect(clippy::cast_precision_loss, reason = "printed, never compared")]
-    pub fn as_f64(self) -> f64 {
-        if self.denominator == 0 {
-            0.0
-        } else {
-            self.numerator as f64 / self.denominator as f64
-        }
-    }
-}
+pub use spec::*;
 
 /// An allocation module.
 ///
 /// Facts about unknown frameworks or agents are ignored: the master removes in any order.
 /// Every method is deterministic; ties end in an id.
 pub trait Allocator: fmt::Debug + Send {
-    /// A framework subscribed, or its roles changed. Keeps what it holds, and its filters in
-    /// the roles that it keeps; an inactive framework becomes active.
+    /// A framework subscribed, or what it wants changed. Keeps what it holds, and its filters in
+    /// the roles that it keeps and that were not suppressed before; an inactive framework becomes
+    /// active.
     fn add_framework(&mut self, framework: &FrameworkId, spec: FrameworkSpec);
 
-    /// A framework disconnected: no offers until it is added again. Its filters are forgotten,
-    /// what it holds stays held.
+    /// A framework disconnected: no offers until it is added again. Its filters and demands are
+    /// forgotten, what it holds stays held.
     fn deactivate_framework(&mut self, framework: &FrameworkId);
 
     /// A framework is gone; what it still holds becomes free.
     fn remove_framework(&mut self, framework: &FrameworkId);
 
-    /// An agent registered. Replaces what was known of it.
+    /// An agent registered. Replaces what was known of it, filters included.
     fn add_agent(&mut self, agent: &AgentId, spec: AgentSpec);
 
-    /// An agent may be offered (`true`) or must not be while it is disconnected (`false`).
+    /// An agent may be offered (`true`), or must not be while it is disconnected, deactivated or
+    /// drained (`false`).
     fn set_agent_active(&mut self, agent: &AgentId, active: bool);
+
+    /// When the agent will be away; `None`: it stays. Frameworks that hold something there are
+    /// asked to leave.
+    fn set_unavailability(&mut self, agent: &AgentId, unavailability: Option<Unavailability>);
+
+    /// The framework answered the inverse offer, or it was rescinded: it may be asked again after
+    /// `until` (`None`: at once).
+    fn answer_inverse(&mut self, agent: &AgentId, framework: &FrameworkId, until: Option<Timestamp>);
 
     /// An agent is gone, with everything held there.
     fn remove_agent(&mut self, agent: &AgentId);
 
-    /// `grant.resources` on `agent` are free again: declined, rescinded, or a task ended.
-    /// With `refuse_for`, the framework is not offered a bundle that those resources contain
-    /// until the time is over (Mesos: a filter; zero sets none).
-    fn recover(
+    /// `grant.resources` on `agent` are free again. More than is held cannot come back.
+    fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery);
+
+    /// Resources of `agent` became others: reserved, unreserved, made a volume or no longer one.
+    /// With `holder` they stay held by that framework in that role; without, they are and stay
+    /// free. `from` and `to` have the same amounts.
+    ///
+    /// # Errors
+    /// [`ConvertError`] when `from` is not where it should be; nothing changed then.
+    fn convert(
         &mut self,
-        now: Timestamp,
         agent: &AgentId,
-        grant: &Grant,
-        refuse_for: Option<Duration>,
-    );
+        holder: Option<(&FrameworkId, &Role)>,
+        from: &Resources,
+        to: &Resources,
+    ) -> Result<(), ConvertError>;
 
     /// The framework wants no offers in these roles; in all of its roles when empty.
     fn suppress(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>);
@@ -127,21 +85,34 @@ pub trait Allocator: fmt::Debug + Send {
     /// are forgotten.
     fn revive(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>);
 
+    /// What the framework would use in this role; `None` ends the demand, and it is offered
+    /// whatever its share brings.
+    fn set_demand(&mut self, framework: &FrameworkId, role: &Role, demand: Option<Demand>);
+
     /// Shares of this role count `1 / weight` from now on; `weight` in thousandths, above 0.
     fn set_weight(&mut self, role: &Role, weight_thousandths: u64);
 
+    /// What a role and its descendants may have and are promised; the default quota ends both.
+    fn set_quota(&mut self, role: &Role, quota: Quota);
+
+    /// No allocation until [`Self::resume`]: the master does not know enough yet.
+    fn pause(&mut self);
+
+    /// Allocations go on.
+    fn resume(&mut self);
+
     /// Decides. Everything returned counts as allocated from here on. A second round without
     /// news returns nothing.
-    fn allocate(&mut self, now: Timestamp) -> Vec<Allocation>;
+    fn allocate(&mut self, now: Timestamp) -> Round;
 
-    /// When a filter next expires, so that a round is worth its while without other news.
+    /// When something ends by time alone, so that a round is worth its while without other news.
     fn next_deadline(&self) -> Option<Timestamp>;
 
     /// Why `framework` was offered nothing on the agents where it was offered nothing: one reason
     /// per agent, or one for the whole framework. The cost is paid only here.
     fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered>;
 
-    /// The dominant share of a role, frameworks of all its members counted.
+    /// The dominant share of a role, all that its descendants hold counted.
     fn role_share(&self, role: &Role) -> Share;
 
     /// The dominant share of a framework over all its roles.
@@ -150,8 +121,19 @@ pub trait Allocator: fmt::Debug + Send {
     /// The weight of a role in thousandths; 1000 unless set.
     fn weight(&self, role: &Role) -> u64;
 
+    /// The quota of a role; the default when none was set.
+    fn quota(&self, role: &Role) -> Quota;
+
+    /// What counts against the role's quota: everything reserved for it or below, and what it and
+    /// its descendants hold of the rest, revocable resources left out.
+    fn consumed(&self, role: &Role) -> Amounts;
+
+    /// The holes that are kept at present.
+    fn holes(&self) -> Vec<Hole>;
+
     /// What nobody holds on an agent; nothing when it is unknown. With [`Self::held`] it makes up
-    /// the agent's total exactly, so that a caller can compare its own books.
+    /// the agent's total exactly (shared volumes aside, which are always here), so that a caller
+    /// can compare its own books.
     fn free(&self, agent: &AgentId) -> Resources;
 
     /// Who holds what on an agent, offered or used, one grant per framework and role in their
