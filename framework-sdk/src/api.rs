@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, Fixed, FrameworkId, OfferId, Ranges, Resources, Role, TaskId};
+use allotment_types::{AgentId, FrameworkId, OfferId, Resources, Role, TaskId};
 use bytes::Bytes;
 
 pub use allotment_proto::mesos::TaskState;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use allotment_proto::allot::operator_client::OperatorClient;
 use allotment_proto::{MESSAGE_LEN_MAX, allot};
-use allotment_types::{Fixed, Name, Resources, Value};
+use allotment_types::{Fixed, Lot, Name, Resources, Value};
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 
@@ -128,9 +128,10 @@ fn resources(view: &allot::ResourcesView) -> Resources {
             _ => format!("x:[{text}]"),
         };
         let parsed = text.parse::<Resources>().ok();
-        let value: Option<Value> = parsed.and_then(|parsed| parsed.get(&Name::from("x")).cloned());
+        let value: Option<Value> =
+            parsed.and_then(|parsed| parsed.get(&Name::from("x"), &Lot::PLAIN).cloned());
         if let Some(value) = value {
-            resources = resources.with(Name::from(ranges.name.as_str()), value);
+            resources = resources.with(Name::from(ranges.name.as_str()), Lot::PLAIN, value);
         }
     }
     resources

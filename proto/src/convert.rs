@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use allotment_types::resources::AmountError;
 use allotment_types::{AgentId, FrameworkId, IdError, Name, OfferId, Ranges, Resources, TaskId};
-use allotment_types::{Fixed, Value};
+use allotment_types::{Fixed, Lot, Value};
 
 use crate::{allot, mesos};
 
@@ -116,12 +116,12 @@ pub fn resources_from_wire(wire: &[mesos::Resource]) -> Result<Resources, Resour
         }
         let value = value_from_wire(resource)?;
         let key = Name::from(name.as_str());
-        if let Some(held) = sum.get(&key)
+        if let Some(held) = sum.get(&key, &Lot::PLAIN)
             && std::mem::discriminant(held) != std::mem::discriminant(&value)
         {
             return Err(ResourceError::MixedTypes { name: name.clone() });
         }
-        sum.add(&Resources::EMPTY.with(key, value));
+        sum.add(&Resources::EMPTY.with(key, Lot::PLAIN, value));
     }
     Ok(sum)
 }
@@ -181,7 +181,7 @@ fn value_from_wire(resource: &mesos::Resource) -> Result<Value, ResourceError> {
 pub fn resources_to_wire(resources: &Resources, role: Option<&str>) -> Vec<mesos::Resource> {
     resources
         .iter()
-        .map(|(name, value)| {
+        .map(|(name, _, value)| {
             let mut wire = mesos::Resource {
                 name: name.as_str().to_owned(),
                 allocation_info: role.map(|role| mesos::resource::AllocationInfo {
@@ -220,7 +220,7 @@ pub fn resources_to_wire(resources: &Resources, role: Option<&str>) -> Vec<mesos
 /// Writes resources for people: scalars and ranges under plain names, sets as ranges of text.
 pub fn resources_view(resources: &Resources) -> allot::ResourcesView {
     let mut view = allot::ResourcesView::default();
-    for (name, value) in resources.iter() {
+    for (name, _, value) in resources.iter() {
         let name = name.as_str().to_owned();
         match value {
             Value::Scalar(amount) => {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use allotment_allocator::{
-    AgentSpec, Allocation, Allocator, Drf, FrameworkSpec, Grant, Share, Unoffered,
+    AgentSpec, Allocator, Amounts, ConvertError, Demand, Drf, FrameworkSpec, Grant, Hole, Quota,
+    Recovery, Round, Share, Unavailability, Unoffered,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
@@ -67,19 +67,13 @@ impl Allocator for Watched {
         self.drf().remove_agent(agent);
     }
 
-    fn recover(
-        &mut self,
-        now: Timestamp,
-        agent: &AgentId,
-        grant: &Grant,
-        refuse_for: Option<Duration>,
-    ) {
+    fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery) {
         let mut drf = self.drf();
         match self.plant {
-            Plant::None => drf.recover(now, agent, grant, refuse_for),
+            Plant::None => drf.recover(now, agent, grant, recovery),
             Plant::FreeTwice => {
-                drf.recover(now, agent, grant, None);
-                drf.recover(now, agent, grant, None);
+                drf.recover(now, agent, grant, Recovery::Ended);
+                drf.recover(now, agent, grant, Recovery::Ended);
             }
             Plant::FreeNever => {}
         }
@@ -93,11 +87,62 @@ impl Allocator for Watched {
         self.drf().revive(framework, roles);
     }
 
+    fn set_unavailability(&mut self, agent: &AgentId, unavailability: Option<Unavailability>) {
+        self.drf().set_unavailability(agent, unavailability);
+    }
+
+    fn answer_inverse(
+        &mut self,
+        agent: &AgentId,
+        framework: &FrameworkId,
+        until: Option<Timestamp>,
+    ) {
+        self.drf().answer_inverse(agent, framework, until);
+    }
+
+    fn convert(
+        &mut self,
+        agent: &AgentId,
+        holder: Option<(&FrameworkId, &Role)>,
+        from: &Resources,
+        to: &Resources,
+    ) -> Result<(), ConvertError> {
+        self.drf().convert(agent, holder, from, to)
+    }
+
+    fn set_demand(&mut self, framework: &FrameworkId, role: &Role, demand: Option<Demand>) {
+        self.drf().set_demand(framework, role, demand);
+    }
+
+    fn set_quota(&mut self, role: &Role, quota: Quota) {
+        self.drf().set_quota(role, quota);
+    }
+
+    fn pause(&mut self) {
+        self.drf().pause();
+    }
+
+    fn resume(&mut self) {
+        self.drf().resume();
+    }
+
+    fn quota(&self, role: &Role) -> Quota {
+        self.drf().quota(role)
+    }
+
+    fn consumed(&self, role: &Role) -> Amounts {
+        self.drf().consumed(role)
+    }
+
+    fn holes(&self) -> Vec<Hole> {
+        self.drf().holes()
+    }
+
     fn set_weight(&mut self, role: &Role, weight_thousandths: u64) {
         self.drf().set_weight(role, weight_thousandths);
     }
 
-    fn allocate(&mut self, now: Timestamp) -> Vec<Allocation> {
+    fn allocate(&mut self, now: Timestamp) -> Round {
         self.drf().allocate(now)
     }
 

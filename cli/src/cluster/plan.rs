@@ -45,9 +45,9 @@ pub(crate) fn share(machine: Machine, n_agents: u64) -> Vec<Resources> {
 pub(crate) fn fill(given: &Resources, share: &Resources) -> Resources {
     share
         .iter()
-        .filter(|(name, _)| given.get(name).is_none())
-        .fold(given.clone(), |filled, (name, value)| {
-            filled.with(name.clone(), value.clone())
+        .filter(|(name, _, _)| given.iter().all(|(found, _, _)| found != *name))
+        .fold(given.clone(), |filled, (name, lot, value)| {
+            filled.with(name.clone(), lot.clone(), value.clone())
         })
 }
 

@@ -121,8 +121,16 @@ impl Constraint {
     pub fn holds(&self, agent: Described<'_>) -> bool {
         let found: Vec<Option<&str>> = match &self.selector {
             Selector::Hostname => vec![Some(agent.hostname)],
-            Selector::Region => agent.domain.map(|d| Some(d.region.as_str())).into_iter().collect(),
-            Selector::Zone => agent.domain.map(|d| Some(d.zone.as_str())).into_iter().collect(),
+            Selector::Region => agent
+                .domain
+                .map(|d| Some(d.region.as_str()))
+                .into_iter()
+                .collect(),
+            Selector::Zone => agent
+                .domain
+                .map(|d| Some(d.zone.as_str()))
+                .into_iter()
+                .collect(),
             Selector::Attribute(name) => agent
                 .attributes
                 .iter()
@@ -143,9 +151,7 @@ impl Constraint {
             Predicate::Equals(wanted) => found.iter().any(|v| text(&|t| t == wanted, *v)),
             Predicate::NotEquals(wanted) => found.iter().all(|v| text(&|t| t != wanted, *v)),
             Predicate::Matches(regex) => found.iter().any(|v| text(&|t| regex.is_match(t), *v)),
-            Predicate::NotMatches(regex) => {
-                found.iter().all(|v| text(&|t| !regex.is_match(t), *v))
-            }
+            Predicate::NotMatches(regex) => found.iter().all(|v| text(&|t| !regex.is_match(t), *v)),
         }
     }
 }
@@ -214,12 +220,21 @@ mod tests {
     #[test]
     fn absent_selectors_meet_the_negative_conditions_alone() {
         let rack = || Selector::Attribute("rack".to_owned());
-        assert!(holds(rack(), Predicate::Matches(pattern("r[0-9]+").unwrap())));
-        assert!(!holds(rack(), Predicate::Matches(pattern("[0-9]+").unwrap())));
+        assert!(holds(
+            rack(),
+            Predicate::Matches(pattern("r[0-9]+").unwrap())
+        ));
+        assert!(!holds(
+            rack(),
+            Predicate::Matches(pattern("[0-9]+").unwrap())
+        ));
         assert!(!holds(Selector::Zone, Predicate::Exists));
         assert!(!holds(Selector::Zone, Predicate::Equals("a".to_owned())));
         assert!(holds(Selector::Zone, Predicate::NotEquals("a".to_owned())));
-        assert!(holds(Selector::Hostname, Predicate::Equals("node-7".to_owned())));
+        assert!(holds(
+            Selector::Hostname,
+            Predicate::Equals("node-7".to_owned())
+        ));
     }
 
     #[test]

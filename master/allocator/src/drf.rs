@@ -29,7 +29,6 @@ mod sorter;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, Timestamp};
 
@@ -38,7 +37,10 @@ use self::members::membership_mut;
 use self::share::{Kinds, Quantities, Weighted};
 use self::slots::Slots;
 use self::sorter::Sorter;
-use crate::{AgentSpec, Allocation, Allocator, FrameworkSpec, Grant, Share, Unoffered};
+use crate::{
+    AgentSpec, Allocation, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
+    Quota, Recovery, Round, Share, Unavailability, Unoffered,
+};
 
 /// The weight of a role that was given none, in thousandths.
 const WEIGHT_DEFAULT: u64 = 1000;
@@ -138,11 +140,11 @@ impl Allocator for Drf {
         for membership in state.memberships.values_mut() {
             membership.subscribed = false;
         }
-        for role in &spec.roles {
+        for (role, wanted) in &spec.roles {
             let client = self.client(slot, role);
             let membership = self.membership_mut(client);
             membership.subscribed = true;
-            membership.suppressed = spec.suppressed.contains(role);
+            membership.suppressed = wanted.suppressed;
         }
         for client in self.clients(slot) {
             if !self.membership(client).subscribed {
@@ -256,13 +258,11 @@ impl Allocator for Drf {
         }
     }
 
-    fn recover(
-        &mut self,
-        now: Timestamp,
-        agent: &AgentId,
-        grant: &Grant,
-        refuse_for: Option<Duration>,
-    ) {
+    fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery) {
+        let refuse_for = match recovery {
+            Recovery::Declined { refuse_for, .. } => Some(refuse_for),
+            Recovery::Rescinded | Recovery::Ended => None,
+        };
         let (Some(number), Some(slot), Some(role)) = (
             self.agent_numbers.get(agent).copied(),
             self.frameworks.find(&grant.framework),
@@ -315,13 +315,51 @@ impl Allocator for Drf {
         }
     }
 
+    fn set_unavailability(&mut self, _: &AgentId, _: Option<Unavailability>) {}
+
+    fn answer_inverse(&mut self, _: &AgentId, _: &FrameworkId, _: Option<Timestamp>) {}
+
+    fn convert(
+        &mut self,
+        agent: &AgentId,
+        _: Option<(&FrameworkId, &Role)>,
+        asked: &Resources,
+        _: &Resources,
+    ) -> Result<(), ConvertError> {
+        Err(ConvertError::NotThere {
+            agent: agent.clone(),
+            asked: asked.clone(),
+            held: Resources::EMPTY,
+        })
+    }
+
+    fn set_demand(&mut self, _: &FrameworkId, _: &Role, _: Option<Demand>) {}
+
+    fn set_quota(&mut self, _: &Role, _: Quota) {}
+
+    fn pause(&mut self) {}
+
+    fn resume(&mut self) {}
+
+    fn quota(&self, _: &Role) -> Quota {
+        Quota::default()
+    }
+
+    fn consumed(&self, _: &Role) -> Amounts {
+        Amounts::new()
+    }
+
+    fn holes(&self) -> Vec<Hole> {
+        Vec::new()
+    }
+
     fn set_weight(&mut self, role: &Role, weight_thousandths: u64) {
         let slot = self.roles.intern(role);
         self.roles.get_mut(slot).weight = Some(weight_thousandths.max(1));
         self.place_role(slot);
     }
 
-    fn allocate(&mut self, now: Timestamp) -> Vec<Allocation> {
+    fn allocate(&mut self, now: Timestamp) -> Round {
         for agent in self.filters.expire(now) {
             if self.open.contains(&agent) {
                 self.news.insert(agent);
@@ -331,7 +369,7 @@ impl Allocator for Drf {
             self.news.clone_from(&self.open);
         }
         if self.news.is_empty() {
-            return Vec::new();
+            return Round::default();
         }
         if std::mem::take(&mut self.stale) {
             self.rebuild_orders();
@@ -346,7 +384,10 @@ impl Allocator for Drf {
             allocations.extend(self.grant(*number, client));
             self.turn = number + 1;
         }
-        allocations
+        Round {
+            allocations,
+            inverse: Vec::new(),
+        }
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {

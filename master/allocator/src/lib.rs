@@ -56,7 +56,12 @@ pub trait Allocator: fmt::Debug + Send {
 
     /// The framework answered the inverse offer, or it was rescinded: it may be asked again after
     /// `until` (`None`: at once).
-    fn answer_inverse(&mut self, agent: &AgentId, framework: &FrameworkId, until: Option<Timestamp>);
+    fn answer_inverse(
+        &mut self,
+        agent: &AgentId,
+        framework: &FrameworkId,
+        until: Option<Timestamp>,
+    );
 
     /// An agent is gone, with everything held there.
     fn remove_agent(&mut self, agent: &AgentId);

@@ -4,9 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use allotment_allocator::{AgentSpec, Allocator, Drf, FrameworkSpec, Grant};
+use allotment_allocator::{AgentSpec, Allocator, Drf, Grant};
 use allotment_types::Timestamp;
-use support::{a, f, grant_of, idle, in_roles, lines, res, role, roles};
+use support::{a, declined, f, grant_of, idle, in_roles, lines, res, role, roles, spec_of};
 
 fn at(secs: u64) -> Timestamp {
     Timestamp::from_secs(secs)
@@ -24,9 +24,9 @@ fn two_frameworks() -> Drf {
 }
 
 fn decline_all(drf: &mut Drf, now: Timestamp, refuse_for: Option<Duration>) -> Vec<String> {
-    let offers = drf.allocate(now);
+    let offers = drf.allocate(now).allocations;
     for offer in &offers {
-        drf.recover(now, &offer.agent, &grant_of(offer), refuse_for);
+        drf.recover(now, &offer.agent, &grant_of(offer), declined(refuse_for));
     }
     lines(&offers)
 }
@@ -40,14 +40,20 @@ fn reasons(drf: &Drf, now: Timestamp, framework: &str) -> Vec<String> {
 fn an_idle_agent_goes_whole_to_one_framework_and_its_rest_to_the_next() {
     // The worked example of the Mesos architecture page.
     let mut drf = two_frameworks();
-    assert_eq!(lines(&drf.allocate(at(0))), ["f1/* a1 cpus:4; mem:4096"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f1/* a1 cpus:4; mem:4096"]
+    );
     let rest = Grant {
         framework: f("f1"),
         role: role("*"),
         resources: res("cpus:1; mem:1024"),
     };
-    drf.recover(at(0), &a("a1"), &rest, FIVE);
-    assert_eq!(lines(&drf.allocate(at(0))), ["f2/* a1 cpus:1; mem:1024"]);
+    drf.recover(at(0), &a("a1"), &rest, declined(FIVE));
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f2/* a1 cpus:1; mem:1024"]
+    );
 }
 
 #[test]
@@ -71,8 +77,11 @@ fn a_filter_ends_exactly_at_its_time() {
     decline_all(&mut drf, at(0), FIVE);
     assert_eq!(drf.next_deadline(), Some(at(5)));
     let just_before = Timestamp::from_nanos(at(5).as_nanos() - 1);
-    assert_eq!(lines(&drf.allocate(just_before)), [""; 0]);
-    assert_eq!(lines(&drf.allocate(at(5))), ["f1/* a1 cpus:4; mem:4096"]);
+    assert_eq!(lines(&drf.allocate(just_before).allocations), [""; 0]);
+    assert_eq!(
+        lines(&drf.allocate(at(5)).allocations),
+        ["f1/* a1 cpus:4; mem:4096"]
+    );
     assert_eq!(drf.next_deadline(), None);
 }
 
@@ -88,6 +97,7 @@ fn a_bigger_bundle_passes_the_filter_and_a_smaller_one_does_not() {
     let spec = AgentSpec {
         total: res("cpus:4; mem:4096"),
         used: vec![busy.clone()],
+        ..AgentSpec::default()
     };
     drf.add_agent(&a("a1"), spec);
     assert_eq!(
@@ -98,21 +108,21 @@ fn a_bigger_bundle_passes_the_filter_and_a_smaller_one_does_not() {
         resources: res("cpus:1"),
         ..busy.clone()
     };
-    drf.recover(at(1), &a("a1"), &half, None);
+    drf.recover(at(1), &a("a1"), &half, declined(None));
     assert_eq!(
         decline_all(&mut drf, at(1), FIVE),
         ["f1/* a1 cpus:3; mem:4096"]
     );
-    drf.recover(at(2), &a("a1"), &half, None);
-    let whole = drf.allocate(at(2));
+    drf.recover(at(2), &a("a1"), &half, declined(None));
+    let whole = drf.allocate(at(2)).allocations;
     assert_eq!(lines(&whole), ["f1/* a1 cpus:4; mem:4096"]);
     // It uses two cores; what it gives back is smaller than what it declined.
     let rest = Grant {
         resources: res("cpus:2; mem:4096"),
         ..grant_of(&whole[0])
     };
-    drf.recover(at(2), &a("a1"), &rest, None);
-    assert_eq!(lines(&drf.allocate(at(2))), [""; 0]);
+    drf.recover(at(2), &a("a1"), &rest, declined(None));
+    assert_eq!(lines(&drf.allocate(at(2)).allocations), [""; 0]);
 }
 
 #[test]
@@ -152,7 +162,10 @@ fn removing_an_agent_forgets_its_filters() {
     drf.remove_agent(&a("a1"));
     assert_eq!(drf.next_deadline(), None);
     drf.add_agent(&a("a1"), idle("cpus:4; mem:4096"));
-    assert_eq!(lines(&drf.allocate(at(1))), ["f1/* a1 cpus:4; mem:4096"]);
+    assert_eq!(
+        lines(&drf.allocate(at(1)).allocations),
+        ["f1/* a1 cpus:4; mem:4096"]
+    );
 }
 
 #[test]
@@ -163,21 +176,21 @@ fn a_suppressed_role_gets_nothing_until_it_is_revived() {
     drf.add_agent(&a("a1"), idle("cpus:4"));
     assert_eq!(decline_all(&mut drf, at(0), None), ["f1/web a1 cpus:4"]);
     drf.suppress(&f("f1"), &roles(&[]));
-    assert_eq!(lines(&drf.allocate(at(0))), [""; 0]);
+    assert_eq!(lines(&drf.allocate(at(0)).allocations), [""; 0]);
     drf.revive(&f("f1"), &roles(&["batch"]));
-    assert_eq!(lines(&drf.allocate(at(0))), ["f1/batch a1 cpus:4"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f1/batch a1 cpus:4"]
+    );
 }
 
 #[test]
 fn a_framework_may_subscribe_suppressed() {
     let mut drf = Drf::default();
     drf.add_agent(&a("a1"), idle("cpus:4"));
-    let spec = FrameworkSpec {
-        roles: roles(&["web"]),
-        suppressed: roles(&["web"]),
-    };
+    let spec = spec_of(&roles(&["web"]), &roles(&["web"]));
     drf.add_framework(&f("f1"), spec);
-    assert_eq!(lines(&drf.allocate(at(0))), [""; 0]);
+    assert_eq!(lines(&drf.allocate(at(0)).allocations), [""; 0]);
     assert_eq!(
         reasons(&drf, at(0), "f1"),
         ["the framework suppressed offers for role web; it must revive"]
@@ -187,13 +200,19 @@ fn a_framework_may_subscribe_suppressed() {
 #[test]
 fn a_framework_that_disconnects_keeps_what_it_holds_and_gets_nothing_more() {
     let mut drf = two_frameworks();
-    drf.allocate(at(0));
+    drf.allocate(at(0)).allocations;
     drf.deactivate_framework(&f("f1"));
     drf.add_agent(&a("a2"), idle("cpus:1; mem:64"));
-    assert_eq!(lines(&drf.allocate(at(0))), ["f2/* a2 cpus:1; mem:64"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f2/* a2 cpus:1; mem:64"]
+    );
     assert_eq!(drf.held(&a("a1"))[0].framework, f("f1"));
     drf.remove_framework(&f("f1"));
-    assert_eq!(lines(&drf.allocate(at(0))), ["f2/* a1 cpus:4; mem:4096"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f2/* a1 cpus:4; mem:4096"]
+    );
 }
 
 #[test]
@@ -201,10 +220,16 @@ fn an_agent_that_disconnects_is_not_offered_and_still_counts_in_the_total() {
     let mut drf = two_frameworks();
     drf.set_agent_active(&a("a1"), false);
     drf.add_agent(&a("a2"), idle("cpus:4; mem:4096"));
-    assert_eq!(lines(&drf.allocate(at(0))), ["f1/* a2 cpus:4; mem:4096"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f1/* a2 cpus:4; mem:4096"]
+    );
     assert!((drf.framework_share(&f("f1")).as_f64() - 0.5).abs() < 1e-9);
     drf.set_agent_active(&a("a1"), true);
-    assert_eq!(lines(&drf.allocate(at(0))), ["f2/* a1 cpus:4; mem:4096"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f2/* a1 cpus:4; mem:4096"]
+    );
 }
 
 #[test]
@@ -218,12 +243,16 @@ fn what_runs_on_a_returning_agent_counts_for_a_framework_that_has_not_returned_y
     let spec = AgentSpec {
         total: res("cpus:4"),
         used: vec![used],
+        ..AgentSpec::default()
     };
     drf.add_agent(&a("a1"), spec);
     drf.add_framework(&f("f2"), in_roles(&["web"]));
     drf.add_framework(&f("f1"), in_roles(&["web"]));
     assert!((drf.framework_share(&f("f1")).as_f64() - 0.75).abs() < 1e-9);
-    assert_eq!(lines(&drf.allocate(at(0))), ["f2/web a1 cpus:1"]);
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["f2/web a1 cpus:1"]
+    );
 }
 
 #[test]
@@ -234,7 +263,7 @@ fn an_agent_with_less_than_the_smallest_offer_is_left_alone() {
     drf.add_agent(&a("a2"), idle("cpus:0.01"));
     drf.add_agent(&a("a3"), idle("mem:32"));
     assert_eq!(
-        lines(&drf.allocate(at(0))),
+        lines(&drf.allocate(at(0)).allocations),
         ["f1/* a2 cpus:0.01", "f1/* a3 mem:32"]
     );
 }
@@ -246,18 +275,18 @@ fn agents_take_turns() {
     for id in ["a1", "a2", "a3"] {
         drf.add_agent(&a(id), idle("cpus:1"));
     }
-    assert_eq!(drf.allocate(at(0)).len(), 3);
+    assert_eq!(drf.allocate(at(0)).allocations.len(), 3);
     let back = |drf: &mut Drf, id: &str| {
         let grant = drf.held(&a(id)).remove(0);
-        drf.recover(at(0), &a(id), &grant, None);
+        drf.recover(at(0), &a(id), &grant, declined(None));
     };
     back(&mut drf, "a2");
-    assert_eq!(lines(&drf.allocate(at(0))), ["f1/* a2 cpus:1"]);
+    assert_eq!(lines(&drf.allocate(at(0)).allocations), ["f1/* a2 cpus:1"]);
     for id in ["a1", "a2", "a3"] {
         back(&mut drf, id);
     }
     assert_eq!(
-        lines(&drf.allocate(at(0))),
+        lines(&drf.allocate(at(0)).allocations),
         ["f1/* a3 cpus:1", "f1/* a1 cpus:1", "f1/* a2 cpus:1"]
     );
 }
@@ -273,7 +302,7 @@ fn equal_agents_are_shared_equally() {
     for i in 0..20 {
         drf.add_framework(&f(&format!("f{i}")), in_roles(&["*"]));
     }
-    let offers = drf.allocate(at(0));
+    let offers = drf.allocate(at(0)).allocations;
     for i in 0..20 {
         let id = f(&format!("f{i}"));
         assert_eq!(offers.iter().filter(|o| o.framework == id).count(), 5);
@@ -298,6 +327,7 @@ fn every_refusal_has_a_reason_with_numbers() {
             role: role("web"),
             resources: res(cpus),
         }],
+        ..AgentSpec::default()
     };
     drf.add_agent(&a("gone"), idle("cpus:4"));
     drf.set_agent_active(&a("gone"), false);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use allotment_allocator::{Allocator, Drf, Grant};
 use allotment_types::{Resources, Timestamp};
-use support::{a, assert_conserved, f, grant_of, idle, in_roles, res, role};
+use support::{a, assert_conserved, declined, f, grant_of, idle, in_roles, res, role};
 
 const FOREVER: Option<Duration> = Some(Duration::MAX);
 
@@ -31,7 +31,7 @@ fn fill(machines: &[&str], demands: &[&str], weights: &[u64]) -> Vec<usize> {
     let mut tasks = vec![0; demands.len()];
     let now = Timestamp::ZERO;
     loop {
-        let offers = drf.allocate(now);
+        let offers = drf.allocate(now).allocations;
         if offers.is_empty() {
             break;
         }
@@ -54,7 +54,7 @@ fn fill(machines: &[&str], demands: &[&str], weights: &[u64]) -> Vec<usize> {
                 resources: rest,
                 ..grant_of(offer)
             };
-            drf.recover(now, &offer.agent, &back, refuse_for);
+            drf.recover(now, &offer.agent, &back, declined(refuse_for));
         }
         for (i, total) in machines.iter().enumerate() {
             assert_conserved(&drf, &a(&format!("m{i:02}")), &res(total));

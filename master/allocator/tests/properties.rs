@@ -5,11 +5,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use allotment_allocator::{AgentSpec, Allocation, Allocator, Drf, FrameworkSpec, Grant};
+use allotment_allocator::{AgentSpec, Allocation, Allocator, Drf, Grant};
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 use proptest::prelude::*;
 use support::reference::Reference;
-use support::{a, assert_conserved, f, grant_of, res, role};
+use support::{a, assert_conserved, declined, f, grant_of, res, role, spec_of};
 
 /// One event of a history; numbers pick among what exists.
 #[derive(Debug, Clone)]
@@ -127,7 +127,7 @@ impl World {
             } => {
                 let roles = masked(*roles);
                 let suppressed = masked(*suppressed).intersection(&roles).cloned().collect();
-                let spec = FrameworkSpec { roles, suppressed };
+                let spec = spec_of(&roles, &suppressed);
                 self.reference.add_framework(&framework(*id), &spec);
                 self.drf.add_framework(&framework(*id), spec);
             }
@@ -156,6 +156,7 @@ impl World {
                 let spec = AgentSpec {
                     total: total.clone(),
                     used: grants,
+                    ..AgentSpec::default()
                 };
                 self.totals.insert(agent(*id), total);
                 self.reference.add_agent(&agent(*id), &spec);
@@ -184,7 +185,8 @@ impl World {
                 let refuse = Duration::from_secs(u64::from(*refuse_secs));
                 let until = (*refuse_secs > 0).then(|| now + refuse);
                 self.reference.recover(&agent, &grant, until);
-                self.drf.recover(now, &agent, &grant, Some(refuse));
+                self.drf
+                    .recover(now, &agent, &grant, declined(Some(refuse)));
             }
             Step::Suppress(id, roles) => {
                 self.reference.suppress(&framework(*id), &masked(*roles));
@@ -209,10 +211,10 @@ impl World {
 
     fn allocate(&mut self) -> Vec<Allocation> {
         let now = Timestamp::from_secs(self.now);
-        let ours = self.drf.allocate(now);
+        let ours = self.drf.allocate(now).allocations;
         assert_eq!(ours, self.reference.allocate(now), "at {now}");
         assert_eq!(
-            self.drf.allocate(now),
+            self.drf.allocate(now).allocations,
             [],
             "a second round without news decided again"
         );
@@ -283,8 +285,8 @@ proptest! {
             let absurd = res("cpus:100; mem:100000; disk:99; gpus:9; ports:[0-65535]; tags:{a,b,z}");
             for (agent, grant) in world.held().into_iter().take(1) {
                 let absurd = Grant { resources: absurd.clone(), ..grant };
-                world.drf.recover(now, &agent, &absurd, None);
-                world.drf.recover(now, &agent, &absurd, None);
+                world.drf.recover(now, &agent, &absurd, declined(None));
+                world.drf.recover(now, &agent, &absurd, declined(None));
                 let real = Grant { resources: grant.resources, ..absurd };
                 world.reference.recover(&agent, &real, None);
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allotment_allocator::Grant;
+use allotment_allocator::{Grant, Recovery};
 use allotment_proto::allot::master_message::Message;
 use allotment_proto::convert::{self, ResourceError};
 use allotment_proto::mesos::TaskState;
@@ -138,7 +138,11 @@ impl Core {
             if let Some(number) = number.filter(|n| self.owns_offer(id, *n))
                 && let Some(offer) = self.take_offer(number)
             {
-                self.recover(&offer.agent, &offer.grant, Some(refuse));
+                let declined = Recovery::Declined {
+                    refuse_for: refuse,
+                    used_some: false,
+                };
+                self.recover(&offer.agent, &offer.grant, declined);
             }
         }
     }
@@ -305,7 +309,8 @@ impl Core {
                 }
             }
         }
-        if !launched.is_empty()
+        let used_some = !launched.is_empty();
+        if used_some
             && let Some(framework) = self.frameworks.get(id)
             && let Some(session) = self.agents.get(&pool.agent).and_then(|a| a.session())
         {
@@ -320,7 +325,11 @@ impl Core {
             role: pool.role,
             resources: pool.rest,
         };
-        self.recover(&pool.agent, &rest, Some(refuse));
+        let left_over = Recovery::Declined {
+            refuse_for: refuse,
+            used_some,
+        };
+        self.recover(&pool.agent, &rest, left_over);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use allotment_allocator::FrameworkSpec;
+use allotment_allocator::{FrameworkSpec, RoleSpec};
 use allotment_proto::mesos;
 use allotment_proto::mesos::framework_info::capability;
 use allotment_types::{FrameworkId, Role, TaskId, Timestamp};
@@ -218,9 +218,13 @@ impl Framework {
     }
 
     pub(super) fn spec(&self) -> FrameworkSpec {
+        let wanted = |role: &Role| RoleSpec {
+            suppressed: self.suppressed.contains(role),
+            ..RoleSpec::default()
+        };
         FrameworkSpec {
-            roles: self.roles.clone(),
-            suppressed: self.suppressed.clone(),
+            roles: self.roles.iter().map(|r| (r.clone(), wanted(r))).collect(),
+            ..FrameworkSpec::default()
         }
     }
 

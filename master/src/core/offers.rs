@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use allotment_allocator::{Allocation, Grant};
+use allotment_allocator::{Allocation, Grant, Recovery};
 use allotment_proto::{convert, mesos, scheduler};
 use allotment_types::{AgentId, FrameworkId, Timestamp};
 use prost::Message;
@@ -117,7 +117,7 @@ impl Core {
         self.offers.last_round = Some(now);
         self.out.counters.allocation_runs += 1;
         let mut by_framework: BTreeMap<FrameworkId, Vec<mesos::Offer>> = BTreeMap::new();
-        for allocation in self.allocator.allocate(now) {
+        for allocation in self.allocator.allocate(now).allocations {
             let (Some(framework), Some(agent)) = (
                 self.frameworks.get_mut(&allocation.framework),
                 self.agents.get_mut(&allocation.agent),
@@ -198,19 +198,18 @@ impl Core {
     }
 
     /// Makes resources free again.
-    pub(super) fn recover(&mut self, agent: &AgentId, grant: &Grant, refuse_for: Option<Duration>) {
+    pub(super) fn recover(&mut self, agent: &AgentId, grant: &Grant, recovery: Recovery) {
         if grant.resources.is_empty() {
             return;
         }
-        self.allocator
-            .recover(self.out.now, agent, grant, refuse_for);
+        self.allocator.recover(self.out.now, agent, grant, recovery);
         self.offers.want_round();
     }
 
     /// Takes an offer back without telling its framework.
     pub(super) fn withdraw_offer(&mut self, number: u64) {
         if let Some(offer) = self.take_offer(number) {
-            self.recover(&offer.agent, &offer.grant, None);
+            self.recover(&offer.agent, &offer.grant, Recovery::Rescinded);
         }
     }
 
@@ -219,7 +218,7 @@ impl Core {
         let Some(offer) = self.take_offer(number) else {
             return;
         };
-        self.recover(&offer.agent, &offer.grant, None);
+        self.recover(&offer.agent, &offer.grant, Recovery::Rescinded);
         let framework = self.frameworks.get(&offer.grant.framework);
         if let Some(conn) = framework.and_then(|f| f.conn()) {
             let mut event = event_of(scheduler::event::Type::Rescind);

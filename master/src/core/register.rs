@@ -247,7 +247,12 @@ impl Core {
             .map(|task| task.grant.clone())
             .collect();
         let total = agent.total.clone();
-        self.allocator.add_agent(id, AgentSpec { total, used });
+        let spec = AgentSpec {
+            total,
+            used,
+            ..AgentSpec::default()
+        };
+        self.allocator.add_agent(id, spec);
         self.allocator.set_agent_active(id, true);
         self.offers.want_round();
     }

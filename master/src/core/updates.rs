@@ -1,5 +1,6 @@
 //! How tasks do: status updates from agents, and tasks that end.
 
+use allotment_allocator::Recovery;
 use allotment_proto::allot::master_message::Message;
 use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::Reason;
@@ -153,7 +154,7 @@ impl Core {
             agent.allocated.subtract(&grant.resources);
             if agent.is_allocatable() {
                 self.allocator
-                    .recover(self.out.now, &task.agent, grant, None);
+                    .recover(self.out.now, &task.agent, grant, Recovery::Ended);
                 self.offers.want_round();
             }
         }

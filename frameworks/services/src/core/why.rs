@@ -5,7 +5,7 @@
 //! agent is the one that lacks fewest kinds of resources, then the smallest part of what is
 //! asked, then the first by id.
 
-use allotment_types::{Fixed, Name, Resources, Shortfall, Timestamp, Value as Amount};
+use allotment_types::{Fixed, Lot, Name, Resources, Shortfall, Timestamp, Value as Amount};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -48,6 +48,7 @@ impl Lack {
         let required = required_ports(app);
         if !ports.contains(&required) {
             shortfalls.push(Shortfall {
+                lot: Lot::PLAIN,
                 name: Name::PORTS,
                 asked: Amount::Ranges(required),
                 held: Some(Amount::Ranges(ports))
@@ -55,6 +56,7 @@ impl Lack {
             });
         } else if ports.count() < wanted {
             shortfalls.push(Shortfall {
+                lot: Lot::PLAIN,
                 name: Name::from("number of ports"),
                 asked: Amount::Scalar(Fixed::units(wanted)),
                 held: Some(Amount::Scalar(Fixed::units(ports.count()))),

@@ -5,7 +5,11 @@ pub(crate) mod reference;
 
 use std::collections::BTreeSet;
 
-use allotment_allocator::{AgentSpec, Allocation, Allocator, FrameworkSpec, Grant};
+use std::time::Duration;
+
+use allotment_allocator::{
+    AgentSpec, Allocation, Allocator, FrameworkSpec, Grant, Recovery, RoleSpec,
+};
 use allotment_types::{AgentId, FrameworkId, Resources, Role};
 
 pub(crate) fn f(id: &str) -> FrameworkId {
@@ -29,16 +33,32 @@ pub(crate) fn roles(names: &[&str]) -> BTreeSet<Role> {
 }
 
 pub(crate) fn in_roles(names: &[&str]) -> FrameworkSpec {
+    spec_of(&roles(names), &BTreeSet::new())
+}
+
+pub(crate) fn spec_of(roles: &BTreeSet<Role>, suppressed: &BTreeSet<Role>) -> FrameworkSpec {
+    let wanted = |role: &Role| RoleSpec {
+        suppressed: suppressed.contains(role),
+        ..RoleSpec::default()
+    };
     FrameworkSpec {
-        roles: roles(names),
-        suppressed: BTreeSet::new(),
+        roles: roles.iter().map(|r| (r.clone(), wanted(r))).collect(),
+        ..FrameworkSpec::default()
     }
+}
+
+/// Declined with a filter, or given back without one.
+pub(crate) fn declined(refuse_for: Option<Duration>) -> Recovery {
+    refuse_for.map_or(Recovery::Rescinded, |refuse_for| Recovery::Declined {
+        refuse_for,
+        used_some: false,
+    })
 }
 
 pub(crate) fn idle(total: &str) -> AgentSpec {
     AgentSpec {
         total: res(total),
-        used: Vec::new(),
+        ..AgentSpec::default()
     }
 }
 

@@ -57,12 +57,17 @@ impl Reference {
     pub(crate) fn add_framework(&mut self, id: &FrameworkId, spec: &FrameworkSpec) {
         let framework = Framework {
             active: true,
-            roles: spec.roles.clone(),
-            suppressed: spec.suppressed.clone(),
+            roles: spec.roles.keys().cloned().collect(),
+            suppressed: spec
+                .roles
+                .iter()
+                .filter(|(_, wanted)| wanted.suppressed)
+                .map(|(role, _)| role.clone())
+                .collect(),
         };
         self.frameworks.insert(id.clone(), framework);
         self.filters
-            .retain(|f| f.framework != *id || spec.roles.contains(&f.role));
+            .retain(|f| f.framework != *id || spec.roles.contains_key(&f.role));
     }
 
     pub(crate) fn deactivate_framework(&mut self, id: &FrameworkId) {
