@@ -52,6 +52,20 @@ async fn running_comes_before_the_end_and_carries_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_starts_with_no_signal_blocked_or_ignored() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let look = shell("signals", "grep -E '^Sig(Blk|Ign)' /proc/self/status");
+        c.master.launch(vec![look]).await;
+        c.master.end("signals").await;
+        let stdout = std::fs::read_to_string(c.sandbox("signals").join("stdout")).unwrap();
+        let zero = "0000000000000000";
+        assert_eq!(stdout, format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\n"));
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_finds_its_surroundings_as_in_mesos() {
     for mode in modes() {
         let mut c = Cluster::start(mode).await;

@@ -2,11 +2,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::report::clock;
 
 /// One role's process; ends with it.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ pub(crate) struct Cluster {
     // Dropped in this order: frameworks before the agent before the master.
     services: Role,
     batch: Role,
-    _agent: Role,
+    agent: Role,
     master: Role,
     folder: tempfile::TempDir,
     allot: PathBuf,
@@ -121,7 +124,7 @@ impl Cluster {
         Ok(Self {
             services,
             batch,
-            _agent: agent,
+            agent,
             master,
             folder,
             allot: allot.to_owned(),
@@ -138,6 +141,16 @@ impl Cluster {
         self.services.url("services")
     }
 
+    /// The roles' names and process ids.
+    pub(crate) fn pids(&self) -> [(&'static str, u32); 4] {
+        [
+            ("master", self.master.pid()),
+            ("agent", self.agent.pid()),
+            ("batch", self.batch.pid()),
+            ("services", self.services.pid()),
+        ]
+    }
+
     /// `allot ARGS…` against this cluster.
     pub(crate) fn allot(&self, args: &[&str]) -> anyhow::Result<Command> {
         let mut command = Command::new(&self.allot);
@@ -151,9 +164,35 @@ impl Cluster {
     }
 }
 
+/// Runs a command to its end and returns its stdout, unless it takes longer than `patience`:
+/// then it is killed, and the error says so.
+pub(crate) fn output_within(mut command: Command, patience: Duration) -> anyhow::Result<String> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let start = clock();
+    while child.try_wait()?.is_none() {
+        if start.elapsed() > patience {
+            child.kill()?;
+            let said = child.wait_with_output()?;
+            bail!(
+                "{command:?} did not end within {patience:?}; it had said {:?}",
+                String::from_utf8_lossy(&said.stdout)
+            );
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    ended(&command, child.wait_with_output()?)
+}
+
 /// Runs a command to its end and returns its stdout; its failure is an error with its stderr.
 pub(crate) fn output(mut command: Command) -> anyhow::Result<String> {
     let out = command.output()?;
+    ended(&command, out)
+}
+
+fn ended(command: &Command, out: Output) -> anyhow::Result<String> {
     if !out.status.success() {
         bail!(
             "{command:?} ended with {}: {}",

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use crate::cluster::Role;
+use crate::cpu;
 use crate::report::{Number, clock, table};
 
 /// Arguments.
@@ -92,26 +91,8 @@ fn usage(root: u32) -> anyhow::Result<Usage> {
         sum.processes += 1;
         sum.rss_kib += field("Rss:");
         sum.pss_kib += field("Pss:");
-        let stat = std::fs::read_to_string(format!("{dir}/stat"))?;
-        let after_name = stat.rsplit_once(')').context("a /proc stat line")?.1;
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks = |i: usize| {
-            fields
-                .get(i)
-                .and_then(|t| t.parse::<f64>().ok())
-                .unwrap_or(0.0)
-        };
-        // utime and stime, fields 14 and 15 of the line, in ticks of 10 ms.
-        sum.cpu_s += (ticks(11) + ticks(12)) / 100.0;
-        for task in std::fs::read_dir(format!("{dir}/task"))?.flatten() {
-            let children =
-                std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            todo.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<u32>().ok()),
-            );
-        }
+        sum.cpu_s += cpu::times(pid)?.own.as_secs_f64();
+        todo.extend(cpu::children(pid));
     }
     Ok(sum)
 }

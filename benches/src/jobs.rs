@@ -1,4 +1,7 @@
 //! Short jobs through the batch queue: from `allot job submit` until all are recorded complete.
+//!
+//! Each number is also said on stderr as it comes, because a busy machine takes minutes for all,
+//! and a queue that stands still is an error after `--patience`, never silence.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::cluster::{Cluster, output};
-use crate::report::{Number, clock, table};
+use crate::cluster::{Cluster, output, output_within};
+use crate::cpu::{self, Times};
+use crate::report::{Number, clock, note, table};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -18,6 +22,9 @@ pub(crate) struct Args {
     /// CPUs that the agent declares; each job asks for one, so this many run at once
     #[arg(long, default_value_t = Self::default().slots)]
     slots: usize,
+    /// Seconds after which jobs that have not all ended are an error
+    #[arg(long, default_value_t = Self::default().patience)]
+    patience: u64,
 }
 
 impl Default for Args {
@@ -25,6 +32,7 @@ impl Default for Args {
         Self {
             jobs: 10_000,
             slots: 64,
+            patience: 300,
         }
     }
 }
@@ -32,55 +40,146 @@ impl Default for Args {
 /// Measures.
 pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
     let rate = |took: Duration| format!("{:.0} jobs/s", args.jobs as f64 / took.as_secs_f64());
-    let mut numbers = vec![
-        Number::new(
-            &format!("baseline: xargs -P2, {} times true", args.jobs),
-            rate(xargs(args.jobs)?),
-            "",
-            "",
-        ),
-        Number::new(
-            &format!("baseline: spawn and wait in 2 threads, {} times", args.jobs),
-            rate(bare(args.jobs)?),
-            "",
-            "",
-        ),
-    ];
+    let mut numbers = Vec::new();
+    let mut take = |number: Number| {
+        note(&format!("{}: {}", number.what, number.measured));
+        numbers.push(number);
+    };
+    take(Number::new(
+        &format!("baseline: xargs -P2, {} times true", args.jobs),
+        rate(xargs(args.jobs)?),
+        "",
+        "",
+    ));
+    take(Number::new(
+        &format!("baseline: spawn and wait in 2 threads, {} times", args.jobs),
+        rate(bare(args.jobs)?),
+        "",
+        "",
+    ));
+    // Kept until all is measured: what a cluster leaves is deleted with it, and that would slow
+    // the next one down.
+    let mut clusters = Vec::new();
     for (isolation, target, peer) in [
         ("none", "1300 jobs/s", "HyperQueue 1243 jobs/s"),
         ("auto", "600 jobs/s", ""),
     ] {
         let resources = format!("cpus:{};mem:65536;disk:1000000", args.slots);
         let cluster = Cluster::start(allot, &resources, isolation)?;
-        let file = cluster.folder().join("true.sub");
-        std::fs::write(
-            &file,
-            format!(
-                "executable = /bin/true\ntransfer_executable = false\nrequest_cpus = 1\n\
-                 request_memory = 16\nqueue {}\n",
-                args.jobs
+        take(Number::new(
+            &format!("baseline: make a folder with a file, before isolation {isolation}"),
+            format!("{:.0} us", inodes(cluster.folder())?.as_secs_f64() * 1e6),
+            "",
+            "",
+        ));
+        let run = through_the_queue(&cluster, args)?;
+        clusters.push(cluster);
+        let what = format!("{} times true, isolation {isolation}", args.jobs);
+        take(Number::new(
+            &format!(
+                "{what}, {} at once (submit {:.2} s)",
+                args.slots,
+                run.submitted.as_secs_f64()
             ),
-        )?;
-        let file = file.to_str().context("a folder name in UTF-8")?;
-        let start = clock();
-        let said = output(cluster.allot(&["job", "submit", file])?)?;
-        let submitted = start.elapsed();
-        let id = said
-            .rsplit_once("cluster ")
-            .map(|(_, rest)| rest.trim().trim_end_matches('.').to_owned())
-            .with_context(|| format!("`allot job submit` said {said:?}"))?;
-        output(cluster.allot(&["job", "wait", &id])?)?;
-        let took = start.elapsed();
-        let what = format!(
-            "{} times true, isolation {isolation}, {} at once (submit {:.2} s)",
-            args.jobs,
-            args.slots,
-            submitted.as_secs_f64()
-        );
-        numbers.push(Number::new(&what, rate(took), target, peer));
+            rate(run.took),
+            target,
+            peer,
+        ));
+        for (process, used) in run.used {
+            let per_job = used.as_secs_f64() / args.jobs as f64 * 1e6;
+            take(Number::new(
+                &format!("{what}: CPU per job, {process}"),
+                format!("{per_job:.0} us"),
+                "",
+                "",
+            ));
+        }
     }
     table(&numbers);
     Ok(())
+}
+
+struct Run {
+    submitted: Duration,
+    took: Duration,
+    /// CPU time, user and system, by process.
+    used: Vec<(String, Duration)>,
+}
+
+fn through_the_queue(cluster: &Cluster, args: &Args) -> anyhow::Result<Run> {
+    let file = cluster.folder().join("true.sub");
+    std::fs::write(
+        &file,
+        format!(
+            "executable = /bin/true\ntransfer_executable = false\nrequest_cpus = 1\n\
+             request_memory = 16\nqueue {}\n",
+            args.jobs
+        ),
+    )?;
+    let file = file.to_str().context("a folder name in UTF-8")?;
+    let before = used(cluster)?;
+    let start = clock();
+    let said = output(cluster.allot(&["job", "submit", file])?)?;
+    let submitted = start.elapsed();
+    let id = said
+        .rsplit_once("cluster ")
+        .map(|(_, rest)| rest.trim().trim_end_matches('.').to_owned())
+        .with_context(|| format!("`allot job submit` said {said:?}"))?;
+    let patience = Duration::from_secs(args.patience);
+    if let Err(stuck) = output_within(cluster.allot(&["job", "wait", &id])?, patience) {
+        let list = output(cluster.allot(&["job", "list"])?)?;
+        anyhow::bail!("{stuck:#}; the queue:\n{list}");
+    }
+    let took = start.elapsed();
+    let after = used(cluster)?;
+    let mut used = Vec::new();
+    for ((process, before), (_, after)) in before.into_iter().zip(after) {
+        let times = after.since(before);
+        if process == "launcher" {
+            // Inits, and in them the jobs themselves.
+            used.push(("containers".to_owned(), times.reaped));
+        }
+        used.push((process, times.own));
+    }
+    Ok(Run {
+        submitted,
+        took,
+        used,
+    })
+}
+
+/// What each role and the agent's launcher have used.
+fn used(cluster: &Cluster) -> anyhow::Result<Vec<(String, Times)>> {
+    let mut all = Vec::new();
+    for (name, pid) in cluster.pids() {
+        all.push((name.to_owned(), cpu::times(pid)?));
+        if name == "agent" {
+            for child in cpu::children(pid) {
+                all.push(("launcher".to_owned(), cpu::times(child)?));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What the file system takes for a folder and a file in it; every job's sandbox is three folders,
+/// a link and two files.
+///
+/// Some 20 us, except on an ext4 where many files were deleted within the last minutes: it looks
+/// at every such inode again before it gives one out (`recently_deleted`), which is a millisecond
+/// after 10,000 sandboxes went. Then the disk is measured, and not the queue: wait five minutes or
+/// choose another place with TMPDIR.
+fn inodes(folder: &Path) -> anyhow::Result<Duration> {
+    const TIMES: u32 = 200;
+    let folder = folder.join("inodes");
+    std::fs::create_dir(&folder)?;
+    let start = clock();
+    for i in 0..TIMES {
+        let one = folder.join(i.to_string());
+        std::fs::create_dir(&one)?;
+        std::fs::write(one.join("file"), "")?;
+    }
+    Ok(start.elapsed() / TIMES)
 }
 
 /// The floor of any program that starts processes: nothing but spawn and wait.

@@ -4,6 +4,7 @@
 //! the peer's. Nothing here asserts: machines are noisy and a reader compares within one run.
 //!
 //! - [`cluster`]: starts the roles as a user would and stops them again.
+//! - [`cpu`]: what running processes have used.
 //! - [`report`]: hardware line, percentiles, the table of numbers and targets.
 //! - [`svg`]: what was in use over time, as a plot.
 //! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`], [`simulated`]: one benchmark each.
@@ -15,6 +16,7 @@
 
 mod app;
 mod cluster;
+mod cpu;
 mod idle;
 mod jobs;
 mod report;

@@ -42,6 +42,15 @@ pub(crate) fn heading() {
     );
 }
 
+/// Says on stderr how far it is.
+#[expect(
+    clippy::print_stderr,
+    reason = "progress must not mix with the numbers"
+)]
+pub(crate) fn note(text: &str) {
+    eprintln!("  {text}");
+}
+
 /// One measured number beside what it should be.
 #[derive(Debug)]
 pub(crate) struct Number {

@@ -100,6 +100,7 @@ impl Launcher {
         // Orphans of inits that were killed come to us instead of leaving.
         prctl::set_child_subreaper(true)?;
         SigSet::all().thread_block()?;
+        sys::default_signals();
         let given = sys::adopt_fd(socket_fd)?;
         let socket = UnixStream::from(sys::dup_above(given.as_fd(), 10)?);
         // The agent hands the socket over as standard input, which tasks must not see.

@@ -92,6 +92,9 @@ impl Driver {
         let mut all = Effects::none();
         let mut ended = Vec::new();
         for input in batch.drain(..) {
+            if let (Input::Stop, Some(link)) = (&input, &self.link) {
+                link.leave();
+            }
             if let Input::Ended { container, .. } = &input {
                 ended.extend(self.core.task_of(container));
             }

@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Link {
     pub(super) session: u64,
     outgoing: mpsc::Sender<allot::AgentMessage>,
-    /// Set once we leave ourselves: how the master ends the stream is no news then.
+    /// The agent is on its way out: how the stream ends is no news then.
     leaving: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
@@ -42,11 +42,16 @@ impl Link {
             match run(session, &url, queue, &inputs).await {
                 Ok(()) => tracing::info!(%url, "the master closed the connection"),
                 Err(_) if left.load(Ordering::Relaxed) => {}
-                Err(error) => tracing::warn!(
+                Err(Broken::Unreachable(error)) => tracing::warn!(
                     %url,
                     %error,
                     "no connection to the master; check that it runs and its address is right; \
                      trying again"
+                ),
+                Err(Broken::Lost(error)) => tracing::warn!(
+                    %url,
+                    %error,
+                    "the connection to the master is lost; trying again"
                 ),
             }
             // The loop is gone only when the agent stops.
@@ -64,6 +69,11 @@ impl Link {
         self.outgoing.try_send(message).map_err(|_| Full)
     }
 
+    /// From now on the end of the stream is expected.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Drops the connection at once.
     pub(super) fn cut(self) {
         self.task.abort();
@@ -71,8 +81,8 @@ impl Link {
 
     /// Lets what is queued go out first, for a while.
     pub(super) async fn close(self) {
+        self.leave();
         let Self { outgoing, task, .. } = self;
-        self.leaving.store(true, Ordering::Relaxed);
         drop(outgoing);
         let abort = task.abort_handle();
         if tokio::time::timeout(Duration::from_secs(2), task)
@@ -84,31 +94,40 @@ impl Link {
     }
 }
 
+/// How a connection ended.
+#[derive(Debug)]
+enum Broken {
+    /// Before the master answered.
+    Unreachable(String),
+    /// It stood.
+    Lost(String),
+}
+
 async fn run(
     session: u64,
     url: &str,
     queue: mpsc::Receiver<allot::AgentMessage>,
     inputs: &mpsc::Sender<Input>,
-) -> Result<(), String> {
+) -> Result<(), Broken> {
     let channel = Endpoint::from_shared(url.to_owned())
-        .map_err(|error| describe(&error))?
+        .map_err(|error| Broken::Unreachable(describe(&error)))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .connect()
         .await
-        .map_err(|error| describe(&error))?;
+        .map_err(|error| Broken::Unreachable(describe(&error)))?;
     let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
     // The core answers with `register`, which has to be under way before the master replies.
     let _ = inputs.send(Input::Connected { session }).await;
     let mut messages = client
         .connect(ReceiverStream::new(queue))
         .await
-        .map_err(|status| status_text(&status))?
+        .map_err(|status| Broken::Unreachable(status_text(&status)))?
         .into_inner();
     while let Some(message) = messages
         .message()
         .await
-        .map_err(|status| status_text(&status))?
+        .map_err(|status| Broken::Lost(status_text(&status)))?
     {
         let _ = inputs.send(Input::Master { session, message }).await;
     }

@@ -160,6 +160,10 @@ impl Cluster {
         .await?;
         self.roles.push(Role::Batch(batch));
         subscribed(&master_url, 2).await?;
+        for role in &mut self.roles {
+            // One that died meanwhile tells why when it is waited for.
+            role.serves().await;
+        }
         self.roles.iter().rev().take(2).rev().try_for_each(on_ready)
     }
 

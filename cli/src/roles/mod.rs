@@ -92,6 +92,15 @@ impl Role {
         }
     }
 
+    /// Waits until it does what it is there for. That is the moment when it listens, except for
+    /// services, whose apps lie in the master's store; false when it died before.
+    pub(crate) async fn serves(&mut self) -> bool {
+        match self {
+            Self::Services(running) => running.serves().await,
+            Self::Master(_) | Self::Agent(_) | Self::Batch(_) => true,
+        }
+    }
+
     /// `ready <name> <url>` on stdout.
     pub(crate) fn announce(&self) -> anyhow::Result<()> {
         output::line(&format!("ready {} {}", self.name(), self.url()))
@@ -122,16 +131,21 @@ pub(crate) async fn serve<C: fmt::Debug, E: Into<anyhow::Error>>(
         () = &mut ended => return Ok(ExitCode::SUCCESS),
     };
     note_missing_walls(&role);
-    role.announce()?;
-    tokio::select! {
-        error = role.died() => {
-            Err(error.context(format!("the {} died", role.name())))
+    let life = async {
+        if role.serves().await {
+            role.announce()?;
         }
-        () = &mut ended => {
-            role.stop().await;
-            Ok(ExitCode::SUCCESS)
-        }
+        anyhow::Ok(role.died().await)
+    };
+    let died = tokio::select! {
+        died = life => Some(died?),
+        () = &mut ended => None,
+    };
+    if let Some(error) = died {
+        return Err(error.context(format!("the {} died", role.name())));
     }
+    role.stop().await;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Durations on the command line: `15s`, `1m 30s`, `500ms`, `168h`.

@@ -157,6 +157,11 @@ impl Process {
         }
     }
 
+    /// The lines of its stdout that were not waited for yet.
+    pub(crate) fn lines_so_far(&mut self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// What it wrote on stderr so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr

@@ -113,12 +113,32 @@ fn every_role_is_healthy_has_metrics_and_ends_cleanly_on_sigterm() {
             "{url}: {metrics}"
         );
     }
-    assert_eq!(services.terminate(), 0);
-    assert_eq!(batch.terminate(), 0);
-    for agent in cluster.agents {
-        assert_eq!(agent.terminate(), 0);
+    let frameworks = [services, batch].into_iter();
+    for mut role in frameworks.chain(cluster.agents).chain(cluster.master) {
+        role.signal("TERM");
+        assert_eq!(role.wait(), 0);
+        let said = role.stderr();
+        assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
     }
-    assert_eq!(cluster.master.unwrap().terminate(), 0);
+}
+
+#[test]
+fn services_are_ready_once_they_answer_for_apps() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.master.take().unwrap().terminate();
+    let mut services = Process::start(&["services", "--port=0", "--master", &cluster.url]);
+    eventually("it says what it waits for", || {
+        services
+            .stderr()
+            .contains("waiting for a master")
+            .then_some(())
+    });
+    assert_eq!(services.lines_so_far(), Vec::<String>::new());
+    cluster.start_master();
+    let url = services.ready("services");
+    let (status, apps) = get(&format!("{url}/v2/apps")).unwrap();
+    assert_eq!((status, apps.as_str()), (200, r#"{"apps":[]}"#));
+    assert_eq!(services.terminate(), 0);
 }
 
 #[test]

@@ -72,6 +72,22 @@ pub(super) fn close_from(first: RawFd) {
     unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) };
 }
 
+/// Gives every signal its default action again: one that whoever started this process ignores,
+/// and SIGPIPE, which Rust ignores, would stay ignored in every task.
+///
+/// Only for a process that blocks all signals, as the launcher does: nothing can arrive.
+#[expect(
+    unsafe_code,
+    reason = "sigaction has no safe wrapper for all numbers at once"
+)]
+pub(super) fn default_signals() {
+    // Numbers that are no signal, or cannot be changed, are refused, harmlessly.
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Which side of a fork this is.
 #[derive(Debug)]
 pub(super) enum Fork {

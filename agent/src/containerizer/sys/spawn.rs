@@ -268,10 +268,7 @@ fn become_task(handover: &Handover<'_>) -> Stage {
             c_int::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
-        // Numbers that are no signal are refused, harmlessly.
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        // The launcher gave every signal its default action, once for all tasks.
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

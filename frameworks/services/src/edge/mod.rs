@@ -81,6 +81,7 @@ pub enum StartError {
 pub struct Running {
     url: String,
     stop: watch::Sender<bool>,
+    phase: watch::Receiver<Phase>,
     main: JoinHandle<anyhow::Result<()>>,
     server: JoinHandle<()>,
 }
@@ -109,7 +110,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = metrics::Metrics::default();
     let door = Arc::new(Door {
         messages: sender.clone(),
-        phase: phases,
+        phase: phases.clone(),
         cluster: Some(cluster),
         metrics: metrics.clone(),
         settings: Settings::from(&config),
@@ -154,6 +155,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running {
         url,
         stop,
+        phase: phases,
         main,
         server,
     })
@@ -209,6 +211,15 @@ impl Running {
     /// Where it serves, for example `http://127.0.0.1:8080`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Waits until requests for apps are answered, which takes a master; false when the role died
+    /// before that, and [`Self::wait`] says why.
+    pub async fn serves(&mut self) -> bool {
+        let phase = self
+            .phase
+            .wait_for(|phase| !matches!(phase, Phase::Waiting(_)));
+        phase.await.is_ok_and(|phase| *phase == Phase::Serving)
     }
 
     /// Stops serving; apps keep running and the next process takes them over.
