@@ -72,6 +72,8 @@ fn an_operator_sees_and_kills_what_runs() {
         .collect();
     for kind in [
         "agent-registered",
+        "offer-sent",
+        "offer-accepted",
         "task-running",
         "task-failed",
         "task-killed",

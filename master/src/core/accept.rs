@@ -14,6 +14,7 @@ use allotment_types::{AgentId, FrameworkId, IdError, Resources, Role, Shortfall,
 use super::Core;
 use super::framework::Framework;
 use super::io::ConnId;
+use super::offer_news::Fate;
 use super::out::About;
 use super::task::{Task, master_status};
 
@@ -101,7 +102,10 @@ impl Core {
             .flat_map(|launch| launch.task_infos);
         let refuse = refuse_for(accept.filters.as_ref());
         match self.pool_offers(id, &accept.offer_ids) {
-            Ok(pool) => self.launch(id, pool, tasks, refuse),
+            Ok(pool) => {
+                let n_offers = accept.offer_ids.len();
+                self.launch(id, pool, n_offers, tasks, refuse);
+            }
             Err(message) => {
                 // As in Mesos, the offers of the list that do exist are gone too.
                 for offer in &accept.offer_ids {
@@ -138,6 +142,13 @@ impl Core {
             if let Some(number) = number.filter(|n| self.owns_offer(id, *n))
                 && let Some(offer) = self.take_offer(number)
             {
+                let Grant {
+                    framework,
+                    resources,
+                    ..
+                } = &offer.grant;
+                let fate = Fate::Declined { refuse_for: refuse };
+                self.note_offers(framework, &offer.agent, fate, 1, resources);
                 let declined = Recovery::Declined {
                     refuse_for: refuse,
                     used_some: false,
@@ -223,11 +234,13 @@ impl Core {
         &mut self,
         id: &FrameworkId,
         mut pool: Pool,
+        n_offers: usize,
         tasks: impl Iterator<Item = mesos::TaskInfo>,
         refuse: Duration,
     ) {
         let now = self.out.now;
         let mut launched = Vec::new();
+        let mut used = Resources::EMPTY;
         for mut info in tasks {
             self.give_up_lost(id, &info.task_id);
             let (Some(framework), Some(agent)) = (
@@ -239,6 +252,7 @@ impl Core {
             match validate(framework, &pool, &info) {
                 Ok((task_id, resources)) => {
                     pool.rest.subtract(&resources);
+                    used.add(&resources);
                     agent.allocated.add(&resources);
                     agent.tasks.insert((id.clone(), task_id.clone()));
                     let held = framework.held.entry(pool.role.clone()).or_default();
@@ -309,8 +323,8 @@ impl Core {
                 }
             }
         }
-        let used_some = !launched.is_empty();
-        if used_some
+        let n_launched = launched.len();
+        if n_launched > 0
             && let Some(framework) = self.frameworks.get(id)
             && let Some(session) = self.agents.get(&pool.agent).and_then(|a| a.session())
         {
@@ -320,6 +334,10 @@ impl Core {
             };
             self.out.send_agent(session, Message::Launch(launch));
         }
+        let fate = Fate::Accepted {
+            n_tasks: n_launched,
+        };
+        self.note_offers(id, &pool.agent, fate, n_offers, &used);
         let rest = Grant {
             framework: id.clone(),
             role: pool.role,
@@ -327,7 +345,7 @@ impl Core {
         };
         let left_over = Recovery::Declined {
             refuse_for: refuse,
-            used_some,
+            used_some: n_launched > 0,
         };
         self.recover(&pool.agent, &rest, left_over);
     }

@@ -9,6 +9,7 @@ use allotment_proto::mesos::framework_info::capability;
 use allotment_types::{FrameworkId, Role, TaskId, Timestamp};
 
 use super::io::ConnId;
+use super::offer_news::OfferNews;
 use super::out::Out;
 use super::registry::{FrameworkRecord, Record};
 use super::tally::Tally;
@@ -64,6 +65,7 @@ pub(super) struct Framework {
     pub(super) tasks: BTreeMap<TaskId, Task>,
     /// Numbers of its outstanding offers.
     pub(super) offers: BTreeSet<u64>,
+    pub(super) offer_news: OfferNews,
     pub(super) held: BTreeMap<Role, Held>,
     /// Oldest first.
     pub(super) ended: VecDeque<EndedTask>,
@@ -212,6 +214,7 @@ impl Framework {
             registered: false,
             tasks: BTreeMap::new(),
             offers: BTreeSet::new(),
+            offer_news: OfferNews::default(),
             held: BTreeMap::new(),
             ended: VecDeque::new(),
         }

@@ -4,7 +4,7 @@
 //! `subscribe` and `removal` (a framework's life), `checkin`, `register`, `adopt`
 //! and `liveness` (an agent's life),
 //! `offers` and `accept` (resources on their way to tasks), `calls` and `reconcile` (the other
-//! calls), `updates` (how tasks do), `views` and `why` (what operators see), `kv` (the store),
+//! calls), `updates` (how tasks do), `views`, `why` and `offer_news` (what operators see), `kv` (the store),
 //! `check` (the invariants).
 //!
 //! Who is offered what is left to the allocation module; see [`allotment_allocator`].
@@ -20,6 +20,7 @@ pub mod io;
 mod kv;
 mod liveness;
 mod metrics;
+mod offer_news;
 mod offers;
 mod out;
 mod reconcile;
@@ -267,6 +268,7 @@ impl Core {
                 Timer::AgentMute(conn) => self.on_agent_mute(conn),
                 Timer::Heartbeat(conn) => self.on_heartbeat(conn),
                 Timer::Ping(conn) => self.on_ping_due(conn),
+                Timer::OfferNews(id) => self.on_offer_news_due(&id),
                 Timer::Failover(id) => self.on_failover_timeout(&id),
                 Timer::AgentSilent(id) => self.on_agent_silent(&id),
                 Timer::AgentForgotten(id) => self.on_agent_forgotten(&id),

@@ -9,6 +9,7 @@ use allotment_types::{AgentId, FrameworkId, Timestamp};
 use prost::Message;
 
 use super::agent::Agent;
+use super::offer_news::Fate;
 use super::out::event_of;
 use super::{Core, CoreConfig};
 
@@ -143,6 +144,7 @@ impl Core {
             framework.offers.insert(number);
             let held = framework.held.entry(role.clone()).or_default();
             held.offered.add(&resources);
+            self.note_offers(&id, &agent_id, Fate::Sent, 1, &resources);
             let offer = Offer {
                 grant: Grant {
                     framework: id.clone(),
@@ -219,7 +221,18 @@ impl Core {
             return;
         };
         self.recover(&offer.agent, &offer.grant, Recovery::Rescinded);
-        let framework = self.frameworks.get(&offer.grant.framework);
+        let Grant {
+            framework,
+            resources,
+            ..
+        } = &offer.grant;
+        let fate = if offer.expires_at <= self.out.now {
+            Fate::Expired
+        } else {
+            Fate::Rescinded
+        };
+        self.note_offers(framework, &offer.agent, fate, 1, resources);
+        let framework = self.frameworks.get(framework);
         if let Some(conn) = framework.and_then(|f| f.conn()) {
             let mut event = event_of(scheduler::event::Type::Rescind);
             event.rescind = Some(scheduler::event::Rescind {
