@@ -39,7 +39,7 @@ use self::slots::Slots;
 use self::sorter::Sorter;
 use crate::{
     AgentSpec, Allocation, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
-    Quota, Recovery, Round, Share, Unavailability, Unoffered,
+    Quota, Recovery, Round, Settings, Share, Unavailability, Unoffered,
 };
 
 /// The weight of a role that was given none, in thousandths.
@@ -129,6 +129,13 @@ struct AgentState {
     /// `total` less everything in `held`, exactly.
     free: Resources,
     held: Vec<(Client, Resources)>,
+}
+
+impl Drf {
+    /// A module with these settings.
+    pub fn new(_: Settings) -> Self {
+        Self::default()
+    }
 }
 
 impl Allocator for Drf {

@@ -7,10 +7,12 @@
 //! as in Mesos; the master tells the two apart.
 //!
 //! - [`spec`]: the facts and the decisions.
+//! - [`config`]: the settings of the shipped modules.
 //! - [`constraint`]: which agents a framework wants offers of.
 //! - [`drf`]: the default module, hierarchical weighted dominant resource fairness.
 //! - [`explain`]: why a framework was not offered an agent, as data.
 
+pub mod config;
 pub mod constraint;
 pub mod drf;
 pub mod explain;
@@ -21,6 +23,7 @@ use std::fmt;
 
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
+pub use config::{Placement, Settings};
 pub use constraint::Constraints;
 pub use drf::Drf;
 pub use explain::Unoffered;
