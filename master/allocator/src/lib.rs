@@ -15,6 +15,7 @@
 pub mod config;
 pub mod constraint;
 pub mod drf;
+mod engine;
 pub mod explain;
 pub mod spec;
 
@@ -26,6 +27,7 @@ use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 pub use config::{Placement, Settings};
 pub use constraint::Constraints;
 pub use drf::Drf;
+pub use engine::Engine;
 pub use explain::Unoffered;
 pub use spec::*;
 
