@@ -11,8 +11,11 @@
 //! - [`constraint`]: which agents a framework wants offers of.
 //! - [`drf`]: the default module, hierarchical weighted dominant resource fairness.
 //! - [`explain`]: why a framework was not offered an agent, as data.
+//! - `conformance` (feature of that name): what every module must keep to, as a test suite.
 
 pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod constraint;
 pub mod drf;
 mod engine;
