@@ -2,10 +2,10 @@
 
 mod support;
 
-use allotment_allocator::conformance;
-use support::reference::{Config, Reference};
+use allotment_allocator::{Settings, conformance};
+use support::reference::Reference;
 
 #[test]
 fn the_reference_passes() {
-    conformance::check(|| Box::new(Reference::new(Config::default())));
+    conformance::check(|| Box::new(Reference::new(Settings::default())));
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use allotment_allocator::conformance::history::{AGENTS, FRAMEWORKS, ROLES, Step};
 use allotment_allocator::conformance::world::{Fact, Told, World};
-use allotment_allocator::{Allocator, Amounts, Hole, InverseAllocation, Share};
+use allotment_allocator::{
+    Allocator, Amounts, Drf, Hole, InverseAllocation, Settings, Share,
+};
 use allotment_types::Timestamp;
 
-use super::reference::{Config, Reference};
-use super::{a, drf, f, role};
+use super::reference::Reference;
+use super::{a, f, role};
 
 pub(crate) struct Lockstep {
     world: World,
@@ -20,11 +22,11 @@ pub(crate) struct Lockstep {
 }
 
 /// Plays the steps and says where the two part.
-pub(crate) fn play(config: &Config, steps: &[Step]) -> Result<u64, String> {
+pub(crate) fn play(settings: &Settings, steps: &[Step]) -> Result<u64, String> {
     let mut pair = Lockstep {
         world: World::default(),
-        module: drf(config),
-        reference: Reference::new(config.clone()),
+        module: Box::new(Drf::new(settings.clone())),
+        reference: Reference::new(settings.clone()),
         facts: 0,
         rounds: 0,
     };

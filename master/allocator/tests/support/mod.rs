@@ -1,6 +1,7 @@
 //! A small language for allocation histories.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod cluster;
 pub(crate) mod lockstep;
 pub(crate) mod reference;
 
@@ -12,11 +13,6 @@ use allotment_allocator::{
     AgentSpec, Allocation, Allocator, FrameworkSpec, Grant, Recovery, RoleSpec,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role};
-
-/// The module `drf`, configured as the reference.
-pub(crate) fn drf(_config: &reference::Config) -> Box<dyn Allocator> {
-    Box::new(allotment_allocator::Drf::default())
-}
 
 pub(crate) fn f(id: &str) -> FrameworkId {
     FrameworkId::parse(id).expect("valid in a test")

@@ -44,7 +44,7 @@ impl Reference {
     }
 
     pub(super) fn end_holes_by_time(&mut self, now: Timestamp) {
-        let timeout = self.config.hole_timeout;
+        let timeout = self.settings.hole_timeout;
         let holes = std::mem::take(&mut self.holes);
         for hole in holes {
             if now < hole.until {
@@ -75,7 +75,7 @@ impl Reference {
                     agent: agent.id.clone(),
                     client,
                     bundle,
-                    until: now + self.config.hole_timeout,
+                    until: now + self.settings.hole_timeout,
                 });
             }
         }
@@ -88,7 +88,7 @@ impl Reference {
         let wants = !granted.contains(client)
             && self.holes.iter().all(|hole| hole.client != *client)
             && state.cooling_until.is_none()
-            && of_role.count() < self.config.holes_per_role
+            && of_role.count() < usize::try_from(self.settings.holes_per_role).unwrap_or(usize::MAX)
             && demand.bundle.values().any(|amount| !amount.is_zero());
         wants.then(|| demand.bundle.clone())
     }

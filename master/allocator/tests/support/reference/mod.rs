@@ -15,11 +15,10 @@ mod ratio;
 mod round;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use allotment_allocator::{
-    AgentSpec, Allocator, Amounts, Capabilities, Common, ConvertError, Demand, FrameworkSpec,
-    Grant, Hole, Quota, Recovery, RoleSpec, Round, Share, Unavailability, Unoffered,
+    AgentSpec, Allocator, Amounts, Capabilities, ConvertError, Demand, FrameworkSpec,
+    Grant, Hole, Quota, Recovery, RoleSpec, Round, Settings, Share, Unavailability, Unoffered,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
@@ -30,38 +29,6 @@ pub(crate) type Client = (FrameworkId, Role);
 
 /// The most filters of a client on one agent.
 const FILTERS_MAX: usize = 16;
-
-/// In which order agents are visited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Placement {
-    Rotate,
-    Spread,
-    Pack,
-    Random { seed: u64 },
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) common: Common,
-    pub(crate) placement: Placement,
-    pub(crate) holes_per_role: usize,
-    pub(crate) hole_timeout: Duration,
-    pub(crate) decline_patience: u32,
-    pub(crate) aside_for: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            common: Common::default(),
-            placement: Placement::Rotate,
-            holes_per_role: 1,
-            hole_timeout: Duration::from_secs(600),
-            decline_patience: 3,
-            aside_for: Duration::from_secs(60),
-        }
-    }
-}
 
 #[derive(Debug, Clone, Default)]
 struct ClientState {
@@ -144,7 +111,7 @@ struct Node {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reference {
-    config: Config,
+    settings: Settings,
     frameworks: BTreeMap<FrameworkId, Framework>,
     /// By registration.
     agents: Vec<Agent>,
@@ -162,9 +129,9 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self {
-            config,
+            settings,
             ..Self::default()
         }
     }
@@ -231,7 +198,7 @@ impl Reference {
     }
 
     fn fruitless_return(&mut self, now: Timestamp, client: &Client) {
-        let (patience, aside_for) = (self.config.decline_patience, self.config.aside_for);
+        let (patience, aside_for) = (self.settings.decline_patience, self.settings.aside_for);
         let Some(state) = self.active_client_mut(client) else {
             return;
         };

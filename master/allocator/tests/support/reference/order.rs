@@ -129,7 +129,7 @@ impl Reference {
                 add_scalars(&mut held, resources, &agent.spec.total);
             }
         }
-        held.retain(|name, _| !self.config.common.share_excluded.contains(*name));
+        held.retain(|name, _| !self.settings.common.share_excluded.contains(*name));
         let mut cluster: BTreeMap<&Name, u128> = BTreeMap::new();
         for agent in self.agents.iter().filter(|_| !held.is_empty()) {
             add_scalars(&mut cluster, &agent.spec.total, &agent.spec.total);

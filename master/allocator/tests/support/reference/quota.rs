@@ -104,12 +104,17 @@ impl Reference {
         self.unsatisfied(role, name).max(of_children)
     }
 
-    /// What is available of `name` beyond what must stay so.
+    /// What is available of `name` beyond what must stay so; whatever there is, when nothing
+    /// must.
     pub(super) fn spare(&self, name: &Name) -> u128 {
+        let required = self.required(name);
+        if required == 0 {
+            return u128::MAX;
+        }
         let active = self.agents.iter().filter(|agent| agent.active);
         let available: u128 = active
             .map(|agent| sum(&agent.free(), name, is_unreserved_amount))
             .sum();
-        available.saturating_sub(self.required(name))
+        available.saturating_sub(required)
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use allotment_allocator::constraint::Described;
-use allotment_allocator::{Allocation, Amounts, Demand, InverseAllocation, Round};
+use allotment_allocator::{Allocation, Amounts, Demand, InverseAllocation, Placement, Round};
 use allotment_types::{AgentId, Fixed, Lot, Name, Ranges, Resources, Timestamp, Value};
 
 use super::quota::{is_unreserved_amount, sum};
 use super::ratio::Ratio;
-use super::{Agent, Client, Placement, Reference};
+use super::{Agent, Client, Reference};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -66,23 +66,28 @@ impl Reference {
             .filter(|at| self.agents[*at].active && !self.agents[*at].free().is_empty())
             .collect();
         let agent = |at: &usize| &self.agents[*at];
-        match self.config.placement {
+        match self.settings.placement {
             Placement::Rotate => candidates.sort_by_key(|at| agent(at).registration < self.turn),
             Placement::Spread => candidates.sort_by(|a, b| used(agent(a)).cmp(used(agent(b)))),
             Placement::Pack => candidates.sort_by(|a, b| used(agent(b)).cmp(used(agent(a)))),
-            Placement::Random { seed } => candidates.sort_by_key(|at| {
-                mix(seed ^ mix(self.rounds ^ mix(agent(at).registration)))
+            Placement::Random => candidates.sort_by_key(|at| {
+                mix(self.settings.seed ^ mix(self.rounds ^ mix(agent(at).registration)))
             }),
         }
         candidates
     }
 
     fn phase(&mut self, phase: Phase, order: &[usize], progress: &mut Progress) {
+        let mut clients = self.clients_in_order();
         for at in order {
             let mut granted = BTreeSet::new();
-            while let Some((client, bundle)) = self.next_grant(phase, *at, &granted, progress) {
+            while let Some((client, bundle)) =
+                self.next_grant(phase, *at, &clients, &granted, progress)
+            {
                 self.grant(*at, &client, bundle, progress);
                 granted.insert(client);
+                // Only a grant changes the order.
+                clients = self.clients_in_order();
             }
         }
     }
@@ -91,12 +96,12 @@ impl Reference {
         &self,
         phase: Phase,
         at: usize,
+        clients: &[Client],
         granted: &BTreeSet<Client>,
         progress: &Progress,
     ) -> Option<(Client, Bundle)> {
-        let order = self.clients_in_order().into_iter();
-        let mut others = order.filter(|client| !granted.contains(client));
-        others.find_map(|client| {
+        let others = clients.iter().filter(|client| !granted.contains(*client));
+        others.cloned().find_map(|client| {
             let bundle = self.bundle(phase, &self.agents[at], &client, progress)?;
             Some((client, bundle))
         })
@@ -156,7 +161,7 @@ impl Reference {
             of_demand = bundles_in(&some, demand);
             some = taken_of(&some, &demand.bundle, of_demand);
         }
-        let min = &self.config.common.min_allocatable;
+        let min = &self.settings.common.min_allocatable;
         let min = state.spec.min_allocatable.as_ref().unwrap_or(min);
         if some.is_empty() || !(min.is_empty() || min.iter().any(|min| has(&some, min))) {
             return None;
@@ -200,10 +205,10 @@ impl Reference {
             return None;
         }
         let gpus = !agent.spec.total.scalar(&Name::GPUS).is_zero();
-        if gpus && !can.gpu && self.config.common.filter_gpus {
+        if gpus && !can.gpu && self.settings.common.filter_gpus {
             return None;
         }
-        if let (Some(ours), Some(theirs)) = (&self.config.common.domain, &agent.spec.domain)
+        if let (Some(ours), Some(theirs)) = (&self.settings.common.domain, &agent.spec.domain)
             && ours.region != theirs.region
             && !can.region_aware
         {
