@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use allotment_agent::core::{ContainerId, Core, Effect, Input, Outcome, Settings};
+use allotment_agent::core::{Checkpoint, ContainerId, Core, Effect, Input, Outcome, Settings};
 use allotment_proto::allot::agent_message::Message as Said;
 use allotment_proto::allot::master_message::Message as Told;
 use allotment_proto::convert::resources_to_wire;
@@ -45,10 +45,13 @@ impl Agent {
             gc_delay: secs(3600),
             work_dir: "/work".to_owned(),
             environment: vec![("PATH".to_owned(), "/bin".to_owned())],
+            tasks_outlive_agent: true,
         };
         let now = Timestamp::from_secs(1_000_000);
         let mut agent = Self {
-            core: Core::new(settings, None, 7, now),
+            core: Core::recover(settings, Checkpoint::default(), 7, now)
+                .unwrap()
+                .0,
             now,
             effects: VecDeque::new(),
             session: 0,
@@ -226,6 +229,8 @@ impl Agent {
             outcome,
             sandbox: allot::SandboxSummary::default(),
         });
+        // Written down, so that nobody else has to remember it.
+        assert_eq!(self.next(), Effect::Release(container.clone()));
     }
 
     fn kill(&mut self, task: &str, grace: Option<Duration>) {
@@ -624,6 +629,7 @@ impl Observer {
                 Effect::Disconnect { .. }
                 | Effect::Terminate(_)
                 | Effect::Destroy(_)
+                | Effect::Release(_)
                 | Effect::Collect { .. }
                 | Effect::Warn(_)
                 | Effect::Stopped => {}
