@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "allot/v1/task.proto",
         "allot/v1/scheduler.proto",
         "allot/v1/agent.proto",
+        "allot/v1/checkpoint.proto",
         "allot/v1/sandbox.proto",
         "allot/v1/batch.proto",
         "allot/v1/store.proto",

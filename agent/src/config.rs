@@ -24,7 +24,7 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Where masters serve, `http://host:port` each; tried in turn.
     pub masters: Vec<String>,
-    /// The folder of sandboxes and of the agent's id. Created when missing; one agent at a time
+    /// The folder of sandboxes and of what the agent remembers. Created when missing; one agent at a time
     /// may use it.
     pub work_dir: PathBuf,
     /// What to offer; `None`: the machine's cores, memory and disk, and ports 31000 to 32000.
@@ -52,6 +52,10 @@ pub struct Config {
     pub reconnect_min: Duration,
     /// The longest wait before connecting again to a master.
     pub reconnect_max: Duration,
+    /// Tasks go on when their agent ends, however it ends, and the next agent on the same work
+    /// folder takes them up again (Mesos' checkpointing, for every framework). Otherwise they end
+    /// with it.
+    pub tasks_outlive_agent: bool,
 }
 
 /// How the launcher process is started.
@@ -214,6 +218,7 @@ impl Default for Config {
             fetches_max: 8,
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(10),
+            tasks_outlive_agent: true,
         }
     }
 }

@@ -1,277 +1,22 @@
-//! The agent's core on virtual time: each step is a sentence, and what it did not say it must not
-//! have done.
+//! The agent's core on virtual time.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::VecDeque;
+#[path = "support/story.rs"]
+mod story;
+
 use std::time::Duration;
 
-use allotment_agent::core::{ContainerId, Core, Effect, Input, Outcome, Settings};
+use allotment_agent::core::{ContainerId, Effect, Input, Outcome};
 use allotment_proto::allot::agent_message::Message as Said;
 use allotment_proto::allot::master_message::Message as Told;
-use allotment_proto::convert::resources_to_wire;
-use allotment_proto::mesos::framework_info::{Capability, capability};
+use allotment_proto::mesos::framework_info::capability;
 use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::mesos::{self, TaskState, TaskStatus};
 use allotment_proto::{allot, convert};
-use allotment_types::{AgentId, Timestamp};
+use allotment_types::AgentId;
 use proptest::prelude::*;
-
-const GRACE: Duration = Duration::from_secs(5);
-
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-struct Agent {
-    core: Core,
-    now: Timestamp,
-    effects: VecDeque<Effect>,
-    session: u64,
-}
-
-impl Agent {
-    fn alone() -> Self {
-        let settings = Settings {
-            hostname: "host".to_owned(),
-            address: ("10.0.0.7".to_owned(), 5051),
-            boot_id: "boot".to_owned(),
-            resources: "cpus:4; mem:1024; ports:[31000-31009]".parse().unwrap(),
-            attributes: Vec::new(),
-            n_masters: 2,
-            reconnect_min: secs(1),
-            reconnect_max: secs(8),
-            kill_grace: GRACE,
-            gc_delay: secs(3600),
-            work_dir: "/work".to_owned(),
-            environment: vec![("PATH".to_owned(), "/bin".to_owned())],
-        };
-        let now = Timestamp::from_secs(1_000_000);
-        let mut agent = Self {
-            core: Core::new(settings, None, 7, now),
-            now,
-            effects: VecDeque::new(),
-            session: 0,
-        };
-        agent.feed(Input::Tick);
-        agent
-    }
-
-    fn registered() -> Self {
-        let mut agent = Self::alone();
-        agent.connects(0);
-        agent.registers();
-        agent
-    }
-
-    fn feed(&mut self, input: Input) {
-        let step = self.core.step(self.now, input);
-        self.effects.extend(step.then);
-    }
-
-    fn hears(&mut self, message: Told) {
-        let (session, message) = (self.session, Some(message));
-        let message = allot::MasterMessage { message };
-        self.feed(Input::Master { session, message });
-    }
-
-    /// Time passes, with a tick at every deadline on the way.
-    fn wait(&mut self, span: Duration) {
-        let end = self.now + span;
-        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
-            self.now = self.now.max(at);
-            self.feed(Input::Tick);
-        }
-        self.now = end;
-    }
-
-    fn next(&mut self) -> Effect {
-        self.effects.pop_front().expect("an effect")
-    }
-
-    fn nothing_else(&self) {
-        assert!(self.effects.is_empty(), "{:?}", self.effects);
-    }
-
-    fn connects(&mut self, to: usize) {
-        match self.next() {
-            Effect::Connect { session, master } => {
-                assert_eq!(master, to);
-                self.session = session;
-            }
-            other => panic!("{other:?}"),
-        }
-        self.nothing_else();
-    }
-
-    fn says(&mut self) -> Said {
-        match self.next() {
-            Effect::Send { session, message } => {
-                assert_eq!(session, self.session);
-                message.message.unwrap()
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn register(&mut self) -> allot::Register {
-        let session = self.session;
-        self.feed(Input::Connected { session });
-        match self.says() {
-            Said::Register(register) => register,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn welcome(&mut self) {
-        self.hears(Told::Registered(allot::Registered {
-            agent_id: mesos::AgentId {
-                value: "m-S1".to_owned(),
-            },
-            master_id: "m".to_owned(),
-            ping_timeout_seconds: 75.0,
-        }));
-    }
-
-    fn registers(&mut self) -> allot::Register {
-        let register = self.register();
-        self.welcome();
-        register
-    }
-
-    fn disconnects(&mut self) {
-        let session = self.session;
-        self.feed(Input::Disconnected { session });
-        self.nothing_else();
-    }
-
-    fn launch(&mut self, tasks: Vec<mesos::TaskInfo>) {
-        self.launch_for(&[], tasks);
-    }
-
-    fn launch_for(&mut self, capabilities: &[capability::Type], tasks: Vec<mesos::TaskInfo>) {
-        let framework = mesos::FrameworkInfo {
-            id: Some(framework()),
-            capabilities: capabilities
-                .iter()
-                .map(|kind| Capability {
-                    r#type: Some((*kind).into()),
-                })
-                .collect(),
-            ..Default::default()
-        };
-        self.hears(Told::Launch(allot::Launch { framework, tasks }));
-    }
-
-    fn starts(&mut self, task: &str) -> ContainerId {
-        match self.next() {
-            Effect::Start(launch) => {
-                assert_eq!(launch.sandbox.task.as_str(), task);
-                launch.container
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The update that goes out now; unacknowledged.
-    fn update(&mut self, task: &str, state: TaskState) -> TaskStatus {
-        match self.says() {
-            Said::Update(update) => {
-                assert_eq!(update.status.task_id.value, task);
-                assert_eq!(update.status.state(), state, "{:?}", update.status);
-                update.status
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn acknowledge(&mut self, status: &TaskStatus) {
-        self.hears(Told::Acknowledge(allot::Acknowledge {
-            framework_id: framework(),
-            task_id: status.task_id.clone(),
-            uuid: status.uuid.clone().unwrap(),
-        }));
-    }
-
-    fn acknowledged_update(&mut self, task: &str, state: TaskState) -> TaskStatus {
-        let status = self.update(task, state);
-        self.acknowledge(&status);
-        status
-    }
-
-    fn started(&mut self, container: &ContainerId) {
-        self.feed(Input::Started {
-            container: container.clone(),
-            pid: 42,
-        });
-    }
-
-    fn exits(&mut self, container: &ContainerId, code: i32) {
-        self.ends(
-            container,
-            Outcome::Exited {
-                exit: allot::TaskExit {
-                    code: Some(code),
-                    ..Default::default()
-                },
-                memory: None,
-                disk_full: false,
-            },
-        );
-    }
-
-    fn ends(&mut self, container: &ContainerId, outcome: Outcome) {
-        self.feed(Input::Ended {
-            container: container.clone(),
-            outcome,
-            sandbox: allot::SandboxSummary::default(),
-        });
-    }
-
-    fn kill(&mut self, task: &str, grace: Option<Duration>) {
-        self.hears(Told::Kill(allot::Kill {
-            framework_id: framework(),
-            task_id: mesos::TaskId {
-                value: task.to_owned(),
-            },
-            kill_policy: grace.map(|grace| mesos::KillPolicy {
-                grace_period: Some(mesos::DurationInfo {
-                    nanoseconds: i64::try_from(grace.as_nanos()).unwrap(),
-                }),
-            }),
-        }));
-    }
-
-    /// A task that runs, with TASK_RUNNING acknowledged.
-    fn runs(&mut self, id: &str) -> ContainerId {
-        self.launch(vec![task(id, "cpus:1")]);
-        let container = self.starts(id);
-        self.started(&container);
-        self.acknowledged_update(id, TaskState::TaskRunning);
-        container
-    }
-}
-
-fn framework() -> mesos::FrameworkId {
-    mesos::FrameworkId {
-        value: "m-0001".to_owned(),
-    }
-}
-
-fn task(id: &str, resources: &str) -> mesos::TaskInfo {
-    mesos::TaskInfo {
-        name: id.to_owned(),
-        task_id: mesos::TaskId {
-            value: id.to_owned(),
-        },
-        resources: resources_to_wire(&resources.parse().unwrap(), None),
-        command: Some(mesos::CommandInfo {
-            value: Some("x".to_owned()),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
+use story::{Agent, GRACE, framework, secs, task};
 
 #[test]
 fn the_first_registration_has_no_id_and_every_later_one_has() {
@@ -572,6 +317,10 @@ enum Happening {
     Reconnect,
     Wait(u16),
     Shutdown,
+    /// The agent's process ends and another goes on.
+    Crash,
+    /// The same between writing a launch down and acting on it.
+    CrashInLaunch(u8),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -584,6 +333,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Reconnect),
         2 => (0_u16..30_000).prop_map(Happening::Wait),
         1 => Just(Happening::Shutdown),
+        2 => Just(Happening::Crash),
+        1 => (0_u8..6).prop_map(Happening::CrashInLaunch),
     ]
 }
 
@@ -591,16 +342,46 @@ fn happening() -> impl Strategy<Value = Happening> {
 #[derive(Default)]
 struct Observer {
     live: Vec<(ContainerId, allotment_types::Resources)>,
+    begun: std::collections::BTreeSet<ContainerId>,
+    /// Those of them whose programs run.
+    running: std::collections::BTreeSet<ContainerId>,
     /// The update in flight of each task.
     in_flight: Vec<TaskStatus>,
     last: std::collections::BTreeMap<String, TaskState>,
 }
 
 impl Observer {
+    /// Another run goes on; the containerizer tells it what became of every container it knows.
+    fn crash(&mut self, a: &mut Agent) {
+        // Those whose end was written down are nobody's business any more.
+        let known = a.checkpoint().containers();
+        a.dies_and_returns();
+        self.in_flight.clear();
+        for earlier in known {
+            let container = earlier.container;
+            if self.running.contains(&container) {
+                a.started(&container);
+            } else if !self.begun.contains(&container) {
+                a.feed(Input::Ended {
+                    container,
+                    outcome: Outcome::NeverBegun,
+                    sandbox: allot::SandboxSummary::default(),
+                });
+            }
+        }
+        a.feed(Input::Tick);
+        self.watch(a);
+        let session = a.session;
+        a.feed(Input::Connected { session });
+        a.welcome();
+        self.watch(a);
+    }
+
     fn watch(&mut self, agent: &mut Agent) {
         while let Some(effect) = agent.effects.pop_front() {
             match effect {
                 Effect::Start(launch) => {
+                    assert!(self.begun.insert(launch.container.clone()), "begun twice");
                     self.last
                         .insert(launch.sandbox.task.to_string(), TaskState::TaskStaging);
                     self.live.push((launch.container, launch.resources));
@@ -624,6 +405,7 @@ impl Observer {
                 Effect::Disconnect { .. }
                 | Effect::Terminate(_)
                 | Effect::Destroy(_)
+                | Effect::Release(_)
                 | Effect::Collect { .. }
                 | Effect::Warn(_)
                 | Effect::Stopped => {}
@@ -656,6 +438,7 @@ proptest! {
                 Happening::Start(n) => {
                     if let Some((container, _)) = seen.live.get(usize::from(n)).cloned() {
                         a.started(&container);
+                        seen.running.insert(container);
                     }
                 }
                 Happening::Exit(n, code) => {
@@ -681,6 +464,13 @@ proptest! {
                 }
                 Happening::Wait(millis) => {
                     a.wait(Duration::from_millis(millis.into()));
+                }
+                Happening::Crash => seen.crash(&mut a),
+                Happening::CrashInLaunch(id) => {
+                    a.launch(vec![task(&format!("t{id}"), "cpus:1; mem:100")]);
+                    // Written down, and no more.
+                    a.effects.clear();
+                    seen.crash(&mut a);
                 }
                 Happening::Shutdown => {
                     a.hears(Told::ShutdownFramework(allot::ShutdownFramework {

@@ -110,6 +110,8 @@ impl Cluster {
                 resources,
                 "--isolation",
                 isolation,
+                // A benchmark that is interrupted must leave nothing behind.
+                "--tasks-end-with-agent",
             ],
             1,
         )?;

@@ -15,3 +15,11 @@ pub(crate) fn ended() -> anyhow::Result<impl Future<Output = ()>> {
         }
     })
 }
+
+/// Waits for SIGUSR1, with which an operator takes a role away for good.
+pub(crate) fn removed() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut user_defined = signal(SignalKind::user_defined1())?;
+    Ok(async move {
+        user_defined.recv().await;
+    })
+}

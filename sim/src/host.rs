@@ -1,6 +1,8 @@
 //! The agent's end of the cluster: the real core, or the model that is cheap enough for a
 //! thousand of them.
 
+use std::time::Duration;
+
 use allotment_proto::allot::{AgentMessage, MasterMessage};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
 use bytes::Bytes;
@@ -26,6 +28,8 @@ pub(crate) enum Act {
     Ended { key: Key },
     /// The task's next update in order.
     Updated { key: Key, uuid: Bytes },
+    /// That update was lost with the machine's power and need not arrive.
+    Withdrawn { key: Key, uuid: Bytes },
 }
 
 /// One agent with its containers.
@@ -67,6 +71,21 @@ impl Host {
         match self {
             Self::Model(machine) => machine.updates_pending(),
             Self::Real(agent) => agent.updates_pending(),
+        }
+    }
+
+    /// Its process ends and another goes on after a while; the model has none to lose.
+    pub(crate) fn crash(&mut self, now: Timestamp, down: Duration, torn: bool) {
+        if let Self::Real(agent) = self {
+            agent.crash(now, down, torn);
+        }
+    }
+
+    /// Its machine goes down, and all that runs on it.
+    pub(crate) fn lose_power(&mut self, now: Timestamp, down: Duration) -> Vec<Act> {
+        match self {
+            Self::Model(_) => Vec::new(),
+            Self::Real(agent) => agent.lose_power(now, down),
         }
     }
 

@@ -2,11 +2,17 @@
 //!
 //! A container takes a moment to start, lives as long as its command says (`sleep SECONDS`), ends
 //! with an exit code or by a signal, and sometimes ignores SIGTERM. All of it from the seed.
+//!
+//! The agent's process may end while its containers go on ([`RealAgent::crash`]), or its machine
+//! may lose power and with it every container and what was not forced to the disk
+//! ([`RealAgent::lose_power`]). Another run goes on from what the disk holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use allotment_agent::core::{ContainerId, Core, Effect, Input, Launch, Outcome, Record, Settings};
+use allotment_agent::core::{
+    Checkpoint, ContainerId, Core, Effect, Input, Launch, Outcome, Record, Settings, outlasts_power,
+};
 use allotment_proto::allot::{MasterMessage, SandboxSummary, TaskExit, agent_message};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
 use bytes::Bytes;
@@ -27,6 +33,8 @@ struct Container {
     exit_code: i32,
     deaf_to_sigterm: bool,
     running: bool,
+    /// It ended while no agent was there, and its journal says how.
+    ended: Option<Outcome>,
     /// What happens to it next.
     next: Option<(Timestamp, Next)>,
 }
@@ -41,12 +49,21 @@ enum Next {
 #[derive(Debug)]
 pub(crate) struct RealAgent {
     core: Core,
+    settings: Settings,
     total: Resources,
     rng: Rng,
-    /// Survives the process.
-    id: Option<AgentId>,
+    /// The disk, and how much of it outlasts a loss of power.
+    records: Vec<Record>,
+    n_durable: usize,
+    n_boots: u32,
+    /// Set while no process is there: when the next one begins.
+    returns_at: Option<Timestamp>,
+    /// Ends between the next write and what follows from it; back after that long.
+    crash_after_persist: Option<Duration>,
     session: u64,
     containers: BTreeMap<ContainerId, Container>,
+    /// Containers that ever were.
+    begun: BTreeSet<ContainerId>,
     /// Updates that were sent at least once.
     sent: BTreeSet<Bytes>,
     /// Which part of the commands that end by themselves fail.
@@ -69,21 +86,28 @@ impl RealAgent {
             gc_delay: defaults.gc_delay,
             work_dir: "/sim".to_owned(),
             environment: Vec::new(),
+            tasks_outlive_agent: true,
         };
         Self {
-            core: Core::new(settings, None, rng.u64(..), now),
+            core: recovered(&settings, &[], rng.u64(..), now).0,
+            settings,
             total,
             rng,
-            id: None,
+            records: Vec::new(),
+            n_durable: 0,
+            n_boots: 0,
+            returns_at: None,
+            crash_after_persist: None,
             session: 0,
             containers: BTreeMap::new(),
+            begun: BTreeSet::new(),
             sent: BTreeSet::new(),
             failures: 0.1,
         }
     }
 
     pub(crate) fn id(&self) -> Option<AgentId> {
-        self.id.clone()
+        self.core.overview().agent
     }
 
     pub(crate) fn total(&self) -> &Resources {
@@ -91,7 +115,7 @@ impl RealAgent {
     }
 
     pub(crate) fn is_registered(&self) -> bool {
-        self.core.overview().registered
+        self.returns_at.is_none() && self.core.overview().registered
     }
 
     pub(crate) fn updates_pending(&self) -> usize {
@@ -101,11 +125,92 @@ impl RealAgent {
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         let containers = self.containers.values();
         let events = containers.filter_map(|c| c.next.as_ref().map(|(at, _)| *at));
-        events.chain(self.core.next_deadline()).min()
+        let own = match self.returns_at {
+            Some(at) => Some(at),
+            None => self.core.next_deadline(),
+        };
+        events.chain(own).min()
+    }
+
+    /// The process ends; another begins after a while. With `torn` it ends only at its next
+    /// write, before anything follows from that.
+    pub(crate) fn crash(&mut self, now: Timestamp, down: Duration, torn: bool) {
+        if torn {
+            self.crash_after_persist = Some(down);
+        } else if self.returns_at.is_none() {
+            self.returns_at = Some(now + down);
+        }
+    }
+
+    /// The machine goes down and is started anew after a while.
+    pub(crate) fn lose_power(&mut self, now: Timestamp, down: Duration) -> Vec<Act> {
+        self.returns_at = Some(now + down);
+        self.crash_after_persist = None;
+        self.n_boots += 1;
+        self.settings.boot_id = format!("boot-{}", self.n_boots);
+        let mut acts = Vec::new();
+        for record in self.records.split_off(self.n_durable) {
+            // What was said and not forced to the disk may never be said again.
+            if let Record::Progress(progress) = record
+                && let (Ok(framework), Ok(task)) = (
+                    FrameworkId::try_from(&progress.framework_id),
+                    TaskId::try_from(&progress.task_id),
+                )
+            {
+                for uuid in progress.pending.into_iter().filter_map(|s| s.uuid) {
+                    let key = (framework.clone(), task.clone());
+                    acts.push(Act::Withdrawn { key, uuid });
+                }
+            }
+        }
+        for container in std::mem::take(&mut self.containers).into_values() {
+            if container.running {
+                acts.push(Act::Ended { key: container.key });
+            }
+        }
+        acts
+    }
+
+    /// Another process goes on from what the disk holds.
+    fn returns(&mut self, now: Timestamp, acts: &mut Vec<Act>) {
+        self.returns_at = None;
+        let seed = self.rng.u64(..);
+        let (core, effects, known) = recovered(&self.settings, &self.records, seed, now);
+        self.core = core;
+        self.records = self.core.snapshot();
+        self.n_durable = self.records.len();
+        self.perform(now, effects, acts);
+        // The launcher tells of every container that the agent knows, and ends all others.
+        let strays: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        for id in strays.iter().filter(|id| !known.contains(id)) {
+            self.signal(now, id, SIGKILL);
+        }
+        for id in known {
+            let found = self.containers.get(&id);
+            let (running, ended) = found.map_or((false, None), |c| (c.running, c.ended.clone()));
+            if let Some(outcome) = ended {
+                self.containers.remove(&id);
+                self.tell_end(now, id, outcome, acts);
+            } else if running {
+                let container = id.clone();
+                self.step(now, Input::Started { container, pid: 1 }, acts);
+            } else if found.is_none() {
+                let outcome = if self.begun.contains(&id) {
+                    let message = "its first process is gone".to_owned();
+                    Outcome::Lost { message }
+                } else {
+                    Outcome::NeverBegun
+                };
+                self.tell_end(now, id, outcome, acts);
+            }
+        }
     }
 
     pub(crate) fn on_tick(&mut self, now: Timestamp) -> Vec<Act> {
         let mut acts = Vec::new();
+        if self.returns_at.is_some_and(|at| at <= now) {
+            self.returns(now, &mut acts);
+        }
         let due: Vec<ContainerId> = self
             .containers
             .iter()
@@ -122,7 +227,7 @@ impl RealAgent {
                 None => {}
             }
         }
-        if self.core.next_deadline().is_some_and(|at| at <= now) {
+        if self.returns_at.is_none() && self.core.next_deadline().is_some_and(|at| at <= now) {
             self.step(now, Input::Tick, &mut acts);
         }
         acts
@@ -150,13 +255,30 @@ impl RealAgent {
     }
 
     fn on_ends(&mut self, now: Timestamp, id: &ContainerId, outcome: Outcome, acts: &mut Vec<Act>) {
-        if let Some(container) = self.containers.remove(id)
-            && container.running
-        {
-            acts.push(Act::Ended { key: container.key });
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        if std::mem::replace(&mut container.running, false) {
+            let key = container.key.clone();
+            acts.push(Act::Ended { key });
         }
+        if self.returns_at.is_some() {
+            container.ended = Some(outcome);
+        } else {
+            self.containers.remove(id);
+            self.tell_end(now, id.clone(), outcome, acts);
+        }
+    }
+
+    fn tell_end(
+        &mut self,
+        now: Timestamp,
+        container: ContainerId,
+        outcome: Outcome,
+        acts: &mut Vec<Act>,
+    ) {
         let input = Input::Ended {
-            container: id.clone(),
+            container,
             outcome,
             sandbox: SandboxSummary::default(),
         };
@@ -185,13 +307,28 @@ impl RealAgent {
     }
 
     fn step(&mut self, now: Timestamp, input: Input, acts: &mut Vec<Act>) {
+        if self.returns_at.is_some() {
+            // What happens reaches nobody.
+            return;
+        }
         let effects = self.core.step(now, input);
-        for record in effects.persist {
-            match record {
-                Record::Registered { agent } => self.id = Some(agent),
+        if !effects.persist.is_empty() {
+            let forced = effects.persist.iter().any(outlasts_power);
+            self.records.extend(effects.persist);
+            if forced {
+                self.n_durable = self.records.len();
+            }
+            if let Some(down) = self.crash_after_persist.take() {
+                self.returns_at = Some(now + down);
+                acts.push(Act::Disconnect);
+                return;
             }
         }
-        for effect in effects.then {
+        self.perform(now, effects.then, acts);
+    }
+
+    fn perform(&mut self, now: Timestamp, effects: Vec<Effect>, acts: &mut Vec<Act>) {
+        for effect in effects {
             match effect {
                 Effect::Connect { session, .. } => {
                     self.session = session;
@@ -211,7 +348,8 @@ impl RealAgent {
                 Effect::Start(launch) => self.start(now, *launch),
                 Effect::Terminate(container) => self.signal(now, &container, SIGTERM),
                 Effect::Destroy(container) => self.signal(now, &container, SIGKILL),
-                Effect::Collect { .. } | Effect::Warn(_) | Effect::Stopped => {}
+                Effect::Release(_) | Effect::Collect { .. } | Effect::Warn(_) | Effect::Stopped => {
+                }
             }
         }
     }
@@ -252,8 +390,10 @@ impl RealAgent {
             exit_code: i32::from(self.rng.f64() < self.failures),
             deaf_to_sigterm: self.rng.f64() < 0.1,
             running: false,
+            ended: None,
             next: Some((now + preparing, fate)),
         };
+        self.begun.insert(launch.container.clone());
         self.containers.insert(launch.container, container);
     }
 
@@ -282,6 +422,26 @@ impl RealAgent {
             ..TaskExit::default()
         };
         container.next = Some((at, Next::Ends(exited(exit))));
+    }
+}
+
+/// A core that goes on from records, what it does first, and the containers that it knows.
+fn recovered(
+    settings: &Settings,
+    records: &[Record],
+    seed: u64,
+    now: Timestamp,
+) -> (Core, Vec<Effect>, BTreeSet<ContainerId>) {
+    let mut checkpoint = Checkpoint::default();
+    for record in records {
+        // A record about a task whose own record was lost says nothing.
+        let _ = checkpoint.apply(record.clone());
+    }
+    let known = checkpoint.containers().into_iter().map(|c| c.container);
+    let known = known.collect();
+    match Core::recover(settings.clone(), checkpoint, seed, now) {
+        Ok((core, step)) => (core, step.then, known),
+        Err(shrunk) => unreachable!("nothing changes the resources of a simulated agent: {shrunk}"),
     }
 }
 

@@ -173,7 +173,16 @@ fn inject(world: &mut World, seed: u64, scenario: &Scenario) {
             rng::between(rng, Duration::from_secs(low), Duration::from_secs(high))
         };
         let machine = rng.usize(0..scenario.agents.max(1));
-        let fault = match rng.u8(0..10) {
+        let fault = match rng.u8(0..13) {
+            10 | 11 => Fault::AgentCrash {
+                machine,
+                down: seconds(&mut rng, 0, 60),
+                torn: rng.bool(),
+            },
+            12 => Fault::PowerLoss {
+                machine,
+                down: seconds(&mut rng, 5, 150),
+            },
             0 | 1 => Fault::CutStream(Peer::Agent(machine)),
             2 | 3 => Fault::CutStream(Peer::Framework(rng.usize(0..4))),
             // The shipped frameworks keep their state and may die.

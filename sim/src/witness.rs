@@ -1,6 +1,6 @@
 //! What happens to tasks, seen at both ends: their machines and their frameworks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use allotment_framework_sdk::Update;
 use allotment_proto::convert::is_terminal;
@@ -17,6 +17,8 @@ struct Story {
     started: bool,
     /// The updates that its machine emitted, in order.
     emitted: Vec<Bytes>,
+    /// Those of them that were lost with their machine's power and need not be heard.
+    withdrawn: BTreeSet<Bytes>,
     /// The latest of those that the framework heard.
     heard: Option<usize>,
     /// The latest state that the framework knows.
@@ -91,6 +93,13 @@ impl Witness {
         story.emitted.push(uuid);
     }
 
+    /// An update that a machine emitted is lost.
+    pub(crate) fn on_withdrawn(&mut self, key: &Key, uuid: &Bytes) {
+        if let Some(story) = self.stories.get_mut(&key.1) {
+            story.withdrawn.insert(uuid.clone());
+        }
+    }
+
     /// A framework heard of a task.
     pub(crate) fn on_heard(&mut self, framework: usize, update: &Update) -> Result<(), String> {
         let task = &update.task;
@@ -112,7 +121,15 @@ impl Witness {
                 .ok_or_else(|| {
                     format!("task {task}: an update was heard that its machine never sent")
                 })?;
-            let next = story.heard.map_or(0, |heard| heard + 1);
+            let mut next = story.heard.map_or(0, |heard| heard + 1);
+            while next < place
+                && story
+                    .emitted
+                    .get(next)
+                    .is_some_and(|skipped| story.withdrawn.contains(skipped))
+            {
+                next += 1;
+            }
             if place > next || place + 1 < next {
                 return Err(format!(
                     "updates of a task arrive in order: task {task}'s number {place} came when \

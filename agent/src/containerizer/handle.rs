@@ -1,16 +1,16 @@
 //! The containerizer as the agent's loop sees it: orders in, facts out.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::live::Live;
 use super::prepare::User;
 use super::process::{Launcher, LauncherError};
 use super::supervisor::Supervisor;
 use crate::config::{Isolation, Isolator, LauncherCommand};
-use crate::core::{ContainerId, Input, Launch};
+use crate::core::{ContainerId, Earlier, Input, Launch};
 use crate::fetcher::Fetcher;
 
 /// Orders that may wait. The core's loop waits when they fill the queue; the launcher is always
@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) pids_max: u64,
     pub(crate) fetches_max: usize,
     pub(crate) fetcher: Fetcher,
+    pub(crate) tasks_outlive_agent: bool,
 }
 
 /// What the core asks of the containerizer.
@@ -37,6 +38,8 @@ pub(crate) enum Order {
     Start(Box<Launch>),
     Terminate(ContainerId),
     Destroy(ContainerId),
+    /// Its end is written down.
+    Release(ContainerId),
     /// Files are there, or not.
     Fetched(Box<Prepared>, Result<(), String>),
 }
@@ -63,17 +66,26 @@ pub(crate) struct Containerizer {
 }
 
 impl Containerizer {
-    /// Starts a launcher; what happens to containers arrives at `inputs`.
+    /// Starts a launcher, which takes up the containers of an earlier run; what happens to
+    /// containers arrives at `inputs`.
     pub(crate) async fn start(
         settings: Settings,
+        earlier: Vec<Earlier>,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Self, LauncherError> {
+        let mut live = Live::default();
+        for container in earlier {
+            let sandbox = settings
+                .work_dir
+                .join(container.sandbox.folder(&container.agent));
+            live.add(&container.container, sandbox, true);
+        }
         let wanted: Vec<Isolator> = match &settings.isolation {
             Isolation::Auto => Isolator::ALL.to_vec(),
             Isolation::None => Vec::new(),
             Isolation::Only(list) => list.iter().copied().collect(),
         };
-        let (launcher, missing) = Launcher::start(&settings, &wanted).await?;
+        let (launcher, missing) = Launcher::start(&settings, &wanted, live.to_adopt()).await?;
         if let (Isolation::Only(_), Some((isolator, reason))) =
             (&settings.isolation, missing.first())
         {
@@ -91,9 +103,7 @@ impl Containerizer {
             .collect();
         let (orders, order_queue) = mpsc::channel(QUEUE_LEN);
         let (stop, stopped) = oneshot::channel();
-        let fetches = Arc::new(Semaphore::new(settings.fetches_max));
-        let supervisor =
-            Supervisor::new(settings, isolation.clone(), inputs, orders.clone(), fetches);
+        let supervisor = Supervisor::new(settings, isolation.clone(), live, inputs, orders.clone());
         Ok(Self {
             orders,
             stop,
@@ -109,7 +119,7 @@ impl Containerizer {
         let _ = self.orders.send(order).await;
     }
 
-    /// Ends every container and the launcher.
+    /// Ends the launcher, and with it every container that is not to outlive the agent.
     pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         let _ = self.supervisor.await;

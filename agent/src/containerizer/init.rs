@@ -11,7 +11,8 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid, getppid, write};
 
-use super::report::Report;
+use super::journal::JOURNAL_FD;
+use super::report::{Born, Report};
 use super::sys::{self, ChildStack, Stage, TaskPlan, Usage, Wait};
 
 /// Where the launcher parks the write end of the report pipe.
@@ -25,20 +26,27 @@ pub(super) const DESTROY: Signal = Signal::SIGINT;
 /// What one init is for.
 #[derive(Debug)]
 pub(super) struct Init {
-    /// The launcher's number for the container, for reports.
-    pub(super) id: u64,
+    /// The container's uuid, for reports.
+    pub(super) container: u128,
     pub(super) task: TaskPlan,
     /// Whether this process is the first of its own pid, mount, IPC and host name namespaces.
     pub(super) namespaces: bool,
-    pub(super) launcher: Pid,
+    /// The launcher that the container ends with; `None`: it outlives it.
+    pub(super) bound_to: Option<Pid>,
 }
 
 impl Init {
     /// Lives the life of an init; never returns to the launcher's code.
     pub(super) fn run(&self, stack: &mut ChildStack) -> ! {
+        // Before the launcher's lock is let go with its other descriptors: whoever gets the lock
+        // finds every init in the journal.
+        let born = self.enter_journal();
         // The launcher's socket, above all: it must close when the launcher dies.
-        sys::close_from(REPORT_FD + 1);
-        match self.start(stack) {
+        sys::close_from(JOURNAL_FD + 1);
+        let main = born
+            .map_err(|errno| (Stage::Journal, errno))
+            .and_then(|()| self.start(stack));
+        match main {
             Ok(main) => {
                 self.report(Report::Started);
                 let (status, usage) = self.watch(main);
@@ -55,16 +63,37 @@ impl Init {
         }
     }
 
+    /// An init that the next launcher could not find must not begin anything.
+    fn enter_journal(&self) -> Result<(), Errno> {
+        // `/proc` is still the launcher's: it tells our number as the host counts.
+        let pid = std::fs::read_link("/proc/self")
+            .ok()
+            .and_then(|link| link.to_str()?.parse().ok())
+            .ok_or(Errno::ESRCH)?;
+        let born = Report::Born(Born {
+            pid,
+            since_boot: sys::since_boot(),
+            pid_namespace: self.namespaces,
+        });
+        append(JOURNAL_FD, &born.encode(self.container))
+    }
+
     fn start(&self, stack: &mut ChildStack) -> Result<Pid, (Stage, Errno)> {
         let _ = prctl::set_name(c"allot-init");
-        if self.namespaces {
+        if self.bound_to.is_some() {
             // With the first process of a pid namespace, all others die.
-            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+            let signal = if self.namespaces {
+                Signal::SIGKILL
+            } else {
+                DESTROY
+            };
+            let _ = prctl::set_pdeathsig(signal);
+        }
+        if self.namespaces {
             mount_own().map_err(|errno| (Stage::Mount, errno))?;
         } else {
-            let _ = prctl::set_pdeathsig(DESTROY);
             let _ = prctl::set_child_subreaper(true);
-            if getppid() != self.launcher {
+            if self.bound_to.is_some_and(|launcher| getppid() != launcher) {
                 sys::exit_now(1);
             }
         }
@@ -131,10 +160,23 @@ impl Init {
     }
 
     fn report(&self, report: Report) {
-        let record = report.encode(self.id);
-        let pipe = sys::borrow_fd(REPORT_FD);
-        // Shorter than PIPE_BUF: all or nothing. A launcher that is gone needs no report.
-        while write(pipe, &record) == Err(Errno::EINTR) {}
+        let record = report.encode(self.container);
+        // For whoever comes after, first. Room was reserved; should it fail all the same, the
+        // launcher still hears of it.
+        let _ = append(JOURNAL_FD, &record);
+        // A launcher that is gone needs no report.
+        let _ = append(REPORT_FD, &record);
+    }
+}
+
+/// Writes one record: short enough to be written whole or not at all.
+fn append(fd: RawFd, record: &[u8]) -> Result<(), Errno> {
+    loop {
+        match write(sys::borrow_fd(fd), record) {
+            Err(Errno::EINTR) => {}
+            Ok(n) if n < record.len() => return Err(Errno::ENOSPC),
+            other => return other.map(drop),
+        }
     }
 }
 

@@ -1,13 +1,19 @@
 //! The launcher process: single-threaded, no runtime, one container init per task.
 //!
 //! It hears orders on a socket, forks inits, gathers their reports from one pipe, reaps them and
-//! cleans up behind them. It ends with its agent and takes every container with it.
+//! cleans up behind them. It ends with its agent. Containers do not, unless the agent said so:
+//! the launcher of the next agent finds them in the journal ([`super::adopt`]). So nothing that
+//! must not be lost is known here alone, and it may be killed at any instant.
 //! What is started and when it is ended is decided by the agent's core.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,18 +23,20 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, pipe2, read, setsid};
 
+use super::adopt::{self, TakenOver, Unreleased};
 use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::{Cgroups, Group};
 use super::isolators::{Limits, namespaces};
+use super::journal::{JOURNAL_FD, Journal};
 use super::plan::{failure_message, task_plan};
 use super::report::{self, Report};
 use super::sys::{self, ChildStack, Fork, Usage, Wait};
 use super::tree;
-use super::wire::{Ended, Failed, Inbox, Launch, News, Order, Ready, SetUp, Started};
+use super::wire::{Ended, Failed, Gone, Inbox, Launch, News, Order, Ready, SetUp, Started};
 use super::wire::{news, order, put};
 
 /// Orders handled before looking at what else happened: reaping must keep up with forking.
@@ -42,6 +50,8 @@ const DESTROY_RETRIES: u32 = 40;
 const TOKEN_SOCKET: u64 = u64::MAX;
 const TOKEN_REPORTS: u64 = u64::MAX - 1;
 const TOKEN_CHILDREN: u64 = u64::MAX - 2;
+/// With the number of a container: its first process, which is not our child, has ended.
+pub(super) const TOKEN_ADOPTED: u64 = 1 << 63;
 
 /// Runs the launcher on the socket `socket_fd` until the agent is gone; returns the exit status.
 ///
@@ -58,38 +68,57 @@ pub fn launcher_main(socket_fd: i32) -> i32 {
     }
 }
 
-struct Launcher {
+pub(super) struct Launcher {
     socket: UnixStream,
     inbox: Inbox,
     outbox: Vec<u8>,
-    epoll: Epoll,
+    pub(super) epoll: Epoll,
     children: SignalFd,
     reports: OwnedFd,
     stack: ChildStack,
     /// Soft and hard limit of open files as tasks get them: those we were started with.
     open_files: (u64, u64),
     agent_gone: bool,
-    cgroups: Option<Cgroups>,
+    /// Containers go on without us.
+    outlive: bool,
+    /// Held until the end: no other launcher begins anything meanwhile.
+    _lock: Option<File>,
+    pub(super) journal: Option<Journal>,
+    /// Known also when new containers do not get any, for those that earlier ones got.
+    pub(super) cgroups: Option<Cgroups>,
+    uses_cgroups: bool,
     namespaces: bool,
-    containers: BTreeMap<u64, Container>,
+    pub(super) containers: BTreeMap<u64, Container>,
+    by_uuid: BTreeMap<u128, u64>,
     by_pid: BTreeMap<i32, u64>,
+    /// Containers whose ends the agent has not written down yet.
+    pub(super) unreleased: Unreleased,
     /// Groups whose removal the kernel refused for the moment.
-    leftover_groups: Vec<Group>,
+    pub(super) leftover_groups: Vec<Group>,
 }
 
-struct Container {
-    init: Pid,
-    group: Option<Group>,
+pub(super) struct Container {
+    pub(super) init: Pid,
+    pub(super) uuid: u128,
+    /// Its init is the first process of its own pid namespace.
+    pub(super) pid_namespace: bool,
+    /// Set when an earlier launcher began it: a handle on its init, while that lives.
+    pub(super) adopted: Option<Option<OwnedFd>>,
+    /// Its file of the journal.
+    pub(super) file: u64,
+    /// The agent does not know it.
+    pub(super) disowned: bool,
+    pub(super) group: Option<Group>,
     /// Readable when the memory limit is hit.
-    memory_watch: Option<EventFd>,
+    pub(super) memory_watch: Option<EventFd>,
     /// The kernel said so before it killed, or we killed first.
-    memory_exceeded: bool,
-    program: String,
-    started: bool,
-    failure: Option<(i32, i32)>,
-    ended: Option<(i32, Usage)>,
+    pub(super) memory_exceeded: bool,
+    pub(super) program: String,
+    pub(super) started: bool,
+    pub(super) failure: Option<(i32, i32)>,
+    pub(super) ended: Option<(i32, Usage)>,
     /// Set when it is being destroyed: how often that was retried.
-    destroying: Option<u32>,
+    pub(super) destroying: Option<u32>,
 }
 
 impl Launcher {
@@ -104,13 +133,15 @@ impl Launcher {
         let given = sys::adopt_fd(socket_fd)?;
         let socket = UnixStream::from(sys::dup_above(given.as_fd(), 10)?);
         // The agent hands the socket over as standard input, which tasks must not see.
-        let null = std::fs::File::open("/dev/null")?;
+        let null = File::open("/dev/null")?;
         if socket_fd == 0 {
             let _ = given.into_raw_fd();
         } else {
             drop(given);
         }
         sys::park_fd(null.into(), 0)?;
+        // Taken now, so that nothing else gets this number before the journal does.
+        sys::park_fd(File::open("/dev/null")?.into(), JOURNAL_FD)?;
         let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let reports = sys::dup_above(read_end.as_fd(), 10)?;
         let write_end = sys::dup_above(write_end.as_fd(), 10)?;
@@ -141,10 +172,16 @@ impl Launcher {
             stack: ChildStack::new(),
             open_files,
             agent_gone: false,
+            outlive: false,
+            _lock: None,
+            journal: None,
             cgroups: None,
+            uses_cgroups: false,
             namespaces: false,
             containers: BTreeMap::new(),
+            by_uuid: BTreeMap::new(),
             by_pid: BTreeMap::new(),
+            unreleased: BTreeMap::new(),
             leftover_groups: Vec::new(),
         })
     }
@@ -153,7 +190,7 @@ impl Launcher {
         let mut events = [EpollEvent::empty(); 64];
         let mut more_orders = false;
         let mut busy_turns = 0;
-        while !(self.agent_gone && self.containers.is_empty()) {
+        while !(self.agent_gone && (self.outlive || self.containers.is_empty())) {
             let timeout = if more_orders {
                 EpollTimeout::ZERO
             } else if self.needs_retry() {
@@ -172,6 +209,9 @@ impl Launcher {
                 match event.data() {
                     TOKEN_SOCKET => self.receive(event.events()),
                     TOKEN_REPORTS | TOKEN_CHILDREN => {}
+                    token if token & TOKEN_ADOPTED != 0 => {
+                        self.on_adopted_ended(token & !TOKEN_ADOPTED);
+                    }
                     id => self.on_memory_limit(id),
                 }
             }
@@ -182,7 +222,9 @@ impl Launcher {
             more_orders = self.obey()?;
             self.send();
         }
-        if let Some(cgroups) = &self.cgroups {
+        if let Some(cgroups) = &self.cgroups
+            && self.containers.is_empty()
+        {
             cgroups.tear_down();
         }
         Ok(())
@@ -199,8 +241,6 @@ impl Launcher {
         }
     }
 
-    /// In this version tasks do not outlive their agent. When they shall, this is the place that
-    /// keeps them and waits for a new agent to connect.
     fn on_agent_gone(&mut self) {
         if self.agent_gone {
             return;
@@ -208,6 +248,9 @@ impl Launcher {
         self.agent_gone = true;
         self.outbox.clear();
         let _ = self.epoll.delete(&self.socket);
+        if self.outlive {
+            return;
+        }
         let all: Vec<u64> = self.containers.keys().copied().collect();
         for id in all {
             self.destroy(id);
@@ -234,10 +277,11 @@ impl Launcher {
                 }
                 Some(order::Kind::Terminate(id)) => {
                     if let Some(container) = self.containers.get(&id) {
-                        let _ = kill(container.init, init::TERMINATE);
+                        let _ = container.signal(init::TERMINATE);
                     }
                 }
                 Some(order::Kind::Destroy(id)) => self.destroy(id),
+                Some(order::Kind::Release(id)) => self.release(id),
                 None => {}
             }
         }
@@ -246,10 +290,22 @@ impl Launcher {
 
     fn set_up(&mut self, set_up: &SetUp) {
         let mut ready = Ready::default();
-        if set_up.cgroups {
-            match Cgroups::set_up(&set_up.agent) {
-                Ok(cgroups) => self.cgroups = Some(cgroups),
-                Err(clause) => ready.no_cgroups = Some(clause),
+        let folder = Path::new(OsStr::from_bytes(&set_up.journal));
+        let taken_over = match TakenOver::of(folder) {
+            Ok(taken_over) => taken_over,
+            Err(clause) => {
+                ready.refused = Some(clause);
+                return self.tell(news::Kind::Ready(ready));
+            }
+        };
+        self.outlive = set_up.outlive;
+        if set_up.cgroups || !set_up.adopt.is_empty() {
+            match Cgroups::set_up(&set_up.agent, &adopt::names(set_up)) {
+                Ok(cgroups) => {
+                    self.cgroups = Some(cgroups);
+                    self.uses_cgroups = set_up.cgroups;
+                }
+                Err(clause) => ready.no_cgroups = set_up.cgroups.then_some(clause),
             }
         }
         if set_up.namespaces {
@@ -258,34 +314,53 @@ impl Launcher {
                 Err(clause) => ready.no_namespaces = Some(clause),
             }
         }
+        ready.n_damaged = taken_over.n_damaged();
+        let (lock, journal, past) = taken_over.into_parts();
+        self._lock = Some(lock);
+        self.journal = Some(journal);
+        // The agent waits for this before all other news.
+        let news = std::mem::take(&mut self.outbox);
+        ready.n_strays = self.adopt_all(&set_up.adopt, past);
+        let adopted = std::mem::replace(&mut self.outbox, news);
         self.tell(news::Kind::Ready(ready));
+        self.outbox.extend(adopted);
     }
 
     /// Forks an init for one container.
     fn launch(&mut self, launch: Launch) -> Result<(), String> {
         let id = launch.id;
+        let uuid = uuid::Uuid::try_parse(&launch.name)
+            .map_err(|_| format!("the container's name {:?} is no uuid", launch.name))?
+            .as_u128();
         let limits = Limits {
             cpus_milli: launch.cpus_milli,
             memory_bytes: launch.memory_bytes,
             pids_max: launch.pids_max,
         };
-        let mut group = match &self.cgroups {
-            Some(cgroups) => Some(cgroups.create(&launch.name, &limits)?),
-            None => None,
-        };
-        let begun = self.fork_init(&launch, group.as_ref());
-        let (init, memory_watch) = match begun {
+        let journal = self.journal.as_mut().ok_or("the launcher is not set up")?;
+        let file = journal
+            .enter()
+            .map_err(|error| format!("the container cannot be entered in the journal: {error}"))?;
+        let begun = self.begin(&launch, uuid, &limits);
+        let (init, group, memory_watch) = match begun {
             Ok(begun) => begun,
             Err(clause) => {
-                if let Some(group) = &mut group {
-                    group.remove();
+                if let Some(journal) = &mut self.journal {
+                    journal.leave(file);
                 }
                 return Err(clause);
             }
         };
         self.by_pid.insert(init.as_raw(), id);
+        self.by_uuid.insert(uuid, id);
+        self.unreleased.insert(id, file);
         let container = Container {
             init,
+            uuid,
+            pid_namespace: self.namespaces,
+            adopted: None,
+            file,
+            disowned: false,
             group,
             memory_watch,
             memory_exceeded: false,
@@ -299,9 +374,31 @@ impl Launcher {
         Ok(())
     }
 
+    fn begin(
+        &mut self,
+        launch: &Launch,
+        uuid: u128,
+        limits: &Limits,
+    ) -> Result<(Pid, Option<Group>, Option<EventFd>), String> {
+        let mut group = match &self.cgroups {
+            Some(cgroups) if self.uses_cgroups => Some(cgroups.create(&launch.name, limits)?),
+            Some(_) | None => None,
+        };
+        match self.fork_init(launch, uuid, group.as_ref()) {
+            Ok((init, memory_watch)) => Ok((init, group, memory_watch)),
+            Err(clause) => {
+                if let Some(group) = &mut group {
+                    group.remove();
+                }
+                Err(clause)
+            }
+        }
+    }
+
     fn fork_init(
         &mut self,
         launch: &Launch,
+        uuid: u128,
         group: Option<&Group>,
     ) -> Result<(Pid, Option<EventFd>), String> {
         let entrances = group.map(Group::entrances).unwrap_or_default();
@@ -319,10 +416,10 @@ impl Launcher {
                 .map_err(|errno| format!("the memory limit cannot be watched: {}", errno.desc()))?;
         }
         let init = Init {
-            id: launch.id,
+            container: uuid,
             task,
             namespaces: self.namespaces,
-            launcher: getpid(),
+            bound_to: (!self.outlive).then(getpid),
         };
         let flags = if self.namespaces {
             namespaces::FLAGS
@@ -347,15 +444,25 @@ impl Launcher {
         }
     }
 
-    fn destroy(&mut self, id: u64) {
+    pub(super) fn destroy(&mut self, id: u64) {
         if let Some(container) = self.containers.get_mut(&id) {
             container.destroying.get_or_insert(0);
-            let _ = kill(container.init, destroy_signal(self.namespaces));
+            let _ = container.signal(destroy_signal(container.pid_namespace));
+        }
+    }
+
+    fn release(&mut self, id: u64) {
+        if let (Some(file), Some(journal)) = (self.unreleased.remove(&id), &mut self.journal) {
+            journal.leave(file);
         }
     }
 
     fn needs_retry(&self) -> bool {
-        !self.leftover_groups.is_empty() || self.containers.values().any(|c| c.destroying.is_some())
+        !self.leftover_groups.is_empty()
+            || self
+                .containers
+                .values()
+                .any(|c| c.destroying.is_some() || c.is_starting_adopted())
     }
 
     /// Orders that were not followed and groups that were not removed, once more.
@@ -364,6 +471,7 @@ impl Launcher {
             group.kill_members();
             !group.remove()
         });
+        self.look_for_starts();
         for container in self.containers.values_mut() {
             if let Some(retries) = &mut container.destroying {
                 *retries += 1;
@@ -372,9 +480,9 @@ impl Launcher {
                 let signal = if *retries > DESTROY_RETRIES {
                     Signal::SIGKILL
                 } else {
-                    destroy_signal(self.namespaces)
+                    destroy_signal(container.pid_namespace)
                 };
-                let _ = kill(container.init, signal);
+                let _ = container.signal(signal);
             }
         }
     }
@@ -392,7 +500,7 @@ impl Launcher {
         self.read_reports();
         for (id, reaped) in ended {
             if let Some(container) = self.containers.remove(&id) {
-                self.finish(id, container, &reaped);
+                self.finish(id, container, &reaped.usage);
             }
         }
     }
@@ -406,8 +514,10 @@ impl Launcher {
                 Ok(_) | Err(_) => return,
             };
             let (records, _) = buffer.get(..n).unwrap_or_default().as_chunks();
-            for (id, report) in records.iter().filter_map(Report::decode) {
-                self.on_report(id, report);
+            for (uuid, report) in records.iter().filter_map(Report::decode) {
+                if let Some(id) = self.by_uuid.get(&uuid) {
+                    self.on_report(*id, report);
+                }
             }
         }
     }
@@ -417,6 +527,7 @@ impl Launcher {
             return;
         };
         match report {
+            Report::Born(_) => {}
             Report::Started => {
                 container.started = true;
                 let pid = container.init.as_raw();
@@ -427,10 +538,12 @@ impl Launcher {
         }
     }
 
-    /// The init of a container has been reaped: tells how the task ended and cleans up.
-    fn finish(&mut self, id: u64, mut container: Container, reaped: &sys::Reaped) {
+    /// The init of a container has ended and itself used that much: tells how the task ended and
+    /// cleans up.
+    pub(super) fn finish(&mut self, id: u64, mut container: Container, own_usage: &Usage) {
         container.memory_watch = None;
-        if container.ended.is_none() && container.failure.is_none() && !self.namespaces {
+        self.by_uuid.remove(&container.uuid);
+        if container.ended.is_none() && container.failure.is_none() && !container.pid_namespace {
             // The init was killed; what it guarded has become ours.
             self.kill_orphans();
         }
@@ -445,11 +558,19 @@ impl Launcher {
             verdict.exceeded |= container.memory_exceeded;
             verdict
         });
+        if container.disowned {
+            return;
+        }
         let exceeded = verdict.is_some_and(|verdict| verdict.exceeded);
+        let unexplained = container.ended.is_none() && container.destroying.is_none() && !exceeded;
         let kind = match container.failure {
             Some((stage, errno)) if !exceeded => news::Kind::Failed(Failed {
                 id,
                 message: failure_message(&container.program, stage, errno),
+            }),
+            None if container.adopted.is_some() && unexplained => news::Kind::Gone(Gone {
+                id,
+                never_begun: false,
             }),
             None if !container.started && container.destroying.is_none() => {
                 news::Kind::Failed(Failed {
@@ -463,7 +584,7 @@ impl Launcher {
             }
             Some(_) | None => {
                 // A destroyed init reports nothing; its own usage then holds that of its tree.
-                let (status, usage) = container.ended.unwrap_or((libc::SIGKILL, reaped.usage));
+                let (status, usage) = container.ended.unwrap_or((libc::SIGKILL, *own_usage));
                 let nanos =
                     |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
                 news::Kind::Ended(Ended {
@@ -492,7 +613,7 @@ impl Launcher {
                     if let Some(id) = self.by_pid.remove(&reaped.pid.as_raw())
                         && let Some(container) = self.containers.remove(&id)
                     {
-                        self.finish(id, container, &reaped);
+                        self.finish(id, container, &reaped.usage);
                         return;
                     }
                 }
@@ -502,7 +623,7 @@ impl Launcher {
         }
     }
 
-    fn tell(&mut self, kind: news::Kind) {
+    pub(super) fn tell(&mut self, kind: news::Kind) {
         if !self.agent_gone {
             put(&News { kind: Some(kind) }, &mut self.outbox);
         }

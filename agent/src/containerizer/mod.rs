@@ -1,18 +1,23 @@
 //! The containerizer: one small launcher process that starts, watches and ends containers.
 //!
 //! - [`launcher`](launcher_main): that process; it forks an `init` for each container, which puts
-//!   up the walls of `isolators`, starts the task and reports through a pipe.
-//! - `handle`: the agent's side; `supervisor` keeps a launcher (`process`) alive.
+//!   up the walls of `isolators`, starts the task and reports through a pipe and to the `journal`.
+//! - `adopt`: containers that an earlier launcher began.
+//! - `handle`: the agent's side; `supervisor` keeps a launcher (`process`) alive; `live`: its
+//!   books.
 //! - `prepare`: sandboxes before a container starts and after it ended.
 //! - `wire`: what agent and launcher say to each other.
 //! - `sys`: all unsafe code.
 //!
 //! What is started and ended, and when, is decided by [`crate::core`].
 
+mod adopt;
 pub(crate) mod handle;
 mod init;
 mod isolators;
+mod journal;
 mod launcher;
+mod live;
 mod plan;
 pub(crate) mod prepare;
 mod process;

@@ -85,6 +85,9 @@ pub(super) fn failure_message(program: &str, stage: i32, errno: i32) -> String {
         Some(Stage::Cgroup) => format!("cannot put {program:?} into its cgroups: {why}"),
         Some(Stage::Credentials) => format!("cannot become the task's user: {why}"),
         Some(Stage::Mount) => format!("cannot mount the container's own /proc: {why}"),
+        Some(Stage::Journal) => format!(
+            "cannot write down that the container exists: {why}; free space on the agent's disk"
+        ),
         Some(Stage::Session | Stage::Limits | Stage::Clone) | None => {
             format!("cannot start a process for {program:?}: {why}")
         }

@@ -12,6 +12,8 @@ use super::handle::Settings;
 use super::wire::{self, Inbox, News, news, order, put};
 use crate::config::{Isolation, Isolator, LauncherCommand};
 
+/// The folder of the journal in the work folder.
+const JOURNAL: &str = "meta/containers";
 /// How long the launcher may take to find out what the machine can do, leftovers included.
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a launcher may take to end its containers when the agent stops.
@@ -65,10 +67,11 @@ pub(super) struct Launcher {
 pub(super) type Missing = Vec<(Isolator, String)>;
 
 impl Launcher {
-    /// Starts one and waits until it is ready.
+    /// Starts one and waits until it is ready; it begins with the containers in `adopt`.
     pub(super) async fn start(
         settings: &Settings,
         isolation: &[Isolator],
+        adopt: Vec<wire::Adopt>,
     ) -> Result<(Self, Missing), LauncherError> {
         let LauncherCommand { program, args } = &settings.launcher;
         let spawn_error = |source| LauncherError::Spawn {
@@ -102,6 +105,13 @@ impl Launcher {
             agent: settings.cgroup.clone(),
             cgroups: isolation.contains(&Isolator::Cgroups),
             namespaces: isolation.contains(&Isolator::Namespaces),
+            journal: settings
+                .work_dir
+                .join(JOURNAL)
+                .into_os_string()
+                .into_encoded_bytes(),
+            outlive: settings.tasks_outlive_agent,
+            adopt,
         };
         let mut bytes = Vec::new();
         put(
@@ -125,6 +135,22 @@ impl Launcher {
             .await
             .map_err(|_| not_ready(format!("it said nothing for {SET_UP_TIMEOUT:?}")))?
             .map_err(not_ready)?;
+        if let Some(clause) = ready.refused {
+            launcher.end().await;
+            return Err(not_ready(clause));
+        }
+        if ready.n_strays > 0 {
+            tracing::warn!(
+                containers = ready.n_strays,
+                "containers of an earlier run that this agent has no record of are ended"
+            );
+        }
+        if ready.n_damaged > 0 {
+            tracing::error!(
+                records = ready.n_damaged,
+                "the journal of containers is damaged; what is missing from it counts as lost"
+            );
+        }
         let missing = [
             (Isolator::Cgroups, ready.no_cgroups),
             (Isolator::Namespaces, ready.no_namespaces),
@@ -152,7 +178,7 @@ impl Launcher {
         }
     }
 
-    /// Closes the socket, which ends the launcher and its containers, and waits for that.
+    /// Closes the socket, which ends the launcher, and waits for that.
     pub(super) async fn end(self) {
         let Self {
             mut child,
@@ -169,7 +195,7 @@ impl Launcher {
         }
     }
 
-    /// How it ended; one that does not end is killed, as no task may go on unwatched.
+    /// How it ended; one that does not end is killed, so that another can take its place.
     pub(super) async fn how_it_ended(&mut self) -> String {
         match tokio::time::timeout(Duration::from_secs(1), self.child.wait()).await {
             Ok(Ok(status)) => status.to_string(),

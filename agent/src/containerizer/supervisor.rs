@@ -10,62 +10,19 @@ use nix::sys::wait::WaitStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::handle::{Order, Prepared, Settings};
+use super::live::{Asked, Live, LiveContainer};
 use super::prepare::{self, User};
 use super::process::Launcher;
-use super::wire::{self, Inbox, News, news, order, put};
+use super::wire::{self, Failed, Gone, Inbox, News, news, order, put};
 use crate::config::Isolator;
 use crate::core::{ContainerId, Input, Outcome};
 
 /// Orders handled before anything is written to the launcher.
 const BATCH_LEN: usize = 64;
 const RESTART_WAIT: Duration = Duration::from_secs(1);
-
-/// Containers between the order to start them and their end.
-#[derive(Debug, Default)]
-struct Live {
-    n_started: u64,
-    numbers: BTreeMap<ContainerId, u64>,
-    containers: BTreeMap<u64, LiveContainer>,
-}
-
-#[derive(Debug)]
-struct LiveContainer {
-    id: ContainerId,
-    sandbox: PathBuf,
-    /// Set while files are fetched.
-    fetch: Option<AbortHandle>,
-    /// The launcher knows it.
-    launched: bool,
-}
-
-impl Live {
-    fn add(&mut self, id: &ContainerId) {
-        let number = self.n_started;
-        self.n_started += 1;
-        self.numbers.insert(id.clone(), number);
-        let container = LiveContainer {
-            id: id.clone(),
-            sandbox: PathBuf::new(),
-            fetch: None,
-            launched: false,
-        };
-        self.containers.insert(number, container);
-    }
-
-    fn get(&mut self, id: &ContainerId) -> Option<(u64, &mut LiveContainer)> {
-        let number = *self.numbers.get(id)?;
-        Some((number, self.containers.get_mut(&number)?))
-    }
-
-    fn remove(&mut self, number: u64) -> Option<LiveContainer> {
-        let container = self.containers.remove(&number)?;
-        self.numbers.remove(&container.id);
-        Some(container)
-    }
-}
 
 /// The agent's side of the launcher.
 #[derive(Debug)]
@@ -89,17 +46,17 @@ impl Supervisor {
     pub(super) fn new(
         settings: Settings,
         isolation: Vec<Isolator>,
+        live: Live,
         inputs: mpsc::Sender<Input>,
         orders: mpsc::Sender<Order>,
-        fetches: Arc<Semaphore>,
     ) -> Self {
         Self {
+            fetches: Arc::new(Semaphore::new(settings.fetches_max)),
             settings,
             isolation,
-            live: Arc::default(),
+            live: Arc::new(Mutex::new(live)),
             inputs,
             orders,
-            fetches,
         }
     }
 
@@ -126,10 +83,16 @@ impl Supervisor {
                 Over::Lost(reason) => reason,
             };
             let status = launcher.how_it_ended().await;
-            tracing::error!(%reason, %status, "the launcher is gone, and with it every container");
-            self.lose_all(&status);
+            if self.settings.tasks_outlive_agent {
+                tracing::error!(%reason, %status, "the launcher is gone; another takes its place");
+                self.give_up_stranded();
+            } else {
+                tracing::error!(%reason, %status, "the launcher is gone, and with it every container");
+                self.lose_all(&status);
+            }
             launcher = loop {
-                match Launcher::start(&self.settings, &self.isolation).await {
+                let adopt = self.lock().to_adopt();
+                match Launcher::start(&self.settings, &self.isolation, adopt).await {
                     // The walls promised at registration must stand, or nothing is started.
                     Ok((again, missing)) if missing.is_empty() => break again,
                     Ok((again, missing)) => {
@@ -143,6 +106,29 @@ impl Supervisor {
                     () = self.refuse_for(RESTART_WAIT, &mut orders) => {}
                 }
             };
+            self.ask_again(&mut launcher).await;
+        }
+    }
+
+    /// Tells a new launcher what the last one may not have heard.
+    async fn ask_again(&self, launcher: &mut Launcher) {
+        let mut bytes = Vec::new();
+        for (number, asked) in self.lock().asked() {
+            match asked {
+                Asked::Run => {}
+                Asked::Terminate => put_order(order::Kind::Terminate(number), &mut bytes),
+                Asked::Destroy => put_order(order::Kind::Destroy(number), &mut bytes),
+            }
+        }
+        // A launcher that does not take it is gone as well, which shows in the next turn.
+        let _ = launcher.write.write_all(&bytes).await;
+    }
+
+    /// Containers whose orders were lost on their way to the launcher never begin.
+    fn give_up_stranded(&self) {
+        let stranded = self.lock().stranded();
+        for id in stranded {
+            self.end_before_launch(&id, Outcome::NeverBegun);
         }
     }
 
@@ -164,20 +150,24 @@ impl Supervisor {
                     let outcome = Outcome::NotStarted { message };
                     self.say_ended(launch.container, outcome, PathBuf::new());
                 }
-                Some(Order::Terminate(_) | Order::Destroy(_) | Order::Fetched(..)) => {}
+                Some(order) => {
+                    self.note(&order);
+                    if let Order::Fetched(prepared, _) = order {
+                        self.end_before_launch(&prepared.launch.container, Outcome::NeverBegun);
+                    }
+                }
             }
         }
     }
 
     fn lose_all(&self, status: &str) {
-        let lost = {
-            let mut live = self.lock();
-            live.numbers.clear();
-            std::mem::take(&mut live.containers)
-        };
-        for container in lost.into_values() {
+        let lost: Vec<LiveContainer> = self.lock().take().collect();
+        for container in lost {
             if let Some(fetch) = container.fetch {
                 fetch.abort();
+            }
+            if container.ended {
+                continue;
             }
             let message = format!(
                 "The agent's launcher process ended ({status}) and every task with it; they can \
@@ -203,12 +193,15 @@ impl Supervisor {
             batch.clear();
             // Never closed: the supervisor holds a sender itself.
             orders.recv_many(&mut batch, BATCH_LEN).await;
+            let mut bytes = Vec::new();
             for order in &batch {
-                if let Order::Start(launch) = order {
-                    self.lock().add(&launch.container);
+                self.note(order);
+                if let Order::Release(id) = order
+                    && let Some((number, _)) = self.lock().remove(id)
+                {
+                    put_order(order::Kind::Release(number), &mut bytes);
                 }
             }
-            let mut bytes = Vec::new();
             for order in self.prepare(&mut batch).await {
                 match order {
                     Prepare::Ready(prepared) => self.launch(&prepared, &mut bytes),
@@ -228,11 +221,28 @@ impl Supervisor {
                     Prepare::Other(Order::Fetched(prepared, Err(message))) => {
                         self.fail(&prepared.launch.container, message);
                     }
-                    Prepare::Other(Order::Start(_)) => {}
+                    Prepare::Other(Order::Start(_) | Order::Release(_)) => {}
                 }
             }
             if let Err(error) = socket.write_all(&bytes).await {
                 return error.to_string();
+            }
+        }
+    }
+
+    /// Enters in the books what is ordered, before it is tried: the launcher may be lost at any
+    /// moment, and this loop with it.
+    fn note(&self, order: &Order) {
+        let mut live = self.lock();
+        match order {
+            Order::Start(launch) => live.add(&launch.container, PathBuf::new(), false),
+            Order::Terminate(id) => live.ask(id, Asked::Terminate),
+            Order::Destroy(id) => live.ask(id, Asked::Destroy),
+            Order::Release(_) => {}
+            Order::Fetched(prepared, _) => {
+                if let Some((_, container)) = live.get(&prepared.launch.container) {
+                    container.fetch = None;
+                }
             }
         }
     }
@@ -291,8 +301,10 @@ impl Supervisor {
         let Some((number, container)) = live.get(&launch.container) else {
             return;
         };
+        if container.ended {
+            return;
+        }
         container.launched = true;
-        container.fetch = None;
         container.sandbox.clone_from(sandbox);
         let mut env: Vec<String> = Vec::with_capacity(launch.environment.len() + 3);
         for (name, value) in [
@@ -329,6 +341,9 @@ impl Supervisor {
         let Some((_, container)) = live.get(&prepared.launch.container) else {
             return;
         };
+        if container.ended {
+            return;
+        }
         let (fetcher, orders) = (self.settings.fetcher.clone(), self.orders.clone());
         let fetches = Arc::clone(&self.fetches);
         let sandbox = prepared.sandbox.clone();
@@ -345,7 +360,7 @@ impl Supervisor {
     }
 
     fn destroy(&self, id: &ContainerId, bytes: &mut Vec<u8>) {
-        let removed = {
+        {
             let mut live = self.lock();
             let Some((number, container)) = live.get(id) else {
                 return;
@@ -354,28 +369,31 @@ impl Supervisor {
                 put_order(order::Kind::Destroy(number), bytes);
                 return;
             }
-            if let Some(fetch) = container.fetch.take() {
-                fetch.abort();
-            }
-            live.remove(number)
-        };
-        if let Some(container) = removed {
-            let message = "stopped before it was started".to_owned();
-            let outcome = Outcome::NotStarted { message };
-            self.say_ended(container.id, outcome, container.sandbox);
         }
+        let message = "stopped before it was started".to_owned();
+        self.end_before_launch(id, Outcome::NotStarted { message });
     }
 
     fn fail(&self, id: &ContainerId, message: String) {
-        let removed = {
+        self.end_before_launch(id, Outcome::NotStarted { message });
+    }
+
+    /// The launcher never heard of this container.
+    fn end_before_launch(&self, id: &ContainerId, outcome: Outcome) {
+        let sandbox = {
             let mut live = self.lock();
-            let number = live.get(id).map(|(number, _)| number);
-            number.and_then(|number| live.remove(number))
+            let Some((_, container)) = live.get(id) else {
+                return;
+            };
+            if container.launched || std::mem::replace(&mut container.ended, true) {
+                return;
+            }
+            if let Some(fetch) = container.fetch.take() {
+                fetch.abort();
+            }
+            container.sandbox.clone()
         };
-        if let Some(container) = removed {
-            let outcome = Outcome::NotStarted { message };
-            self.say_ended(container.id, outcome, container.sandbox);
-        }
+        self.say_ended(id.clone(), outcome, sandbox);
     }
 
     /// Passes news on until there are none; why.
@@ -403,34 +421,32 @@ impl Supervisor {
         }
     }
 
-    fn on_news(
-        &self,
-        kind: news::Kind,
-        started: &mut Vec<Input>,
-        ended: &mut Vec<(ContainerId, Outcome, PathBuf)>,
-    ) {
+    fn on_news(&self, kind: news::Kind, started: &mut Vec<Input>, ended: &mut Vec<Ending>) {
         let mut live = self.lock();
         match kind {
             news::Kind::Ready(_) => {}
             news::Kind::Started(news) => {
-                if let Some(container) = live.containers.get(&news.id) {
+                if let Some(container) = live.running(news.id) {
                     started.push(Input::Started {
                         container: container.id.clone(),
                         pid: news.pid,
                     });
                 }
             }
-            news::Kind::Failed(news) => {
-                if let Some(container) = live.remove(news.id) {
-                    let message = news.message;
-                    let outcome = Outcome::NotStarted { message };
-                    ended.push((container.id, outcome, container.sandbox));
-                }
+            news::Kind::Failed(Failed { id, message }) => {
+                end(&mut live, id, Outcome::NotStarted { message }, ended);
             }
-            news::Kind::Ended(news) => {
-                if let Some(container) = live.remove(news.id) {
-                    ended.push((container.id, outcome(&news), container.sandbox));
-                }
+            news::Kind::Ended(news) => end(&mut live, news.id, outcome(&news), ended),
+            news::Kind::Gone(Gone { id, never_begun }) => {
+                let outcome = if never_begun {
+                    Outcome::NeverBegun
+                } else {
+                    let message = "The container's first process was killed while no agent \
+                                   watched, and how its task ended is not known"
+                        .to_owned();
+                    Outcome::Lost { message }
+                };
+                end(&mut live, id, outcome, ended);
             }
         }
     }
@@ -440,6 +456,17 @@ impl Supervisor {
     fn say_ended(&self, container: ContainerId, outcome: Outcome, sandbox: PathBuf) {
         let inputs = self.inputs.clone();
         tokio::spawn(say(inputs, Vec::new(), vec![(container, outcome, sandbox)]));
+    }
+}
+
+/// A container that ended, with its sandbox.
+type Ending = (ContainerId, Outcome, PathBuf);
+
+/// Notes an end, of which news may come twice.
+fn end(live: &mut Live, number: u64, outcome: Outcome, ended: &mut Vec<Ending>) {
+    if let Some(container) = live.running(number) {
+        container.ended = true;
+        ended.push((container.id.clone(), outcome, container.sandbox.clone()));
     }
 }
 
@@ -479,11 +506,7 @@ fn outcome(ended: &wire::Ended) -> Outcome {
 
 /// Passes facts on. All that started comes before all that ended: a container that did both did
 /// so in this order.
-async fn say(
-    inputs: mpsc::Sender<Input>,
-    started: Vec<Input>,
-    ended: Vec<(ContainerId, Outcome, PathBuf)>,
-) {
+async fn say(inputs: mpsc::Sender<Input>, started: Vec<Input>, ended: Vec<Ending>) {
     for input in started {
         let _ = inputs.send(input).await;
     }

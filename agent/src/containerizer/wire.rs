@@ -9,7 +9,7 @@ const LEN_MAX: usize = allotment_proto::MESSAGE_LEN_MAX;
 /// From the agent.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Order {
-    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5")]
     pub(super) kind: Option<order::Kind>,
 }
 
@@ -29,6 +29,9 @@ pub(super) mod order {
         /// SIGKILL to everything in this container.
         #[prost(uint64, tag = "4")]
         Destroy(u64),
+        /// How this container ended is written down.
+        #[prost(uint64, tag = "5")]
+        Release(u64),
     }
 }
 
@@ -42,6 +45,25 @@ pub(super) struct SetUp {
     pub(super) cgroups: bool,
     #[prost(bool, tag = "3")]
     pub(super) namespaces: bool,
+    /// The folder of the journal.
+    #[prost(bytes = "vec", tag = "10")]
+    pub(super) journal: Vec<u8>,
+    /// Containers go on when the agent is gone; otherwise they end with it.
+    #[prost(bool, tag = "11")]
+    pub(super) outlive: bool,
+    /// Containers that an earlier launcher may have begun. Any other one is ended.
+    #[prost(message, repeated, tag = "12")]
+    pub(super) adopt: Vec<Adopt>,
+}
+
+/// A container of an earlier launcher; answered by `Started`, `Failed`, `Ended` or `Gone`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Adopt {
+    /// The agent's number for it in this run.
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
 }
 
 /// One container.
@@ -50,7 +72,7 @@ pub(super) struct Launch {
     /// The agent's number for it; never used twice in one run.
     #[prost(uint64, tag = "1")]
     pub(super) id: u64,
-    /// Its name, for cgroups.
+    /// Its name, a uuid, for cgroups and the journal.
     #[prost(string, tag = "2")]
     pub(super) name: String,
     /// The program; without a slash it is looked for along `PATH` of `env`.
@@ -88,7 +110,7 @@ pub(super) struct User {
 /// From the launcher.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct News {
-    #[prost(oneof = "news::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "news::Kind", tags = "1, 2, 3, 4, 5")]
     pub(super) kind: Option<news::Kind>,
 }
 
@@ -104,6 +126,8 @@ pub(super) mod news {
         Failed(super::Failed),
         #[prost(message, tag = "4")]
         Ended(super::Ended),
+        #[prost(message, tag = "5")]
+        Gone(super::Gone),
     }
 }
 
@@ -115,6 +139,25 @@ pub(super) struct Ready {
     pub(super) no_cgroups: Option<String>,
     #[prost(string, optional, tag = "2")]
     pub(super) no_namespaces: Option<String>,
+    /// Why no container can be begun at all.
+    #[prost(string, optional, tag = "10")]
+    pub(super) refused: Option<String>,
+    /// Containers that nobody wanted any more; they are ended.
+    #[prost(uint64, tag = "11")]
+    pub(super) n_strays: u64,
+    /// Records of the journal that could not be read.
+    #[prost(uint64, tag = "12")]
+    pub(super) n_damaged: u64,
+}
+
+/// A container of an earlier launcher of whose end nothing is known; nothing is left of it.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Gone {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    /// It surely never began.
+    #[prost(bool, tag = "2")]
+    pub(super) never_begun: bool,
 }
 
 /// The program runs.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allotment_proto::{allot, mesos};
+use allotment_proto::{allot, convert, mesos};
 use allotment_types::{AgentId, Resources, Timestamp};
 
 use super::launch::{ContainerId, Launch, SandboxId};
@@ -34,6 +34,8 @@ pub struct Settings {
     pub work_dir: String,
     /// Environment variables that every task gets unless it sets them itself.
     pub environment: Vec<(String, String)>,
+    /// Tasks go on without their agent and are found again by the next one.
+    pub tasks_outlive_agent: bool,
 }
 
 impl Settings {
@@ -90,8 +92,10 @@ pub enum Input {
         /// When it was last changed.
         modified: Timestamp,
     },
-    /// The operator stops this agent.
+    /// The operator ends this agent for good: its tasks end, and the master is told.
     Stop,
+    /// The process ends and another will go on in its place: its tasks run on.
+    Leave,
 }
 
 /// How a container came to its end.
@@ -111,21 +115,36 @@ pub enum Outcome {
         /// One sentence.
         message: String,
     },
+    /// No process of it ever was, and none can come to be any more: it may be begun elsewhere.
+    NeverBegun,
     /// It was lost sight of and killed.
     Lost {
         /// One sentence.
         message: String,
     },
+    /// It ended with an earlier run of the agent or the machine.
+    Restarted {
+        /// One sentence.
+        message: String,
+    },
 }
 
-/// What must be durable before anybody hears of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// The id that the master gave this agent.
-    Registered {
-        /// That id.
-        agent: AgentId,
-    },
+/// What must be written down before anybody hears of a step.
+pub type Record = allot::checkpoint_record::Record;
+
+/// Whether a record must outlast a loss of power too, not only the agent's end.
+///
+/// A task that runs does not outlast it, so only what others were promised matters: the agent's
+/// id, and how a task ended.
+pub fn outlasts_power(record: &Record) -> bool {
+    match record {
+        Record::Agent(_) => true,
+        Record::Progress(progress) => progress
+            .pending
+            .iter()
+            .any(|status| convert::is_terminal(status.state())),
+        Record::Framework(_) | Record::Task(_) | Record::Acknowledged(_) | Record::Over(_) => false,
+    }
 }
 
 /// What the edge is to do.
@@ -158,6 +177,8 @@ pub enum Effect {
     Terminate(ContainerId),
     /// SIGKILL to everything in a container, or stop preparing it.
     Destroy(ContainerId),
+    /// How a container ended is written down: nobody else has to remember it.
+    Release(ContainerId),
     /// Delete a sandbox.
     Collect {
         /// Under which agent id.
@@ -197,6 +218,8 @@ pub struct Overview {
     pub tasks_running: usize,
     /// Tasks that are being killed.
     pub tasks_killing: usize,
+    /// Tasks of an earlier run whose containers were not heard of yet.
+    pub tasks_recovering: usize,
     /// Updates that no framework has acknowledged.
     pub updates_pending: usize,
     /// Sandboxes that wait to be deleted.

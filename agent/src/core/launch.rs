@@ -297,7 +297,10 @@ fn environment(
         ("MESOS_DIRECTORY", directory.to_owned()),
         ("MESOS_SANDBOX", directory.to_owned()),
         ("MESOS_ALLOCATION_ROLE", role),
-        ("MESOS_CHECKPOINT", "0".to_owned()),
+        (
+            "MESOS_CHECKPOINT",
+            u8::from(settings.tasks_outlive_agent).to_string(),
+        ),
     ];
     let given = command
         .environment

@@ -4,14 +4,17 @@
 //! - [`session`]: finding a master and staying registered with it.
 //! - [`task`]: the life of one task and its stream of status updates.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
+//! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
 //! - [`random`]: the seeded generator behind ids and jitter.
 //!
 //! [`Core`] is input and time in, effects out. How processes are started, files fetched and
 //! bytes sent is left to the edge.
 
+pub mod checkpoint;
 pub mod io;
 pub mod launch;
 pub mod random;
+pub mod recover;
 pub mod session;
 pub mod task;
 
@@ -21,9 +24,11 @@ use allotment_proto::convert::resources_to_wire;
 use allotment_proto::{allot, mesos};
 use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestamp};
 
-pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings};
+pub use checkpoint::{Checkpoint, Earlier};
+pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power};
 pub use launch::{ContainerId, Launch, SandboxId};
 use random::Random;
+pub use recover::Shrunk;
 use session::Session;
 use task::{Kill, Task};
 
@@ -72,9 +77,8 @@ enum Stopping {
 }
 
 impl Core {
-    /// An agent that knows nobody yet. `agent` is the id of an earlier run; `seed` feeds ids and
-    /// jitter, and must differ between runs.
-    pub fn new(settings: Settings, agent: Option<AgentId>, seed: u64, now: Timestamp) -> Self {
+    /// An agent without tasks. `agent` is the id of an earlier run.
+    fn new(settings: Settings, agent: Option<AgentId>, seed: u64, now: Timestamp) -> Self {
         let random = Random::new(seed);
         let session = Session::new(now);
         Self {
@@ -117,10 +121,13 @@ impl Core {
                 agent,
                 modified,
             } => {
-                let at = modified + self.settings.gc_delay;
-                self.collect_at.insert((at, sandbox), agent);
+                if !self.is_in_use(&sandbox) {
+                    let at = modified + self.settings.gc_delay;
+                    self.collect_at.insert((at, sandbox), agent);
+                }
             }
-            Input::Stop => self.on_stop(&mut step),
+            Input::Stop => self.on_stop(now, &mut step),
+            Input::Leave => self.on_leave(&mut step),
         }
         self.act_on_time(now, &mut step);
         step
@@ -149,6 +156,7 @@ impl Core {
             tasks_starting: count(Task::is_starting),
             tasks_running: count(Task::is_running),
             tasks_killing: count(Task::is_killing),
+            tasks_recovering: count(Task::is_recovering),
             updates_pending: self.tasks.values().map(Task::n_pending).sum(),
             sandboxes_kept: self.collect_at.len(),
             total: self.settings.resources.clone(),
@@ -216,7 +224,12 @@ impl Core {
         }
         let defaults = (self.settings.kill_grace, tells_killing);
         task.act_on_time(now, online, &mut self.random, defaults, &mut step.then);
+        let changed = task.take_changed() && !task.is_untouched();
         if task.is_over() {
+            step.persist.push(Record::Over(allot::TaskOver {
+                framework_id: (&key.0).into(),
+                task_id: (&key.1).into(),
+            }));
             self.tasks.remove(key);
             if let Some(framework) = self.frameworks.get_mut(&key.0) {
                 framework.n_tasks = framework.n_tasks.saturating_sub(1);
@@ -224,7 +237,12 @@ impl Core {
                     self.frameworks.remove(&key.0);
                 }
             }
-        } else if let Some(at) = task.next_deadline(online.is_some()) {
+            return;
+        }
+        if changed {
+            step.persist.push(Record::Progress(task.progress()));
+        }
+        if let Some(at) = task.next_deadline(online.is_some()) {
             task.noted_deadline = Some(at);
             self.deadlines.insert((at, key.clone()));
         }
@@ -333,8 +351,8 @@ impl Core {
         self.session
             .on_registered(now, registered.ping_timeout_seconds);
         if self.agent.as_ref() != Some(&agent) {
-            self.agent = Some(agent.clone());
-            step.persist.push(Record::Registered { agent });
+            self.agent = Some(agent);
+            step.persist.push(self.agent_record());
         }
         for task in self.tasks.values_mut() {
             task.on_new_session();
@@ -353,14 +371,7 @@ impl Core {
             ));
             return;
         };
-        match self.frameworks.get_mut(&framework) {
-            Some(known) => known.info = launch.framework.clone(),
-            None => {
-                let info = launch.framework.clone();
-                let known = Framework { info, n_tasks: 0 };
-                self.frameworks.insert(framework.clone(), known);
-            }
-        }
+        self.know_framework(&framework, &launch.framework, step);
         for info in launch.tasks {
             let id = match TaskId::try_from(&info.task_id) {
                 Ok(id) => id,
@@ -416,6 +427,7 @@ impl Core {
                     )
                 }
             };
+            step.persist.push(Record::Task(task.checkpoint()));
             self.tasks.insert(key.clone(), task);
             if let Some(known) = self.frameworks.get_mut(&framework) {
                 known.n_tasks += 1;
@@ -429,6 +441,19 @@ impl Core {
         {
             self.frameworks.remove(&framework);
         }
+    }
+
+    fn know_framework(&mut self, id: &FrameworkId, info: &mesos::FrameworkInfo, step: &mut Step) {
+        let known = self.frameworks.get(id);
+        if known.is_some_and(|known| known.info == *info) {
+            return;
+        }
+        let known = Framework {
+            info: info.clone(),
+            n_tasks: known.map_or(0, |known| known.n_tasks),
+        };
+        step.persist.push(known.record());
+        self.frameworks.insert(id.clone(), known);
     }
 
     fn on_kill(&mut self, now: Timestamp, kill: &allot::Kill, step: &mut Step) {
@@ -481,7 +506,14 @@ impl Core {
         let Some(task) = self.tasks.get_mut(&key) else {
             return;
         };
-        task.on_acknowledged(&acknowledge.uuid);
+        if task.on_acknowledged(&acknowledge.uuid) && !task.is_over() {
+            step.persist
+                .push(Record::Acknowledged(allot::TaskAcknowledged {
+                    framework_id: (&key.0).into(),
+                    task_id: (&key.1).into(),
+                    uuid: acknowledge.uuid.clone(),
+                }));
+        }
         self.settle(now, &key, step);
     }
 
@@ -512,9 +544,13 @@ impl Core {
         (outcome, left): (Outcome, allot::SandboxSummary),
         step: &mut Step,
     ) {
+        if outcome == Outcome::NeverBegun && self.relaunch(now, &container, step) {
+            return;
+        }
         let Some(key) = self.containers.remove(&container) else {
             return;
         };
+        step.then.push(Effect::Release(container.clone()));
         let aware = self.frameworks.get(&key.0).is_some_and(|known| {
             known.can(mesos::framework_info::capability::Type::PartitionAware)
         });
@@ -540,12 +576,13 @@ impl Core {
         self.settle(now, &key, step);
     }
 
-    fn on_stop(&mut self, step: &mut Step) {
+    fn on_stop(&mut self, now: Timestamp, step: &mut Step) {
         if self.stopping == Stopping::No {
             self.stopping = Stopping::Ending;
             for task in self.tasks.values_mut() {
                 task.end_with_agent(&mut step.then);
             }
+            self.settle_all(now, step);
         }
     }
 }

@@ -3,21 +3,31 @@
 //! Updates of one task go out one at a time: the next follows the acknowledgement of the one
 //! before. An update is repeated after 10 s, then after twice as long each time up to 10 min,
 //! and at once on a new session (Mesos' task status update manager).
+//!
+//! What a task must not forget over a restart of the agent is its [`Task::checkpoint`] and, each
+//! time it changes, its [`Task::progress`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use allotment_proto::allot::task_progress::{Phase as WirePhase, Why as WireWhy};
 use allotment_proto::mesos::task_status::{Reason, Source};
 use allotment_proto::mesos::{self, TaskState, TaskStatus};
 use allotment_proto::{allot, convert};
 use allotment_types::{AgentId, FrameworkId, Resources, Timestamp};
 
+use super::checkpoint::Saved;
 use super::launch::{ContainerId, Refusal};
 use super::random::Random;
 use super::{Effect, Outcome, Settings};
 
 const RETRY_MIN: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(600);
+/// How often one run of the agent begins a task anew whose container was never begun: a task
+/// whose launch brings the launcher down must not do so for ever.
+const RELAUNCHES_MAX: u32 = 3;
+const NEVER_BEGUN: &str =
+    "The launcher ended several times before it began this task; the agent's log says why";
 
 /// One task that this agent took on.
 #[derive(Debug)]
@@ -33,6 +43,14 @@ pub struct Task {
     in_flight: Option<InFlight>,
     /// Its framework is gone: nobody wants to hear of it any more.
     forgotten: bool,
+    /// Its progress differs from what was last written down.
+    changed: bool,
+    /// What is known of its container is what an earlier run wrote down.
+    recovering: bool,
+    /// It was taken on before the machine was started the last time.
+    of_earlier_boot: bool,
+    /// How often this run began it anew.
+    n_relaunches: u32,
     /// Where the core's index of deadlines holds this task.
     pub(super) noted_deadline: Option<Timestamp>,
 }
@@ -70,7 +88,7 @@ struct InFlight {
 pub(super) enum Why {
     Asked,
     MaxCompletionTime,
-    /// Tasks do not outlive their agent in this version.
+    /// The agent leaves for good and takes its tasks along.
     AgentStops,
 }
 
@@ -111,6 +129,10 @@ impl Task {
             pending: VecDeque::new(),
             in_flight: None,
             forgotten: false,
+            changed: true,
+            recovering: false,
+            of_earlier_boot: false,
+            n_relaunches: 0,
             noted_deadline: None,
         }
     }
@@ -133,6 +155,141 @@ impl Task {
         status.container_status = None;
         task.push(status);
         task
+    }
+
+    /// A task of an earlier run, as it stood when that ended.
+    pub(super) fn recovered(saved: Saved, resources: Resources, rebooted: bool) -> Self {
+        let Saved {
+            agent,
+            framework,
+            info,
+            container,
+            progress,
+        } = saved;
+        let why = progress.why.map(|_| Why::from_wire(progress.why()));
+        let pid = progress.pid.unwrap_or(0);
+        let at = |nanos: Option<u64>| nanos.map(Timestamp::from_nanos);
+        let phase = match progress.phase() {
+            WirePhase::Starting => Phase::Starting { killed: why },
+            WirePhase::Running => Phase::Running {
+                pid,
+                complete_by: at(progress.complete_by_ns),
+            },
+            WirePhase::Killing => Phase::Killing {
+                pid,
+                destroy_at: at(progress.destroy_at_ns),
+                why: why.unwrap_or(Why::Asked),
+            },
+            WirePhase::Ended => Phase::Ended,
+        };
+        let live = !matches!(phase, Phase::Ended);
+        Self {
+            phase,
+            state: progress.state(),
+            forgotten: progress.forgotten(),
+            pending: progress.pending.into(),
+            changed: false,
+            recovering: live,
+            of_earlier_boot: live && rebooted,
+            ..Self::starting(&agent, &framework, info, container, resources)
+        }
+    }
+
+    /// Everything about it that does not change while its container stays the same.
+    pub(super) fn checkpoint(&self) -> allot::TaskCheckpoint {
+        allot::TaskCheckpoint {
+            framework_id: (&self.framework).into(),
+            task: self.info.clone(),
+            container_id: self.container.as_str().to_owned(),
+            agent_id: (&self.agent).into(),
+        }
+    }
+
+    /// Where it stands.
+    pub(super) fn progress(&self) -> allot::TaskProgress {
+        let (phase, pid, complete_by, destroy_at, why) = match self.phase {
+            Phase::Starting { killed } => (WirePhase::Starting, None, None, None, killed),
+            Phase::Running { pid, complete_by } => {
+                (WirePhase::Running, Some(pid), complete_by, None, None)
+            }
+            Phase::Killing {
+                pid,
+                destroy_at,
+                why,
+            } => (WirePhase::Killing, Some(pid), None, destroy_at, Some(why)),
+            Phase::Ended => (WirePhase::Ended, None, None, None, None),
+        };
+        allot::TaskProgress {
+            framework_id: (&self.framework).into(),
+            task_id: self.info.task_id.clone(),
+            phase: phase.into(),
+            state: self.state.into(),
+            pid,
+            complete_by_ns: complete_by.map(Timestamp::as_nanos),
+            destroy_at_ns: destroy_at.map(Timestamp::as_nanos),
+            why: why.map(|why| why.to_wire().into()),
+            forgotten: self.forgotten.then_some(true),
+            pending: self.pending.iter().cloned().collect(),
+        }
+    }
+
+    /// Whether [`Self::progress`] is to be written down; once for each change.
+    pub(super) const fn take_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.changed, false)
+    }
+
+    /// Its progress says no more than that it was taken on, which its checkpoint says already.
+    pub(super) fn is_untouched(&self) -> bool {
+        matches!(self.phase, Phase::Starting { killed: None })
+            && self.pending.is_empty()
+            && !self.forgotten
+    }
+
+    pub(super) const fn info(&self) -> &mesos::TaskInfo {
+        &self.info
+    }
+
+    pub(super) const fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    pub(super) const fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
+    /// Nothing was heard of its container in this run.
+    pub(super) const fn is_recovering(&self) -> bool {
+        self.recovering
+    }
+
+    /// It was never begun and may be, elsewhere than in its first container.
+    pub(super) const fn may_relaunch(&self) -> bool {
+        matches!(self.phase, Phase::Starting { killed: None })
+            && !self.forgotten
+            && !self.of_earlier_boot
+            && self.n_relaunches < RELAUNCHES_MAX
+    }
+
+    /// It is begun anew in another container.
+    pub(super) fn relaunch(&mut self, agent: &AgentId, container: ContainerId) {
+        self.agent = agent.clone();
+        self.container = container;
+        self.n_relaunches += 1;
+        self.recovering = false;
+    }
+
+    /// Repeats what an earlier run may have ordered in vain.
+    pub(super) fn order_again(&self, effects: &mut Vec<Effect>) {
+        let container = || self.container.clone();
+        match self.phase {
+            _ if self.forgotten => effects.push(Effect::Destroy(container())),
+            Phase::Starting { killed: Some(_) }
+            | Phase::Killing {
+                destroy_at: None, ..
+            } => effects.push(Effect::Destroy(container())),
+            Phase::Killing { .. } => effects.push(Effect::Terminate(container())),
+            Phase::Starting { killed: None } | Phase::Running { .. } | Phase::Ended => {}
+        }
     }
 
     pub(super) const fn framework(&self) -> &FrameworkId {
@@ -201,6 +358,7 @@ impl Task {
             Phase::Starting { killed } => {
                 if killed.is_none() {
                     *killed = Some(order.why);
+                    self.changed = true;
                     effects.push(Effect::Destroy(self.container.clone()));
                 }
             }
@@ -210,6 +368,7 @@ impl Task {
                     destroy_at: Some(now + order.grace),
                     why: order.why,
                 };
+                self.changed = true;
                 effects.push(Effect::Terminate(self.container.clone()));
                 if order.tells_killing {
                     let status = self.status(now, TaskState::TaskKilling, random);
@@ -217,8 +376,11 @@ impl Task {
                 }
             }
             Phase::Killing { destroy_at, .. } => {
-                if let Some(at) = destroy_at {
-                    *at = (*at).min(now + order.grace);
+                if let Some(at) = destroy_at
+                    && now + order.grace < *at
+                {
+                    *at = now + order.grace;
+                    self.changed = true;
                 }
             }
             Phase::Ended => {}
@@ -241,12 +403,14 @@ impl Task {
             Phase::Killing { destroy_at, .. } => *destroy_at = None,
             Phase::Ended => return,
         }
+        self.changed = true;
         effects.push(Effect::Destroy(self.container.clone()));
     }
 
     /// The framework is gone for good: end quickly and say nothing more.
     pub(super) fn forget(&mut self, effects: &mut Vec<Effect>) {
         self.forgotten = true;
+        self.changed = true;
         self.pending.clear();
         self.in_flight = None;
         if !matches!(self.phase, Phase::Ended) {
@@ -261,6 +425,7 @@ impl Task {
         settings: &Settings,
         random: &mut Random,
     ) {
+        self.recovering = false;
         let Phase::Starting { killed: None } = self.phase else {
             // It began while being stopped; its end follows.
             return;
@@ -299,6 +464,14 @@ impl Task {
             Phase::Killing { why, .. } => Some((why, false)),
             Phase::Running { .. } | Phase::Ended => None,
         };
+        self.recovering = false;
+        let outcome = if self.of_earlier_boot && !matches!(outcome, Outcome::Exited { .. }) {
+            Outcome::Restarted {
+                message: "The machine was started anew, and what ran on it is lost".to_owned(),
+            }
+        } else {
+            outcome
+        };
         let verdict = Verdict::of(
             why,
             &outcome,
@@ -323,15 +496,17 @@ impl Task {
         state
     }
 
-    pub(super) fn on_acknowledged(&mut self, uuid: &[u8]) {
-        if self
+    /// The framework has the oldest update; false when that is another one.
+    pub(super) fn on_acknowledged(&mut self, uuid: &[u8]) -> bool {
+        let is_it = self
             .pending
             .front()
-            .is_some_and(|status| status.uuid.as_deref() == Some(uuid))
-        {
+            .is_some_and(|status| status.uuid.as_deref() == Some(uuid));
+        if is_it {
             self.pending.pop_front();
             self.in_flight = None;
         }
+        is_it
     }
 
     pub(super) fn on_new_session(&mut self) {
@@ -365,6 +540,7 @@ impl Task {
             && destroy_at.is_some_and(|at| at <= now)
         {
             *destroy_at = None;
+            self.changed = true;
             effects.push(Effect::Destroy(self.container.clone()));
         }
         let due = self
@@ -442,8 +618,27 @@ impl Task {
                 .is_some_and(|last| convert::is_terminal(last.state())),
             "nothing follows a terminal update"
         );
+        self.changed = true;
         if !self.forgotten {
             self.pending.push_back(status);
+        }
+    }
+}
+
+impl Why {
+    const fn to_wire(self) -> WireWhy {
+        match self {
+            Self::Asked => WireWhy::Asked,
+            Self::MaxCompletionTime => WireWhy::MaxCompletionTime,
+            Self::AgentStops => WireWhy::AgentStops,
+        }
+    }
+
+    const fn from_wire(why: WireWhy) -> Self {
+        match why {
+            WireWhy::Asked => Self::Asked,
+            WireWhy::MaxCompletionTime => Self::MaxCompletionTime,
+            WireWhy::AgentStops => Self::AgentStops,
         }
     }
 }
@@ -495,8 +690,13 @@ impl Verdict {
             }
             (
                 Some((Why::Asked, false)),
-                Outcome::NotStarted { message } | Outcome::Lost { message },
+                Outcome::NotStarted { message }
+                | Outcome::Lost { message }
+                | Outcome::Restarted { message },
             ) => verdict(TaskState::TaskKilled, None, message.clone()),
+            (Some((Why::Asked, false)), Outcome::NeverBegun) => {
+                verdict(TaskState::TaskKilled, None, NEVER_BEGUN.to_owned())
+            }
             (None, Outcome::Exited { exit, .. }) if exit.code == Some(0) => {
                 verdict(TaskState::TaskFinished, None, exit_message(exit))
             }
@@ -520,8 +720,16 @@ impl Verdict {
                 Some(Reason::ContainerLaunchFailed),
                 message.clone(),
             ),
+            (None, Outcome::NeverBegun) => verdict(
+                TaskState::TaskFailed,
+                Some(Reason::ContainerLaunchFailed),
+                NEVER_BEGUN.to_owned(),
+            ),
             (None, Outcome::Lost { message }) => {
                 verdict(gone, Some(Reason::ExecutorTerminated), message.clone())
+            }
+            (None, Outcome::Restarted { message }) => {
+                verdict(gone, Some(Reason::AgentRestarted), message.clone())
             }
         }
     }

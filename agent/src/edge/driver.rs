@@ -1,24 +1,28 @@
 //! The loop that owns the core: facts in, effects out, in order.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use allotment_types::{Effects, FrameworkId, TaskId};
+use allotment_types::{AgentId, Effects, FrameworkId, TaskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::checkpoint::Log;
 use super::link::Link;
 use super::store;
 use crate::clock;
 use crate::containerizer::handle::{Containerizer, Order};
 use crate::containerizer::prepare;
-use crate::core::{Core, Effect, Input, Overview, Record};
+use crate::core::{Core, Effect, Input, Overview, Record, outlasts_power};
 
 /// How many queued facts one turn takes in before it writes and acts.
 const BATCH_LEN: usize = 256;
 /// A longer turn is logged.
 const TURN_MAX: Duration = Duration::from_millis(200);
+/// How soon a write to a full disk is tried again.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// A question to the loop.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Driver {
     pub(super) masters: Vec<String>,
     pub(super) work_dir: PathBuf,
     pub(super) boot_id: String,
+    /// Where records go.
+    pub(super) log: Log,
     pub(super) inputs: mpsc::Sender<Input>,
     /// Sandboxes to delete. Unbounded, but never longer than there are sandboxes on the disk.
     pub(super) garbage: mpsc::UnboundedSender<String>,
@@ -46,12 +52,17 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Runs until the core has stopped; why it ended by itself otherwise.
+    /// Performs what recovery asked for and runs until the core has stopped; why it ended by
+    /// itself otherwise.
     pub(super) async fn run(
         mut self,
+        recovered: Vec<Effect>,
         mut queue: mpsc::Receiver<Input>,
         mut queries: mpsc::Receiver<Query>,
     ) -> Result<(), String> {
+        for effect in recovered {
+            self.perform(effect).await;
+        }
         let mut batch = Vec::with_capacity(BATCH_LEN);
         let ended = loop {
             batch.clear();
@@ -113,21 +124,64 @@ impl Driver {
         Ok(stopped)
     }
 
-    async fn persist(&self, records: Vec<Record>) -> Result<(), String> {
-        // A later id replaces an earlier one: the last record is all there is to write.
-        let Some(Record::Registered { agent }) = records.into_iter().next_back() else {
+    /// Writes records down; returns only once they are.
+    async fn persist(&mut self, records: Vec<Record>) -> Result<(), String> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.remember(&records).await?;
+        while let Err(error) = self.log.append(&records) {
+            if !matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ) {
+                return Err(self.cannot_write(&error));
+            }
+            // Nothing may be done or told before it is written down. Tasks go on meanwhile.
+            tracing::error!(
+                work_dir = %self.work_dir.display(),
+                %error,
+                "the agent waits: free space on its disk"
+            );
+            tokio::time::sleep(FULL_WAIT).await;
+        }
+        if records.iter().any(outlasts_power) {
+            let file = self.log.file();
+            spawn_blocking(move || file.sync_data())
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|error| self.cannot_write(&error))?;
+        }
+        if self.log.is_long()
+            && let Err(error) = self.log.restart(&self.core.snapshot())
+        {
+            // The long one is whole; it only takes longer to read.
+            tracing::warn!(%error, "the checkpoint cannot be begun anew");
+        }
+        Ok(())
+    }
+
+    fn cannot_write(&self, error: &std::io::Error) -> String {
+        format!(
+            "its checkpoint cannot be written to {}: {error}",
+            self.work_dir.display()
+        )
+    }
+
+    /// A second copy of the agent's id, without which every task here would be a stranger's.
+    async fn remember(&self, records: &[Record]) -> Result<(), String> {
+        let id = records.iter().rev().find_map(|record| match record {
+            Record::Agent(agent) => agent.agent_id.as_ref(),
+            _ => None,
+        });
+        let Some(Ok(agent)) = id.map(AgentId::try_from) else {
             return Ok(());
         };
         let (folder, boot_id) = (self.work_dir.clone(), self.boot_id.clone());
         spawn_blocking(move || store::remember(&folder, &agent, &boot_id))
             .await
             .map_err(|error| error.to_string())?
-            .map_err(|error| {
-                format!(
-                    "its id cannot be written to {}: {error}",
-                    self.work_dir.display()
-                )
-            })
+            .map_err(|error| self.cannot_write(&error))
     }
 
     async fn perform(&mut self, effect: Effect) -> bool {
@@ -159,6 +213,7 @@ impl Driver {
             }
             Effect::Terminate(id) => self.containerizer.order(Order::Terminate(id)).await,
             Effect::Destroy(id) => self.containerizer.order(Order::Destroy(id)).await,
+            Effect::Release(id) => self.containerizer.order(Order::Release(id)).await,
             Effect::Collect { agent, sandbox } => {
                 let _ = self.garbage.send(sandbox.folder(&agent));
             }

@@ -2,8 +2,10 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `files`, `http`: what the agent serves. `store`: its work folder. `detect`: its machine.
+//! - `files`, `http`: what the agent serves. `store`: its work folder. `checkpoint`: what it
+//!   writes down there. `detect`: its machine.
 
+mod checkpoint;
 mod detect;
 mod driver;
 mod files;
@@ -14,7 +16,9 @@ mod store;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use allotment_types::Resources;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,7 +27,7 @@ use crate::clock;
 use crate::config::{Config, ConfigError, Isolator};
 use crate::containerizer::LauncherError;
 use crate::containerizer::handle::{Containerizer, Settings as ContainerSettings};
-use crate::core::{Core, Input, Settings};
+use crate::core::{Checkpoint, Core, Input, Settings, Shrunk};
 use crate::fetcher::Fetcher;
 pub use store::{StoreError, cgroup_name};
 
@@ -52,6 +56,9 @@ pub enum StartError {
     /// Nothing can be started on this machine.
     #[error(transparent)]
     Launcher(#[from] LauncherError),
+    /// Live tasks hold more than the settings offer.
+    #[error(transparent)]
+    Shrunk(#[from] Shrunk),
 }
 
 /// Why a running agent ended by itself.
@@ -61,11 +68,12 @@ pub struct RunError {
     reason: String,
 }
 
-/// An agent that serves. Dropping it ends its tasks as well, without a farewell.
+/// An agent that serves. Dropping it is as [`Running::leave`], at once.
 #[derive(Debug)]
 pub struct Running {
     url: String,
     missing_walls: Vec<(Isolator, String)>,
+    tasks_outlive_agent: bool,
     inputs: mpsc::Sender<Input>,
     driver: JoinHandle<Result<(), String>>,
     server: JoinHandle<()>,
@@ -81,8 +89,18 @@ pub struct Running {
 pub async fn start(config: Config) -> Result<Running, StartError> {
     config.validate().map_err(StartError::Config)?;
     let store = store::Store::open(&config.work_dir)?;
-    let agent = store.agent_id()?;
     let work_dir = store.folder().to_owned();
+    let unusable = |source| StoreError::Folder {
+        folder: work_dir.clone(),
+        source,
+    };
+    let mut found = checkpoint::read(&work_dir).map_err(unusable)?;
+    match store.agent_id() {
+        Ok(agent) => found.checkpoint.or_agent(agent),
+        Err(damage) => found.damage.push(damage),
+    }
+    report(&found, &work_dir);
+    let earlier = std::mem::take(&mut found.checkpoint);
     let listen_error = |source| StartError::Listen {
         address: config.listen,
         source,
@@ -104,9 +122,15 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         fetcher: Fetcher {
             size_max: config.fetch_size_max,
         },
+        tasks_outlive_agent: config.tasks_outlive_agent,
     };
-    let containerizer = Containerizer::start(container_settings, inputs.clone()).await?;
-    let settings = settings(&config, address, &containerizer, &work_dir);
+    let adopted = if config.tasks_outlive_agent {
+        earlier.containers()
+    } else {
+        Vec::new()
+    };
+    let containerizer = Containerizer::start(container_settings, adopted, inputs.clone()).await?;
+    let settings = settings(&config, address, &containerizer, &work_dir, &earlier);
     tracing::info!(
         url = %settings.url(),
         resources = %settings.resources,
@@ -116,7 +140,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let missing_walls = containerizer.missing.clone();
     let (url, boot_id) = (settings.url(), settings.boot_id.clone());
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
-    let core = Core::new(settings, agent, seed, clock::now());
+    let (core, recovery) = match Core::recover(settings, earlier, seed, clock::now()) {
+        Ok(recovered) => recovered,
+        Err(shrunk) => {
+            containerizer.stop().await;
+            return Err(shrunk.into());
+        }
+    };
+    let log = checkpoint::Log::begin(&work_dir, &found, &core.snapshot()).map_err(unusable)?;
     let (garbage, garbage_queue) = mpsc::unbounded_channel();
     let collector = tokio::spawn(driver::collect(work_dir.clone(), garbage_queue));
     let router = http::router(files::Files {
@@ -133,6 +164,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         masters: config.masters,
         work_dir,
         boot_id,
+        log,
         inputs: inputs.clone(),
         garbage,
         link: None,
@@ -148,7 +180,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             }
             store
         });
-        let ended = driver.run(input_queue, query_queue).await;
+        // What recovery changed is in the snapshot that the log begins with.
+        let ended = driver.run(recovery.then, input_queue, query_queue).await;
         // The lock on the work folder goes last.
         drop(looking.await);
         ended
@@ -156,6 +189,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running {
         url,
         missing_walls,
+        tasks_outlive_agent: config.tasks_outlive_agent,
         inputs,
         driver,
         server,
@@ -163,11 +197,24 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
+/// Says what of an earlier run is lost. Tasks among it come to a terminal update through the
+/// master, which finds them missing in the registration.
+fn report(found: &checkpoint::Found, work_dir: &Path) {
+    for what in &found.damage {
+        tracing::error!(%what, "something that this agent wrote down is lost");
+    }
+    let (held, n) = (found.checkpoint.held(), found.checkpoint.containers().len());
+    if n > 0 {
+        tracing::info!(work_dir = %work_dir.display(), tasks = n, %held, "recovering");
+    }
+}
+
 fn settings(
     config: &Config,
     address: SocketAddr,
     containerizer: &Containerizer,
-    work_dir: &std::path::Path,
+    work_dir: &Path,
+    earlier: &Checkpoint,
 ) -> Settings {
     let hostname = config.hostname.clone().unwrap_or_else(detect::hostname);
     let host = match &config.advertise {
@@ -191,7 +238,7 @@ fn settings(
         resources: config
             .resources
             .clone()
-            .unwrap_or_else(|| detect::resources(work_dir)),
+            .unwrap_or_else(|| detected(work_dir, earlier)),
         attributes: attributes.to_wire(),
         n_masters: config.masters.len(),
         reconnect_min: config.reconnect_min,
@@ -200,6 +247,17 @@ fn settings(
         gc_delay: config.gc_delay,
         work_dir: work_dir.to_string_lossy().into_owned(),
         environment: detect::environment(),
+        tasks_outlive_agent: config.tasks_outlive_agent,
+    }
+}
+
+/// What this machine has. What tasks wrote makes its free disk less; they are not refused for
+/// that what they were given.
+fn detected(work_dir: &Path, earlier: &Checkpoint) -> Resources {
+    let now = detect::resources(work_dir);
+    match earlier.resources() {
+        Some(before) if !now.contains(&earlier.held()) => before.clone(),
+        _ => now,
     }
 }
 
@@ -215,10 +273,20 @@ impl Running {
         &self.missing_walls
     }
 
-    /// Stops cleanly: every task is killed and reported, the master is told that this agent
-    /// leaves, and nothing is left but sandboxes.
+    /// Ends this agent for good: every task is killed and reported, the master is told that it
+    /// leaves, and nothing is left but sandboxes and what is not acknowledged.
     pub async fn stop(mut self) {
         let _ = self.inputs.send(Input::Stop).await;
+        let _ = (&mut self.driver).await;
+    }
+
+    /// Ends this process and leaves the tasks to the next agent on the same work folder, which
+    /// finds them again; where tasks do not outlive their agent, the same as [`Self::stop`].
+    pub async fn leave(mut self) {
+        if !self.tasks_outlive_agent {
+            return self.stop().await;
+        }
+        let _ = self.inputs.send(Input::Leave).await;
         let _ = (&mut self.driver).await;
     }
 

@@ -51,17 +51,6 @@ pub enum StoreError {
         /// Which folder.
         folder: PathBuf,
     },
-    /// The id cannot be read.
-    #[error(
-        "{} holds no agent id ({reason}); delete it, and this agent registers as a new one",
-        file.display()
-    )]
-    Id {
-        /// Which file.
-        file: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
 }
 
 impl Store {
@@ -71,7 +60,7 @@ impl Store {
             folder: folder.to_owned(),
             source,
         };
-        fs::create_dir_all(folder.join("meta")).map_err(unusable)?;
+        fs::create_dir_all(folder.join("meta/containers")).map_err(unusable)?;
         let folder = folder.canonicalize().map_err(unusable)?;
         let lock = File::options()
             .create(true)
@@ -93,22 +82,17 @@ impl Store {
         &self.folder
     }
 
-    /// The id of an earlier run.
-    pub(super) fn agent_id(&self) -> Result<Option<AgentId>, StoreError> {
+    /// The id of an earlier run, which the checkpoint holds as well.
+    ///
+    /// # Errors
+    /// A sentence when what is there is no id.
+    pub(super) fn agent_id(&self) -> Result<Option<AgentId>, String> {
         let file = self.folder.join(ID);
+        let unreadable = |reason: String| format!("{} holds no agent id: {reason}", file.display());
         let text = match fs::read(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(StoreError::Folder {
-                    folder: self.folder.clone(),
-                    source,
-                });
-            }
-        };
-        let unreadable = |reason: String| StoreError::Id {
-            file: file.clone(),
-            reason,
+            Err(error) => return Err(unreadable(error.to_string())),
         };
         let remembered: Remembered =
             serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
@@ -222,7 +206,7 @@ mod tests {
         remember(store.folder(), &id, "boot").unwrap();
         assert_eq!(store.agent_id().unwrap(), Some(id));
         fs::write(folder.path().join(ID), "{}").unwrap();
-        let error = store.agent_id().unwrap_err().to_string();
+        let error = store.agent_id().unwrap_err();
         assert!(error.contains("agent.json"), "{error}");
     }
 }

@@ -281,6 +281,9 @@ pub fn config(mode: Mode, master: &str, work_dir: PathBuf) -> Config {
             Mode::Isolated => "cgroups,namespaces".parse::<Isolation>().unwrap(),
         },
         launcher: launcher(),
+        // A test that fails must not leave processes behind; those about what outlives an agent
+        // say so.
+        tasks_outlive_agent: false,
         ..Config::default()
     }
 }

@@ -133,6 +133,9 @@ impl Cluster {
                 work_dir: settings.folder.join(format!("agent-{i}")),
                 resources: Some(agent.resources.clone()),
                 attributes: agent.attributes.clone(),
+                // A local cluster is one process, and what it started ends with it, also when it
+                // is killed: nobody looks for the rest of it on a laptop.
+                tasks_outlive_agent: false,
                 ..Default::default()
             })
             .await

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// name with --ip 0.0.0.0]
     #[arg(long, value_name = "NAME")]
     advertise: Option<String>,
-    /// Folder of sandboxes [default: allot/agent in $XDG_STATE_HOME, which is ~/.local/state
+    /// Folder of sandboxes and of what the agent remembers [default: allot/agent in $XDG_STATE_HOME, which is ~/.local/state
     /// unless set]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
@@ -48,6 +48,11 @@ pub(crate) struct Args {
     /// How long the sandbox of an ended task is kept
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     gc_delay: Option<Duration>,
+    /// End every task when this agent ends, however it ends. Otherwise tasks go on, and the next
+    /// agent on the same folder takes them up; SIGUSR1 ends them and takes the agent out of the
+    /// cluster
+    #[arg(long)]
+    tasks_end_with_agent: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -64,6 +69,7 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         attributes: args.attributes.unwrap_or_default(),
         isolation: args.isolation,
         switch_user: !args.no_switch_user,
+        tasks_outlive_agent: !args.tasks_end_with_agent,
         ..Config::default()
     };
     set(&mut config.gc_delay, args.gc_delay);

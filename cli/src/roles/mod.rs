@@ -72,7 +72,15 @@ impl Role {
         })
     }
 
-    /// Ends it cleanly.
+    /// Ends it cleanly; what it does for others goes on under the next process of its kind.
+    pub(crate) async fn leave(self) {
+        match self {
+            Self::Agent(running) => running.leave().await,
+            other => other.stop().await,
+        }
+    }
+
+    /// Ends it cleanly, an agent for good: with its tasks.
     pub(crate) async fn stop(self) {
         match self {
             Self::Master(running) => running.stop().await,
@@ -114,7 +122,7 @@ pub(crate) fn note_missing_walls(role: &Role) {
     }
 }
 
-/// Starts one role and serves until SIGINT, SIGTERM or its death.
+/// Starts one role and serves until SIGINT, SIGTERM, SIGUSR1 or its death.
 pub(crate) async fn serve<C: fmt::Debug, E: Into<anyhow::Error>>(
     common: &Common,
     config: C,
@@ -126,6 +134,7 @@ pub(crate) async fn serve<C: fmt::Debug, E: Into<anyhow::Error>>(
     }
     // Before the start, so that a signal during it is not lost.
     let mut ended = std::pin::pin!(signals::ended()?);
+    let mut removed = std::pin::pin!(signals::removed()?);
     let mut role = tokio::select! {
         role = start(config) => role.map_err(Into::into)?,
         () = &mut ended => return Ok(ExitCode::SUCCESS),

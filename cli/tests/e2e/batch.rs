@@ -34,6 +34,7 @@ impl Cluster {
             "none",
             "--resources",
             "cpus:4;mem:4096",
+            "--tasks-end-with-agent",
         ]);
         agent.ready("agent");
         let mut cluster = Self {

@@ -318,6 +318,8 @@ impl Cluster {
                 text(&work_dir),
                 "--resources",
                 resources,
+                // A test that fails must leave nothing behind.
+                "--tasks-end-with-agent",
             ]);
             agent.ready("agent");
             cluster.agents.push(agent);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Checked, Fault, Happening, World};
+use super::{Checked, Fault, Happening, Part, World};
 use crate::net::{Down, Peer, Up};
 
 impl World {
@@ -30,6 +30,27 @@ impl World {
                 }
             }
             Fault::KillFramework(i) => self.kill_framework(i)?,
+            Fault::AgentCrash {
+                machine,
+                down,
+                torn,
+            } => {
+                if let Some(node) = self.machines.get_mut(machine) {
+                    node.host.crash(now, down, torn);
+                }
+                if !torn {
+                    self.hang_up(machine);
+                }
+                self.rearm(Part::Machine(machine));
+            }
+            Fault::PowerLoss { machine, down } => {
+                self.cut_peer(Peer::Agent(machine), Duration::from_secs(20));
+                if let Some(node) = self.machines.get_mut(machine) {
+                    node.stream = None;
+                    let acts = node.host.lose_power(now, down);
+                    self.perform_acts(machine, acts)?;
+                }
+            }
             Fault::MasterBack => self.start_master(),
             Fault::Slow(lasts) => {
                 self.net.slowness = 50;
@@ -38,6 +59,14 @@ impl World {
             Fault::Fast => self.net.slowness = 1,
         }
         Ok(())
+    }
+
+    /// The kernel closes the streams of a process that ended.
+    fn hang_up(&mut self, machine: usize) {
+        let stream = self.machines.get_mut(machine).and_then(|m| m.stream.take());
+        if let Some(stream) = stream {
+            self.peer_closes(stream);
+        }
     }
 
     pub(super) fn cut_peer(&mut self, peer: Peer, noticed_within: Duration) {

@@ -77,6 +77,15 @@ pub(crate) enum Fault {
     MasterCrash { down: Duration, torn: bool },
     /// A framework's process dies and another begins.
     KillFramework(usize),
+    /// An agent's process dies, its containers go on, and it is back after a while. With `torn`,
+    /// it dies between its next write and what follows from that.
+    AgentCrash {
+        machine: usize,
+        down: Duration,
+        torn: bool,
+    },
+    /// A machine loses power, with its containers and what was not forced to its disk.
+    PowerLoss { machine: usize, down: Duration },
     /// Every message takes many times as long, for a while.
     Slow(Duration),
     /// The slowness is over.

@@ -137,6 +137,7 @@ impl World {
                         self.witness.on_emitted(&key, uuid);
                     }
                 }
+                Act::Withdrawn { key, uuid } => self.witness.on_withdrawn(&key, &uuid),
             }
         }
         self.rearm(Part::Machine(i));

@@ -3,6 +3,7 @@
 //! Groups lie at `<hierarchy>/allotment/<agent>/<container>`; nothing outside `allotment/<agent>`
 //! is ever touched, except that v2 wants controllers switched on along the way.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -82,11 +83,11 @@ pub(in super::super) struct MemoryVerdict {
 
 impl Cgroups {
     /// Finds cpu, memory and pids, makes this agent's group in each and removes what an earlier
-    /// run left in it, processes included.
+    /// run left in it, processes included, but for the containers that are `spared`.
     ///
     /// # Errors
     /// Which controller is missing or may not be used, as a clause.
-    pub(in super::super) fn set_up(agent: &str) -> Result<Self, String> {
+    pub(in super::super) fn set_up(agent: &str, spared: &BTreeSet<String>) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mounts")
             .map_err(|error| format!("/proc/self/mounts cannot be read: {error}"))?;
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
@@ -111,8 +112,29 @@ impl Cgroups {
         for hierarchy in &cgroups.hierarchies {
             hierarchy.prepare()?;
         }
-        cgroups.remove_leftovers();
+        cgroups.remove_leftovers(spared);
         Ok(cgroups)
+    }
+
+    /// The groups that an earlier run made for a container; `None` when there are none.
+    pub(in super::super) fn adopt(&self, container: &str) -> Option<Group> {
+        let mut group = Group {
+            paths: Vec::with_capacity(self.hierarchies.len()),
+            memory: None,
+            limit_bytes: 0,
+        };
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.root.join(container);
+            if !path.is_dir() {
+                continue;
+            }
+            if hierarchy.controllers.contains(&Controller::Memory) {
+                group.limit_bytes = memory::limit_bytes(hierarchy.version, &path);
+                group.memory = Some((hierarchy.version, path.clone()));
+            }
+            group.paths.push(path);
+        }
+        (!group.paths.is_empty()).then_some(group)
     }
 
     /// Makes the groups of one container and sets its limits.
@@ -159,7 +181,7 @@ impl Cgroups {
 
     /// Removes this agent's groups, once no container is left in them.
     pub(in super::super) fn tear_down(&self) {
-        self.remove_leftovers();
+        self.remove_leftovers(&BTreeSet::new());
         for hierarchy in &self.hierarchies {
             let _ = fs::remove_dir(&hierarchy.root);
             if let Some(ours) = hierarchy.root.parent() {
@@ -169,13 +191,17 @@ impl Cgroups {
         }
     }
 
-    /// Kills and removes whatever containers this agent's groups hold.
-    fn remove_leftovers(&self) {
+    /// Kills and removes whatever containers this agent's groups hold, but for the spared ones.
+    fn remove_leftovers(&self, spared: &BTreeSet<String>) {
         // Killed processes leave their groups a little later; two seconds are plenty.
         for round in 0..200 {
             let mut left = 0;
             for hierarchy in &self.hierarchies {
                 for path in subgroups(&hierarchy.root) {
+                    let name = path.file_name().and_then(|name| name.to_str());
+                    if name.is_some_and(|name| spared.contains(name)) {
+                        continue;
+                    }
                     kill_members(&path);
                     if fs::remove_dir(&path).is_err() {
                         left += 1;
@@ -264,6 +290,13 @@ impl Group {
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         });
         self.paths.is_empty()
+    }
+
+    /// Whether any process is inside.
+    pub(in super::super) fn is_populated(&self) -> bool {
+        self.paths.iter().any(|path| {
+            fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty())
+        })
     }
 
     /// Kills whatever is still inside.

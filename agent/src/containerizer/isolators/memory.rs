@@ -27,6 +27,16 @@ pub(super) fn settings(version: Version, limits: &Limits) -> Vec<Setting> {
     }
 }
 
+/// The limit of the group in bytes; 0 where it cannot be read.
+pub(super) fn limit_bytes(version: Version, group: &Path) -> u64 {
+    let file = match version {
+        Version::V1 => "memory.limit_in_bytes",
+        Version::V2 => "memory.max",
+    };
+    let text = fs::read_to_string(group.join(file)).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 /// How often the kernel killed a process of the group for want of memory.
 pub(super) fn oom_kills(version: Version, group: &Path) -> u64 {
     let file = match version {

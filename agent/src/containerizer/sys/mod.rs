@@ -1,5 +1,5 @@
-//! The few system calls that safe wrappers do not offer; all `unsafe` code of the agent is here
-//! and in `spawn`, which starts a task.
+//! The few system calls that safe wrappers do not offer; all `unsafe` code of the agent is here,
+//! in `spawn`, which starts a task, and in `pidfd`.
 //!
 //! What makes the blocks sound is said beside each. Two facts hold for all of them: the launcher
 //! and every container init have exactly one thread, so no lock can be held by somebody else at
@@ -14,8 +14,10 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
+mod pidfd;
 mod spawn;
 
+pub(super) use pidfd::{began_by, pidfd_kill, pidfd_open, since_boot};
 pub(super) use spawn::{ChildStack, Credentials, Stage, TaskPlan, spawn_task};
 
 /// Takes ownership of a descriptor that this process was started with.
@@ -32,10 +34,10 @@ pub(super) fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
 }
 
 /// Borrows a descriptor that the caller knows to be open for as long as the process lives.
-#[expect(unsafe_code, reason = "the report pipe has a fixed number")]
+#[expect(unsafe_code, reason = "report pipe and journal have fixed numbers")]
 pub(super) fn borrow_fd(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: only called with the number that the launcher parked the report pipe on, which is
-    // never closed.
+    // SAFETY: only called with the numbers that the launcher parked the report pipe and the
+    // journal on, which are never closed.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
@@ -49,8 +51,8 @@ pub(super) fn park_fd(fd: OwnedFd, to: RawFd) -> Result<(), Errno> {
         let _ = fd.into_raw_fd();
         return Ok(());
     }
-    // SAFETY: dup3 has no memory arguments; `to` is not owned by any `OwnedFd` of this process,
-    // as it is called before other descriptors are opened.
+    // SAFETY: dup3 has no memory arguments; `to` is not owned by any `OwnedFd` of this process:
+    // the launcher takes these numbers before it opens other descriptors and keeps them.
     Errno::result(unsafe { libc::dup3(fd.as_raw_fd(), to, libc::O_CLOEXEC) })?;
     Ok(())
 }

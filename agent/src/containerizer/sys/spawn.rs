@@ -21,6 +21,7 @@ pub(in super::super) enum Stage {
     Exec,
     Clone,
     Mount,
+    Journal,
 }
 
 impl Stage {
@@ -36,6 +37,7 @@ impl Stage {
             Self::Exec,
             Self::Clone,
             Self::Mount,
+            Self::Journal,
         ]
         .into_iter()
         .find(|stage| *stage as i32 == number)

@@ -1,0 +1,197 @@
+//! An agent goes on where an earlier run of it ended.
+//!
+//! Every task that was not over is taken up again. Of each of its containers the containerizer
+//! tells in its time that it runs, that it ended and how, that it was never begun, or that it is
+//! lost; until then the agent says of it what it said last.
+
+use allotment_proto::allot;
+use allotment_types::{Resources, Shortfall, Timestamp};
+
+use super::checkpoint::{Checkpoint, agent_record};
+use super::launch::{self, ContainerId, SandboxId};
+use super::task::Task;
+use super::{Core, Effect, Framework, Key, Outcome, Record, Settings, Step, Stopping};
+
+/// Why an agent cannot go on where it ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the tasks on this agent hold {held}, but its settings offer {offered} ({}); offer at least \
+     what they hold, or end them first: start the agent with its former resources and send it \
+     SIGUSR1",
+    list(lacks)
+)]
+pub struct Shrunk {
+    /// What live tasks hold.
+    pub held: Resources,
+    /// What the settings offer now.
+    pub offered: Resources,
+    /// Where it does not suffice.
+    pub lacks: Vec<Shortfall>,
+}
+
+fn list(lacks: &[Shortfall]) -> String {
+    let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+    lacks.join(", ")
+}
+
+impl Core {
+    /// An agent that goes on where the records of `checkpoint` end; an empty one begins anew.
+    /// `seed` feeds ids and jitter, and must differ between runs.
+    ///
+    /// # Errors
+    /// [`Shrunk`] when live tasks hold more than there is now.
+    pub fn recover(
+        settings: Settings,
+        checkpoint: Checkpoint,
+        seed: u64,
+        now: Timestamp,
+    ) -> Result<(Self, Step), Shrunk> {
+        if settings.tasks_outlive_agent {
+            let held = checkpoint.held();
+            let lacks = settings.resources.shortfalls(&held);
+            if !lacks.is_empty() {
+                let offered = settings.resources;
+                return Err(Shrunk {
+                    held,
+                    offered,
+                    lacks,
+                });
+            }
+        }
+        let rebooted = checkpoint.boot_id() != settings.boot_id;
+        let mut core = Self::new(settings, checkpoint.agent().cloned(), seed, now);
+        let mut step = Step::none();
+        step.persist.push(core.agent_record());
+        let (frameworks, tasks) = checkpoint.into_parts();
+        for (id, info) in frameworks {
+            core.frameworks.insert(id, Framework { info, n_tasks: 0 });
+        }
+        for (key, saved) in tasks {
+            let resources = saved.resources();
+            core.free.subtract(&resources);
+            core.take_up(key, Task::recovered(saved, resources, rebooted), &mut step);
+        }
+        if !core.settings.tasks_outlive_agent {
+            core.lose_all(now, &mut step);
+        }
+        core.settle_all(now, &mut step);
+        Ok((core, step))
+    }
+
+    fn take_up(&mut self, key: Key, task: Task, step: &mut Step) {
+        if !task.is_ended() {
+            self.containers
+                .insert(task.container().clone(), key.clone());
+            task.order_again(&mut step.then);
+        }
+        if let Some(framework) = self.frameworks.get_mut(&key.0) {
+            framework.n_tasks += 1;
+        }
+        self.tasks.insert(key, task);
+    }
+
+    /// Tasks that end with their agent ended with the earlier run.
+    fn lose_all(&mut self, now: Timestamp, step: &mut Step) {
+        step.then.clear();
+        let containers: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        for container in containers {
+            let message = "The agent ended, and its tasks with it".to_owned();
+            let outcome = Outcome::Restarted { message };
+            let left = allot::SandboxSummary::default();
+            self.on_ended(now, container, (outcome, left), step);
+        }
+        // Whatever they held of what there was then, now all there is is free.
+        self.free = self.settings.resources.clone();
+    }
+
+    /// Everything that a later run needs, in records.
+    pub fn snapshot(&self) -> Vec<Record> {
+        let mut records = vec![self.agent_record()];
+        for framework in self.frameworks.values() {
+            records.push(framework.record());
+        }
+        for task in self.tasks.values() {
+            records.push(Record::Task(task.checkpoint()));
+            if !task.is_untouched() {
+                records.push(Record::Progress(task.progress()));
+            }
+        }
+        records
+    }
+
+    pub(super) fn agent_record(&self) -> Record {
+        let (agent, settings) = (self.agent.as_ref(), &self.settings);
+        agent_record(agent, &settings.boot_id, &settings.resources)
+    }
+
+    /// No process of a container ever was: its task is begun in another one, unless it must not.
+    /// False: it must not.
+    pub(super) fn relaunch(
+        &mut self,
+        now: Timestamp,
+        container: &ContainerId,
+        step: &mut Step,
+    ) -> bool {
+        let (Some(key), Some(agent)) =
+            (self.containers.get(container).cloned(), self.agent.clone())
+        else {
+            return false;
+        };
+        let (Some(task), Some(framework)) = (self.tasks.get_mut(&key), self.frameworks.get(&key.0))
+        else {
+            return false;
+        };
+        if !task.may_relaunch() {
+            return false;
+        }
+        let fresh = ContainerId::from_random(&mut self.random);
+        let room = self.free.plus(task.resources());
+        let planned = launch::plan(
+            &self.settings,
+            &agent,
+            &framework.info,
+            (&key.0, &key.1, &fresh),
+            task.info(),
+            &room,
+        );
+        let Ok(launch) = planned else {
+            return false;
+        };
+        let (framework, id) = key.clone();
+        let former = SandboxId {
+            framework,
+            task: id,
+            container: container.clone(),
+        };
+        let at = now + self.settings.gc_delay;
+        self.collect_at.insert((at, former), task.agent().clone());
+        task.relaunch(&agent, fresh.clone());
+        step.persist.push(Record::Task(task.checkpoint()));
+        self.containers.remove(container);
+        self.containers.insert(fresh, key.clone());
+        step.then.push(Effect::Release(container.clone()));
+        step.then.push(Effect::Start(Box::new(launch)));
+        self.settle(now, &key, step);
+        true
+    }
+
+    /// Whether a sandbox belongs to something that runs or is about to.
+    pub(super) fn is_in_use(&self, sandbox: &SandboxId) -> bool {
+        self.containers.contains_key(&sandbox.container)
+    }
+
+    pub(super) fn on_leave(&mut self, step: &mut Step) {
+        if self.stopping != Stopping::Done {
+            self.stopping = Stopping::Done;
+            step.then.push(Effect::Stopped);
+        }
+    }
+}
+
+impl Framework {
+    pub(super) fn record(&self) -> Record {
+        Record::Framework(allot::FrameworkCheckpoint {
+            framework: self.info.clone(),
+        })
+    }
+}
