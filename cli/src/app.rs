@@ -71,6 +71,7 @@ enum Command {
         /// Its id
         app: String,
         /// How many are wanted; 0 suspends it
+        #[arg(allow_negative_numbers = true)]
         instances: u32,
         #[command(flatten)]
         change: Change,
