@@ -114,6 +114,11 @@ fn every_role_is_healthy_has_metrics_and_ends_cleanly_on_sigterm() {
             status == 200 && metrics.contains("# TYPE"),
             "{url}: {metrics}"
         );
+        let (status, sentence) = get(&format!("{url}/nowhere")).unwrap();
+        assert!(
+            status == 404 && !sentence.is_empty(),
+            "{url}: {status} {sentence}"
+        );
     }
     let frameworks = [services, batch].into_iter();
     for mut role in frameworks.chain(cluster.agents).chain(cluster.master) {
