@@ -1,4 +1,5 @@
-//! How fast one agent starts and reaps `true`, and what an idle task costs in memory.
+//! How fast one agent starts and reaps `true` beside what the kernel alone takes for it, how soon
+//! a task runs, and what an idle one costs in memory.
 //!
 //! `cargo bench -p allotment-agent --bench launch`. A master stands in (see `tests/support`), so
 //! that the agent alone is measured: gRPC, sandbox, launcher, walls, two acknowledged updates for
@@ -15,6 +16,7 @@
 mod support;
 
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use allotment_proto::convert::is_terminal;
@@ -24,18 +26,71 @@ use support::{Cluster, Mode, modes, program};
 const N_TASKS: usize = 3000;
 const WINDOW: usize = 64;
 const N_IDLE: usize = 100;
+const N_LATENCY: usize = 300;
+const N_FLOOR: usize = 750;
 
 #[tokio::main]
 async fn main() {
     let load = fs::read_to_string("/proc/loadavg").unwrap();
     println!("load {}", load.trim());
     for mode in modes() {
-        rate(mode).await;
+        let rate = rate(mode).await;
+        if mode == Mode::Isolated {
+            // Before and after, as other work on the machine comes and goes.
+            let floor = floor();
+            println!(
+                "Isolated: the bare clone and cgroup loop on two cores: {floor:.0}/s; the agent \
+                 reaches {:.0} % of it   target 75 %",
+                rate / floor * 100.0
+            );
+        }
+        latency(mode).await;
         idle(mode).await;
     }
 }
 
-async fn rate(mode: Mode) {
+/// How often a second the kernel alone does it, with two processes at it.
+fn floor() -> f64 {
+    let begun = Instant::now();
+    let loops: Vec<_> = (0..2)
+        .map(|_| {
+            Command::new(env!("CARGO_BIN_EXE_allotment-launcher"))
+                .args(["floor", &N_FLOOR.to_string()])
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut each in loops {
+        assert!(each.wait().unwrap().success());
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = (2 * N_FLOOR) as f64 / begun.elapsed().as_secs_f64();
+    rate
+}
+
+/// From the master's word to the update that says it runs, one task at a time.
+async fn latency(mode: Mode) {
+    let mut c = Cluster::start(mode).await;
+    let mut took = Vec::new();
+    for i in 0..N_LATENCY {
+        let id = format!("t{i}");
+        let begun = Instant::now();
+        c.master.launch(vec![program(&id, &["/bin/true"])]).await;
+        c.master.running(&id).await;
+        took.push(begun.elapsed());
+        c.master.end(&id).await;
+    }
+    took.sort_unstable();
+    println!(
+        "{mode:?}: launch to TASK_RUNNING, both ways over the wire: p50 {:.1} ms, p99 {:.1} ms   \
+         target 3 / 10 ms",
+        took[N_LATENCY / 2].as_secs_f64() * 1e3,
+        took[N_LATENCY * 99 / 100].as_secs_f64() * 1e3
+    );
+    c.agent.stop().await;
+}
+
+async fn rate(mode: Mode) -> f64 {
     let mut c = Cluster::start(mode).await;
     let task = |i: usize| program(&format!("t{i}"), &["/bin/true"]);
     let begun = Instant::now();
@@ -60,6 +115,7 @@ async fn rate(mode: Mode) {
     let rate = N_TASKS as f64 / took.as_secs_f64();
     println!("{mode:?}: {N_TASKS} x true, {WINDOW} at a time: {rate:.0}/s");
     c.agent.stop().await;
+    rate
 }
 
 async fn idle(mode: Mode) {

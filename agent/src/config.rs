@@ -56,6 +56,12 @@ pub struct Config {
     /// folder takes them up again (Mesos' checkpointing, for every framework). Otherwise they end
     /// with it.
     pub tasks_outlive_agent: bool,
+    /// Bytes after which the stdout or stderr of a task is put aside as `stdout.1` and another
+    /// begun; `None`: they grow as they will, as with Mesos' default. Tasks may say otherwise
+    /// ([`crate::core::logs`]).
+    pub log_size_max: Option<u64>,
+    /// How many files that were put aside are kept of each.
+    pub log_files_max: u32,
 }
 
 /// How the launcher process is started.
@@ -219,6 +225,8 @@ impl Default for Config {
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(10),
             tasks_outlive_agent: true,
+            log_size_max: None,
+            log_files_max: 9,
         }
     }
 }
@@ -226,6 +234,15 @@ impl Default for Config {
 impl Config {
     /// The attribute that tells which walls tasks have.
     pub const ISOLATION_ATTRIBUTE: &'static str = "isolation";
+
+    /// Reads a bound of logs, such as `10MB` (1024-fold steps, as in Mesos).
+    ///
+    /// # Errors
+    /// What is wrong with it, as a clause.
+    pub fn log_size(text: &str) -> Result<u64, String> {
+        crate::core::logs::size(text)?
+            .ok_or_else(|| "which bounds nothing; leave it out".to_owned())
+    }
 
     /// Checks that the settings make sense together.
     ///
@@ -238,6 +255,9 @@ impl Config {
         }
         if self.pids_max == 0 {
             return zero("pids_max", "4096");
+        }
+        if self.log_size_max == Some(0) {
+            return zero("log_size_max", "10MB");
         }
         if self.fetches_max == 0 {
             return zero("fetches_max", "8");

@@ -15,5 +15,5 @@ mod fetcher;
 
 pub use attributes::Attributes;
 pub use config::{Config, ConfigError, Isolation, Isolator, LauncherCommand};
-pub use containerizer::launcher_main;
+pub use containerizer::{launcher_main, run_floor};
 pub use edge::{RunError, Running, StartError, cgroup_name, start};

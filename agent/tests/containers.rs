@@ -298,3 +298,69 @@ async fn usage_counts_the_whole_tree() {
         c.agent.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_put_aside_when_it_is_large_and_the_oldest_goes() {
+    for mode in modes() {
+        let mut c = Cluster::with(mode, |config| {
+            config.log_size_max = Some(64 << 10);
+            config.log_files_max = 2;
+        })
+        .await;
+        // Six times the bound and a bit; both ways of naming one's output.
+        let line = "seq 60000; echo last > /dev/stdout; echo err >&2";
+        let mut own = shell("own", line);
+        own.command.as_mut().unwrap().environment = Some(allotment_proto::mesos::Environment {
+            variables: vec![allotment_proto::mesos::environment::Variable {
+                name: "CONTAINER_LOGGER_MAX_STDOUT_SIZE".to_owned(),
+                value: Some("0B".to_owned()),
+                r#type: None,
+            }],
+        });
+        // A folder in the way of the first file that is put aside.
+        let blocked = shell("blocked", &format!("mkdir -p stdout.1/x; {line}"));
+        c.master.launch(vec![shell("t", line), own, blocked]).await;
+        for id in ["t", "own", "blocked"] {
+            let end = c.master.end(id).await;
+            assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+        }
+        let whole: String = (1..=60_000).map(|i| format!("{i}\n")).collect::<String>() + "last\n";
+        let sandbox = c.sandbox("t");
+        let read = |name: &str| std::fs::read_to_string(sandbox.join(name)).unwrap();
+        let kept = read("stdout.2") + &read("stdout.1") + &read("stdout");
+        assert!(
+            whole.ends_with(&kept),
+            "what is kept is no end of the whole"
+        );
+        assert_eq!(read("stdout.1").len(), 64 << 10);
+        assert_eq!(read("stdout.2").len(), 64 << 10);
+        assert!(!sandbox.join("stdout.3").exists());
+        assert_eq!(read("stderr"), "err\n");
+        assert_eq!(c.stdout("own"), whole);
+        assert!(c.stdout("blocked").ends_with("last\n"));
+        assert!(c.stdout("blocked").len() <= 64 << 10);
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_that_is_none_is_refused_with_its_name() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    let mut info = shell("t", "true");
+    info.command.as_mut().unwrap().environment = Some(allotment_proto::mesos::Environment {
+        variables: vec![allotment_proto::mesos::environment::Variable {
+            name: "CONTAINER_LOGGER_MAX_STDERR_SIZE".to_owned(),
+            value: Some("large".to_owned()),
+            r#type: None,
+        }],
+    });
+    c.master.launch(vec![info]).await;
+    let end = c.master.end("t").await;
+    assert_eq!(end.state(), TaskState::TaskError, "{end:?}");
+    let message = end.message();
+    assert!(
+        message.contains("CONTAINER_LOGGER_MAX_STDERR_SIZE"),
+        "{message}"
+    );
+    c.agent.stop().await;
+}

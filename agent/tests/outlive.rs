@@ -314,6 +314,36 @@ async fn memory_is_limited_and_told_of_also_without_an_agent() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_kept_and_put_aside_also_without_an_agent() {
+    for mode in modes() {
+        let mut c = Apart::start(mode).await;
+        let line = "while [ ! -e go ]; do sleep 0.01; done; seq 3000; exit 2";
+        let mut info = shell("t", line);
+        info.command.as_mut().expect("a command").environment =
+            Some(allotment_proto::mesos::Environment {
+                variables: vec![allotment_proto::mesos::environment::Variable {
+                    name: "CONTAINER_LOGGER_MAX_STDOUT_SIZE".to_owned(),
+                    value: Some("8KB".to_owned()),
+                    r#type: None,
+                }],
+            });
+        c.master.launch(vec![info]).await;
+        c.master.running("t").await;
+        c.dies();
+        fs::write(c.sandbox("t").join("go"), "").expect("go");
+        until("it has ended", || processes_in(c.folder.path()).is_empty()).await;
+        c.returns().await;
+        assert_eq!(
+            c.master.end("t").await.message(),
+            "Command exited with status 2"
+        );
+        let read = |name: &str| fs::read_to_string(c.sandbox("t").join(name)).expect("a file");
+        let whole: String = (1..=3000).map(|i| format!("{i}\n")).collect();
+        assert_eq!(read("stdout.1") + &read("stdout"), whole);
+    }
+}
+
 /// The lean form of `cargo bench -p allotment-agent --bench recovery`.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_over_and_over_an_agent_tells_one_true_end_of_every_task() {

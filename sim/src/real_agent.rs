@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use allotment_agent::core::{
-    Checkpoint, ContainerId, Core, Effect, Input, Launch, Outcome, Record, Settings, outlasts_power,
+    Checkpoint, ContainerId, Core, Effect, Input, Launch, LogBound, Outcome, Record, Settings,
+    outlasts_power,
 };
 use allotment_proto::allot::{MasterMessage, SandboxSummary, TaskExit, agent_message};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
@@ -87,6 +88,10 @@ impl RealAgent {
             work_dir: "/sim".to_owned(),
             environment: Vec::new(),
             tasks_outlive_agent: true,
+            log_bound: LogBound {
+                size_max: None,
+                files_max: 0,
+            },
         };
         Self {
             core: recovered(&settings, &[], rng.u64(..), now).0,

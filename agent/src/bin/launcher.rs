@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! allotment-launcher agent MASTER WORK_DIR ISOLATION
+//! allotment-launcher floor TIMES
 //! ```
 
 use std::process::ExitCode;
@@ -16,6 +17,10 @@ fn main() -> ExitCode {
     match args[..] {
         ["launcher", "--socket-fd", fd] => fd.parse().map_or_else(|_| ExitCode::from(2), launcher),
         ["agent", master, work_dir, isolation] => agent(master, work_dir, isolation),
+        ["floor", times] => match times.parse() {
+            Ok(times) => ended(allotment_agent::run_floor(times).map_err(Into::into)),
+            Err(_) => ExitCode::from(2),
+        },
         _ => ExitCode::from(2),
     }
 }
@@ -54,6 +59,10 @@ fn agent(master: &str, work_dir: &str, isolation: &str) -> ExitCode {
             Ok(())
         })
     })();
+    ended(done)
+}
+
+fn ended(done: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

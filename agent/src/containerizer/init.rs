@@ -3,15 +3,18 @@
 //! task costs a few dozen KiB of memory beside its own.
 
 use std::collections::BTreeSet;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid, write};
 
 use super::journal::JOURNAL_FD;
+use super::logs::{self, Bound, Logs};
 use super::report::{Born, Report};
 use super::sys::{self, ChildStack, Stage, TaskPlan, Usage, Wait};
 
@@ -31,6 +34,8 @@ pub(super) struct Init {
     pub(super) task: TaskPlan,
     /// Whether this process is the first of its own pid, mount, IPC and host name namespaces.
     pub(super) namespaces: bool,
+    /// The bounds of stdout and stderr; `None`: the task writes into its files itself.
+    pub(super) logs: Option<[Bound; 2]>,
     /// The launcher that the container ends with; `None`: it outlives it.
     pub(super) bound_to: Option<Pid>,
 }
@@ -47,9 +52,12 @@ impl Init {
             .map_err(|errno| (Stage::Journal, errno))
             .and_then(|()| self.start(stack));
         match main {
-            Ok(main) => {
+            Ok((main, mut logs)) => {
                 self.report(Report::Started);
-                let (status, usage) = self.watch(main);
+                let (status, usage) = self.watch(main, logs.as_mut());
+                if let Some(logs) = &mut logs {
+                    logs.drain();
+                }
                 self.report(Report::Ended { status, usage });
                 sys::exit_now(0)
             }
@@ -78,7 +86,7 @@ impl Init {
         append(JOURNAL_FD, &born.encode(self.container))
     }
 
-    fn start(&self, stack: &mut ChildStack) -> Result<Pid, (Stage, Errno)> {
+    fn start(&self, stack: &mut ChildStack) -> Result<(Pid, Option<Logs>), (Stage, Errno)> {
         let _ = prctl::set_name(c"allot-init");
         if self.bound_to.is_some() {
             // With the first process of a pid namespace, all others die.
@@ -97,12 +105,18 @@ impl Init {
                 sys::exit_now(1);
             }
         }
-        sys::spawn_task(&self.task, stack)
+        let Some(bounds) = self.logs else {
+            return Ok((sys::spawn_task(&self.task, None, stack)?, None));
+        };
+        let (logs, ends) = Logs::open(self.task.directory(), self.task.owner(), bounds)
+            .map_err(|errno| (Stage::Output, errno))?;
+        let main = sys::spawn_task(&self.task, Some(logs::numbers(&ends)), stack)?;
+        Ok((main, Some(logs)))
     }
 
     /// Reaps until the main process has ended, then ends and reaps the rest. The wait status of
     /// the main process and what all of them used.
-    fn watch(&self, main: Pid) -> (i32, Usage) {
+    fn watch(&self, main: Pid, mut logs: Option<&mut Logs>) -> (i32, Usage) {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGCHLD, TERMINATE, DESTROY] {
             signals.add(signal);
@@ -127,6 +141,12 @@ impl Init {
                 self.kill_all();
                 let _ = sys::reap(Wait::Block);
                 continue;
+            }
+            if let Some(logs) = &mut logs
+                && pump_until_signal(&signals, logs).is_err()
+            {
+                // Without a way to wait for both, the task's end is what matters.
+                logs.drain();
             }
             let Ok((signal, sender)) = sys::wait_signal(&signals) else {
                 continue;
@@ -166,6 +186,32 @@ impl Init {
         let _ = append(JOURNAL_FD, &record);
         // A launcher that is gone needs no report.
         let _ = append(REPORT_FD, &record);
+    }
+}
+
+/// Moves what the task writes until one of the blocked `signals` is there to be taken.
+fn pump_until_signal(signals: &SigSet, logs: &mut Logs) -> Result<(), Errno> {
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let arrival = SignalFd::with_flags(signals, flags)?;
+    loop {
+        let mut waiting = vec![PollFd::new(arrival.as_fd(), PollFlags::POLLIN)];
+        waiting.extend(
+            logs.pipes()
+                .map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)),
+        );
+        match poll(&mut waiting, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            other => other?,
+        };
+        let arrived = waiting
+            .first()
+            .is_some_and(|first| first.any() == Some(true));
+        // Also when a signal has come: who writes without end must not hold back its own end, and
+        // who sends signals without end not its output.
+        logs.pump();
+        if arrived {
+            return Ok(());
+        }
     }
 }
 

@@ -32,6 +32,7 @@ use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::{Cgroups, Group};
 use super::isolators::{Limits, namespaces};
 use super::journal::{JOURNAL_FD, Journal};
+use super::logs::Bound;
 use super::plan::{failure_message, task_plan};
 use super::report::{self, Report};
 use super::sys::{self, ChildStack, Fork, Usage, Wait};
@@ -419,6 +420,16 @@ impl Launcher {
             container: uuid,
             task,
             namespaces: self.namespaces,
+            logs: launch.logs.as_ref().map(|logs| {
+                let bound = |size_max, files_max| Bound {
+                    size_max,
+                    files_max,
+                };
+                [
+                    bound(logs.stdout_size_max, logs.stdout_files_max),
+                    bound(logs.stderr_size_max, logs.stderr_files_max),
+                ]
+            }),
             bound_to: (!self.outlive).then(getpid),
         };
         let flags = if self.namespaces {

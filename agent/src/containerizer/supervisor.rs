@@ -331,6 +331,12 @@ impl Supervisor {
             cpus_milli: launch.resources.cpus().thousandths(),
             memory_bytes: launch.memory_bytes,
             pids_max: self.settings.pids_max,
+            logs: launch.logs.are_set().then(|| wire::Logs {
+                stdout_size_max: launch.logs.stdout.size_max.unwrap_or(0),
+                stdout_files_max: launch.logs.stdout.files_max,
+                stderr_size_max: launch.logs.stderr.size_max.unwrap_or(0),
+                stderr_files_max: launch.logs.stderr.files_max,
+            }),
         };
         put_order(order::Kind::Launch(order), bytes);
     }

@@ -94,6 +94,22 @@ pub(super) struct Launch {
     pub(super) memory_bytes: u64,
     #[prost(uint64, tag = "10")]
     pub(super) pids_max: u64,
+    /// Absent: the task writes into its files itself, as much as it likes.
+    #[prost(message, optional, tag = "20")]
+    pub(super) logs: Option<Logs>,
+}
+
+/// Bounds of what a task writes to stdout and stderr; sizes in bytes, 0 for none.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Logs {
+    #[prost(uint64, tag = "1")]
+    pub(super) stdout_size_max: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) stdout_files_max: u32,
+    #[prost(uint64, tag = "3")]
+    pub(super) stderr_size_max: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) stderr_files_max: u32,
 }
 
 /// Who a task runs as.

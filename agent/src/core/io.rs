@@ -6,6 +6,7 @@ use allotment_proto::{allot, convert, mesos};
 use allotment_types::{AgentId, Resources, Timestamp};
 
 use super::launch::{ContainerId, Launch, SandboxId};
+use super::logs::LogBound;
 
 /// What stays the same while an agent runs.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Settings {
     pub environment: Vec<(String, String)>,
     /// Tasks go on without their agent and are found again by the next one.
     pub tasks_outlive_agent: bool,
+    /// The bound of stdout and of stderr, for tasks that set none.
+    pub log_bound: LogBound,
 }
 
 impl Settings {

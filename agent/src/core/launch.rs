@@ -9,6 +9,7 @@ use allotment_proto::mesos::{self, TaskState};
 use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, TaskId};
 
 use super::Settings;
+use super::logs::{self, LogBounds};
 use super::random::Random;
 
 /// A task that asks no memory gets this much, as in Mesos.
@@ -107,6 +108,8 @@ pub struct Launch {
     pub resources: Resources,
     /// Its limit of memory in bytes.
     pub memory_bytes: u64,
+    /// How large its output may grow.
+    pub logs: LogBounds,
 }
 
 /// Why a task is not taken on.
@@ -173,6 +176,8 @@ pub(super) fn plan(
     let directory = format!("{}/{}", settings.work_dir, sandbox.folder(agent));
     let environment = environment(settings, agent, framework_id, id, info, command, &directory)
         .map_err(|what| invalid(format!("task {id}: {what}")))?;
+    let logs = logs::bounds(settings.log_bound, &environment)
+        .map_err(|what| invalid(format!("task {id}: {what}")))?;
     let uris = command
         .uris
         .iter()
@@ -200,6 +205,7 @@ pub(super) fn plan(
         user: (!user.is_empty()).then(|| user.to_owned()),
         uris,
         memory_bytes: memory.thousandths().saturating_mul(1 << 20) / 1000,
+        logs,
         resources,
     })
 }

@@ -4,6 +4,7 @@
 //! - [`session`]: finding a master and staying registered with it.
 //! - [`task`]: the life of one task and its stream of status updates.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
+//! - [`logs`]: how large its output may grow.
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
 //! - [`random`]: the seeded generator behind ids and jitter.
 //!
@@ -13,6 +14,7 @@
 pub mod checkpoint;
 pub mod io;
 pub mod launch;
+pub mod logs;
 pub mod random;
 pub mod recover;
 pub mod session;
@@ -27,6 +29,7 @@ use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestam
 pub use checkpoint::{Checkpoint, Earlier};
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power};
 pub use launch::{ContainerId, Launch, SandboxId};
+pub use logs::{LogBound, LogBounds};
 use random::Random;
 pub use recover::Shrunk;
 use session::Session;

@@ -124,6 +124,11 @@ fn registry(overview: &Overview, uptime: f64) -> Registry {
         count(overview.tasks_killing),
     );
     gauge(
+        "slave_tasks_recovering",
+        "Tasks of an earlier run whose containers were not heard of yet",
+        count(overview.tasks_recovering),
+    );
+    gauge(
         "slave_status_updates_pending",
         "Updates that no framework has acknowledged",
         count(overview.updates_pending),

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::config::{Config, ConfigError, Isolator};
 use crate::containerizer::LauncherError;
 use crate::containerizer::handle::{Containerizer, Settings as ContainerSettings};
-use crate::core::{Checkpoint, Core, Input, Settings, Shrunk};
+use crate::core::{Checkpoint, Core, Input, LogBound, Settings, Shrunk};
 use crate::fetcher::Fetcher;
 pub use store::{StoreError, cgroup_name};
 
@@ -248,6 +248,10 @@ fn settings(
         work_dir: work_dir.to_string_lossy().into_owned(),
         environment: detect::environment(),
         tasks_outlive_agent: config.tasks_outlive_agent,
+        log_bound: LogBound {
+            size_max: config.log_size_max,
+            files_max: config.log_files_max,
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use allotment_agent::core::{
-    Checkpoint, ContainerId, Core, Effect, Input, Outcome, Record, Settings,
+    Checkpoint, ContainerId, Core, Effect, Input, LogBound, Outcome, Record, Settings,
 };
 use allotment_proto::allot;
 use allotment_proto::allot::agent_message::Message as Said;
@@ -55,6 +55,10 @@ impl Agent {
             work_dir: "/work".to_owned(),
             environment: vec![("PATH".to_owned(), "/bin".to_owned())],
             tasks_outlive_agent: true,
+            log_bound: LogBound {
+                size_max: None,
+                files_max: 9,
+            },
         };
         let now = Timestamp::from_secs(1_000_000);
         let mut agent = Self {

@@ -53,6 +53,13 @@ pub(crate) struct Args {
     /// cluster
     #[arg(long)]
     tasks_end_with_agent: bool,
+    /// Put a task's stdout or stderr aside as stdout.1 once it is this large, such as 10MB
+    /// [default: let it grow]; tasks may say otherwise in CONTAINER_LOGGER_MAX_STDOUT_SIZE
+    #[arg(long, value_name = "SIZE", value_parser = Config::log_size)]
+    log_size_max: Option<u64>,
+    /// How many such files are kept of each
+    #[arg(long, value_name = "N", requires = "log_size_max")]
+    log_files_max: Option<u32>,
     #[command(flatten)]
     common: Common,
 }
@@ -70,9 +77,11 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         isolation: args.isolation,
         switch_user: !args.no_switch_user,
         tasks_outlive_agent: !args.tasks_end_with_agent,
+        log_size_max: args.log_size_max,
         ..Config::default()
     };
     set(&mut config.gc_delay, args.gc_delay);
+    set(&mut config.log_files_max, args.log_files_max);
     config.validate().map_err(usage)?;
     serve(&args.common, config, async |config| {
         allotment_agent::start(config).await.map(Role::Agent)

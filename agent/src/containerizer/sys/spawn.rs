@@ -102,6 +102,16 @@ impl TaskPlan {
         }
     }
 
+    /// The sandbox.
+    pub(in super::super) fn directory(&self) -> &CStr {
+        &self.directory
+    }
+
+    /// The user and group that it runs as, where it is not ours.
+    pub(in super::super) fn owner(&self) -> Option<(u32, u32)> {
+        self.credentials.as_ref().map(|user| (user.uid, user.gid))
+    }
+
     /// The paths that are tried, in order.
     #[cfg(test)]
     pub(in super::super) fn programs(&self) -> &[CString] {
@@ -123,6 +133,8 @@ impl ChildStack {
 /// What the child between clone and exec reads, and where it leaves its failure.
 struct Handover<'a> {
     plan: &'a TaskPlan,
+    /// Descriptors for stdout and stderr; `None`: files in the sandbox.
+    outputs: Option<[c_int; 2]>,
     argv: &'a [*const c_char],
     /// The same after `/bin/sh`, for scripts without a first line that names an interpreter.
     /// Its slot 1 is filled in with the program.
@@ -146,6 +158,7 @@ const SHELL: &CStr = c"/bin/sh";
 )]
 pub(in super::super) fn spawn_task(
     plan: &TaskPlan,
+    outputs: Option<[c_int; 2]>,
     stack: &mut ChildStack,
 ) -> Result<Pid, (Stage, Errno)> {
     let argv = pointers(&plan.argv);
@@ -157,6 +170,7 @@ pub(in super::super) fn spawn_task(
         .collect();
     let handover = Handover {
         plan,
+        outputs,
         argv: &argv,
         shell_argv: &shell_argv,
         env: &env,
@@ -228,18 +242,8 @@ fn become_task(handover: &Handover<'_>) -> Stage {
     if null < 0 || unsafe { libc::dup2(null, 0) } < 0 {
         return Stage::Output;
     }
-    for (name, number) in [(c"stdout", 1), (c"stderr", 2)] {
-        let flags =
-            libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let fd = unsafe { libc::open(name.as_ptr(), flags, 0o644 as libc::c_uint) };
-        if fd < 0 || unsafe { libc::dup2(fd, number) } < 0 {
-            return Stage::Output;
-        }
-        if let Some(user) = &plan.credentials
-            && unsafe { libc::fchown(fd, user.uid, user.gid) } != 0
-        {
-            return Stage::Output;
-        }
+    if !direct_outputs(handover) {
+        return Stage::Output;
     }
     let limit = libc::rlimit {
         rlim_cur: plan.open_files.0,
@@ -277,6 +281,32 @@ fn become_task(handover: &Handover<'_>) -> Stage {
     }
     execute(handover);
     Stage::Exec
+}
+
+/// Makes stdout and stderr what they are to be; false with `errno` set when that fails.
+#[expect(
+    unsafe_code,
+    reason = "between clone and exec only bare system calls are safe"
+)]
+fn direct_outputs(handover: &Handover<'_>) -> bool {
+    // SAFETY (all blocks of this function): as in `become_task`.
+    if let Some([out, err]) = handover.outputs {
+        return unsafe { libc::dup2(out, 1) >= 0 && libc::dup2(err, 2) >= 0 };
+    }
+    for (name, number) in [(c"stdout", 1), (c"stderr", 2)] {
+        let flags =
+            libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let fd = unsafe { libc::open(name.as_ptr(), flags, 0o644 as libc::c_uint) };
+        if fd < 0 || unsafe { libc::dup2(fd, number) } < 0 {
+            return false;
+        }
+        if let Some(user) = &handover.plan.credentials
+            && unsafe { libc::fchown(fd, user.uid, user.gid) } != 0
+        {
+            return false;
+        }
+    }
+    true
 }
 
 /// Tries every program in turn as `execvp` does; returns with `errno` set when none could run.

@@ -1,0 +1,211 @@
+//! Bounded stdout and stderr: the task writes into pipes, and its init from there into files that
+//! it puts aside when they are large. So logs stay bounded and whole also while no agent is there.
+//!
+//! Tasks without bounds write into their files themselves, and no init has anything to do.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, pipe2, read, unlinkat};
+
+/// How much is moved at a time.
+const CHUNK_LEN: usize = 16 * 1024;
+
+/// The bound of one stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    /// Bytes; 0 for none.
+    pub(super) size_max: u64,
+    pub(super) files_max: u32,
+}
+
+/// Both streams of one task.
+#[derive(Debug)]
+pub(super) struct Logs {
+    streams: [Stream; 2],
+}
+
+#[derive(Debug)]
+struct Stream {
+    name: &'static str,
+    bound: Bound,
+    directory: OwnedFd,
+    owner: Option<(Uid, Gid)>,
+    pipe: OwnedFd,
+    file: File,
+    len: u64,
+    /// Nothing comes any more.
+    ended: bool,
+}
+
+/// The ends of the pipes that a task writes to.
+pub(super) type Ends = [OwnedFd; 2];
+
+impl Logs {
+    /// Opens files and pipes in a sandbox that belongs to `owner`.
+    pub(super) fn open(
+        sandbox: &CStr,
+        owner: Option<(u32, u32)>,
+        bounds: [Bound; 2],
+    ) -> Result<(Self, Ends), Errno> {
+        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+        let open = |name, bound| {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let directory = openat(AT_FDCWD, sandbox, flags, Mode::empty())?;
+            let (pipe, end) = pipe2(OFlag::O_CLOEXEC)?;
+            fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            if let Some((uid, gid)) = owner {
+                // So that the task may open /dev/stdout.
+                fchown(&end, Some(uid), Some(gid))?;
+            }
+            let file = create(directory.as_fd(), name, owner)?;
+            let stream = Stream {
+                name,
+                bound,
+                directory,
+                owner,
+                pipe,
+                file,
+                len: 0,
+                ended: false,
+            };
+            Ok((stream, end))
+        };
+        let [stdout, stderr] = bounds;
+        let (out, out_end) = open("stdout", stdout)?;
+        let (err, err_end) = open("stderr", stderr)?;
+        let streams = [out, err];
+        Ok((Self { streams }, [out_end, err_end]))
+    }
+
+    /// What to wait on.
+    pub(super) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let open = self.streams.iter().filter(|stream| !stream.ended);
+        open.map(|stream| stream.pipe.as_fd())
+    }
+
+    /// Moves some of what is there.
+    pub(super) fn pump(&mut self) {
+        for stream in &mut self.streams {
+            stream.pump();
+        }
+    }
+
+    /// Moves everything that is there, once nobody writes any more.
+    pub(super) fn drain(&mut self) {
+        for stream in &mut self.streams {
+            while stream.pump() {}
+        }
+    }
+}
+
+impl Stream {
+    /// Moves a chunk; false when there was none.
+    fn pump(&mut self) -> bool {
+        if self.ended {
+            return false;
+        }
+        let mut chunk = [0; CHUNK_LEN];
+        match read(&self.pipe, &mut chunk) {
+            Ok(0) => {
+                self.ended = true;
+                false
+            }
+            Ok(n) => {
+                self.keep(chunk.get(..n).unwrap_or_default());
+                true
+            }
+            Err(Errno::EINTR) => true,
+            Err(Errno::EAGAIN) => false,
+            Err(_) => {
+                self.ended = true;
+                false
+            }
+        }
+    }
+
+    fn keep(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let mut now = bytes;
+            if self.bound.size_max > 0 {
+                if self.len >= self.bound.size_max {
+                    self.rotate();
+                }
+                let room = self.bound.size_max.saturating_sub(self.len).max(1);
+                let room = usize::try_from(room).unwrap_or(usize::MAX);
+                now = bytes.get(..room).unwrap_or(bytes);
+            }
+            match self.file.write(now) {
+                Ok(n) if n > 0 => {
+                    self.len += n as u64;
+                    bytes = bytes.get(n..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // A full disk: what does not fit is gone. The task is not held up for it, as it
+                // might hold up others.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// `stdout` becomes `stdout.1`, that `stdout.2`, and so on; the last one goes.
+    fn rotate(&mut self) {
+        let older = |n: u32| format!("{}.{n}", self.name);
+        let directory = self.directory.as_fd();
+        for n in (1..self.bound.files_max).rev() {
+            let _ = renameat(
+                directory,
+                older(n).as_str(),
+                directory,
+                older(n + 1).as_str(),
+            );
+        }
+        let moved = if self.bound.files_max == 0 {
+            unlinkat(directory, self.name, UnlinkatFlags::NoRemoveDir)
+        } else {
+            renameat(directory, self.name, directory, older(1).as_str())
+        };
+        self.len = 0;
+        match moved.and_then(|()| create(directory, self.name, self.owner)) {
+            Ok(file) => self.file = file,
+            // The task is in the way, with a folder of that name perhaps: it loses what it wrote,
+            // and the bound holds.
+            Err(_) => {
+                let _ = self.file.set_len(0);
+            }
+        }
+    }
+}
+
+/// A fresh file of that name; whatever a task may have put there is no place to write to.
+fn create(directory: BorrowedFd<'_>, name: &str, owner: Option<(Uid, Gid)>) -> Result<File, Errno> {
+    let flags = OFlag::O_WRONLY
+        | OFlag::O_CREAT
+        | OFlag::O_EXCL
+        | OFlag::O_APPEND
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_CLOEXEC;
+    let mode = Mode::from_bits_truncate(0o644);
+    let file = match openat(directory, name, flags, mode) {
+        Err(Errno::EEXIST) => {
+            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
+            openat(directory, name, flags, mode)?
+        }
+        other => other?,
+    };
+    if let Some((uid, gid)) = owner {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    Ok(file.into())
+}
+
+/// The numbers of the pipes' ends, for a child that cannot own them.
+pub(super) fn numbers(ends: &Ends) -> [RawFd; 2] {
+    let [out, err] = ends;
+    [out.as_raw_fd(), err.as_raw_fd()]
+}
