@@ -193,6 +193,27 @@ fn a_run_that_a_signal_ended_is_a_failure_and_is_tried_again() {
 }
 
 #[test]
+fn what_the_agent_adds_to_an_exit_is_kept_with_the_end() {
+    let mut queue = Queue::new();
+    queue.submit(spec(), 1);
+    let task = queue.offer("cpus:1; mem:128").remove(0);
+    queue.effects.persist.clear();
+    queue.update(Update {
+        message: Some("Command exited with status 1; the disk is full".to_owned()),
+        ..exited(&task.id, 1)
+    });
+    let ends = queue
+        .effects
+        .persist
+        .iter()
+        .filter_map(|record| match record {
+            Record::Ended(_, end) => end.reason.clone(),
+            _ => None,
+        });
+    assert_eq!(ends.collect::<Vec<_>>(), ["the disk is full"]);
+}
+
+#[test]
 fn what_cannot_get_better_by_itself_is_held_with_htcondors_codes() {
     let failed = |state, reason, message: &'static str| {
         move |task: &allotment_types::TaskId| Update {

@@ -195,6 +195,8 @@ pub struct Ending {
     pub exit: Exit,
     /// When, by the agent's clock or ours.
     pub at: Timestamp,
+    /// What the agent adds: that the disk was full.
+    pub remark: Option<String>,
     /// Bytes on the way home.
     pub sent: u64,
     /// Said once all is recorded.

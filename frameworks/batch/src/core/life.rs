@@ -109,8 +109,15 @@ impl Core {
         match meaning(&update) {
             Meaning::Alive => {}
             Meaning::Started => self.on_started(now, key),
-            Meaning::Exited(exit) => {
-                return self.on_exited(now, key, exit, update.sandbox, acknowledgement);
+            Meaning::Exited(exit, remark) => {
+                let ending = Ending {
+                    exit,
+                    at: now,
+                    remark,
+                    sent: 0,
+                    acknowledgement,
+                };
+                return self.on_exited(now, key, ending, update.sandbox);
             }
             Meaning::Hold(code, subcode, reason) => {
                 self.leave_run(key);
@@ -165,9 +172,8 @@ impl Core {
         &mut self,
         now: Timestamp,
         key: JobKey,
-        exit: Exit,
+        ending: Ending,
         sandbox: Option<SandboxSummary>,
-        acknowledgement: Option<Call>,
     ) {
         // A short run may end before it was ever seen running.
         self.on_started(now, key);
@@ -184,12 +190,7 @@ impl Core {
         let sent = plan
             .as_ref()
             .map_or(0, |(files, _)| files.iter().filter_map(|f| f.size).sum());
-        running.ending = Some(Ending {
-            exit,
-            at: now,
-            sent,
-            acknowledgement,
-        });
+        running.ending = Some(Ending { sent, ..ending });
         match plan {
             Ok((files, rest)) if files.is_empty() && rest.is_none() => self.finish(now, key),
             Ok((files, rest)) => {
@@ -307,7 +308,10 @@ impl Core {
             && spec.max_retries.is_some_and(|max| job.completions <= max);
         if again {
             let max = spec.max_retries.unwrap_or(0);
-            let reason = format!("{}; retry {} of {max}", ended_how(exit), job.completions);
+            let mut reason = format!("{}; retry {} of {max}", ended_how(exit), job.completions);
+            if let Some(remark) = &ending.remark {
+                reason += &format!("; {remark}");
+            }
             let event = Event::Requeued {
                 exit,
                 reason: &reason,
@@ -321,7 +325,7 @@ impl Core {
                 sent: ending.sent,
             };
             self.log(now, key, event);
-            self.end(now, key, success, false, None);
+            self.end(now, key, success, false, ending.remark);
         }
         self.out
             .then
