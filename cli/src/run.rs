@@ -411,7 +411,13 @@ fn exit_code(update: &Update, signalled: Option<u8>) -> anyhow::Result<u8> {
     let state = update.state.as_str_name();
     let message = update.message.as_deref().unwrap_or(state);
     match (code, signal) {
-        (Some(code), _) => Ok(u8::try_from(code).unwrap_or(1)),
+        (Some(code), _) => {
+            // The code speaks for itself, unless the agent adds something: a full disk.
+            if message.contains("; ") {
+                output::complain(message);
+            }
+            Ok(u8::try_from(code).unwrap_or(1))
+        }
         (None, Some(signal)) => {
             output::complain(message);
             Ok(u8::try_from(signal).map_or(255, |signal| signal.saturating_add(128)))

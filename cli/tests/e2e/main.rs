@@ -9,6 +9,7 @@ mod batch;
 mod common;
 mod demo;
 mod framework;
+mod full_disk;
 mod local;
 mod nonroot;
 mod offers;

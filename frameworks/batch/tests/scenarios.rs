@@ -5,13 +5,14 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use allotment_batch::core::{Action, Answer, Effect, Input, Record, Refusal, TransferProblem};
 use allotment_framework_sdk::api::{Reason, TaskState};
 use allotment_framework_sdk::{Call, Command, Update};
 use allotment_proto::allot::{JobSpec, StringList, TaskExit};
 use allotment_types::Timestamp;
-use common::{Queue, exited, files, key, lost, spec, update};
+use common::{Queue, exited, files, framework, key, lost, spec, update};
 
 #[test]
 fn one_offer_is_filled_with_many_jobs_and_the_queue_asks_only_while_something_waits() {
@@ -190,6 +191,27 @@ fn a_run_that_a_signal_ended_is_a_failure_and_is_tried_again() {
     queue.update(signalled(&task.id));
     let ended = queue.ended().remove(0);
     assert_eq!((ended.success, ended.exit_signal), (false, Some(9)));
+}
+
+#[test]
+fn what_the_agent_adds_to_an_exit_is_kept_with_the_end() {
+    let mut queue = Queue::new();
+    queue.submit(spec(), 1);
+    let task = queue.offer("cpus:1; mem:128").remove(0);
+    queue.effects.persist.clear();
+    queue.update(Update {
+        message: Some("Command exited with status 1; the disk is full".to_owned()),
+        ..exited(&task.id, 1)
+    });
+    let ends = queue
+        .effects
+        .persist
+        .iter()
+        .filter_map(|record| match record {
+            Record::Ended(_, end) => end.reason.clone(),
+            _ => None,
+        });
+    assert_eq!(ends.collect::<Vec<_>>(), ["the disk is full"]);
 }
 
 #[test]
@@ -558,4 +580,67 @@ fn every_step_of_a_logged_job_is_in_its_event_log() {
             .iter()
             .all(|e| !matches!(e, Effect::Transfer(_)))
     );
+}
+
+/// The runs that are asked about by name.
+fn asked(queue: &mut Queue) -> Vec<String> {
+    let calls = queue.calls().into_iter();
+    let tasks = calls.filter_map(|call| match call {
+        Call::Reconcile(tasks) => Some(tasks),
+        _ => None,
+    });
+    tasks.flatten().map(|(task, _)| task.to_string()).collect()
+}
+
+#[test]
+fn a_run_that_a_restarted_master_is_silent_about_is_asked_about_until_it_answers() {
+    let mut queue = Queue::new();
+    queue.submit(spec(), 1);
+    let task = queue.offer("cpus:1; mem:128").remove(0).id;
+    queue.update(update(&task, TaskState::TaskRunning));
+    queue.step(Input::Disconnected);
+    queue.calls();
+    queue.step(Input::Subscribed(framework()));
+    assert_eq!(asked(&mut queue), [task.as_str()]);
+    // The master waits for the run's agent, and until that is back every answer would be wrong.
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        let at = queue.core.next_deadline().unwrap();
+        assert!(at.since(queue.now) <= Duration::from_secs(pause));
+        queue.now = at;
+        queue.step(Input::Tick);
+        assert_eq!(asked(&mut queue), [task.as_str()]);
+    }
+    // The agent came back without it.
+    queue.update(lost(&task, Reason::Reconciliation));
+    assert_eq!(queue.state(1, 0), "idle");
+}
+
+#[test]
+fn a_run_that_stays_unknown_is_lost_after_two_minutes_and_not_before() {
+    let mut queue = Queue::new();
+    queue.submit(spec(), 2);
+    let tasks = queue.offer("cpus:2; mem:256");
+    for task in &tasks {
+        queue.update(update(&task.id, TaskState::TaskRunning));
+    }
+    queue.step(Input::Disconnected);
+    queue.step(Input::Subscribed(framework()));
+    let unknown = |queue: &mut Queue, n: usize| {
+        queue.update(Update {
+            uuid: None,
+            ..update(&tasks[n].id, TaskState::TaskUnknown)
+        });
+    };
+    unknown(&mut queue, 0);
+    unknown(&mut queue, 1);
+    // An agent that registers late brings one of them back.
+    queue.update(update(&tasks[1].id, TaskState::TaskRunning));
+    queue.now = queue.now + Duration::from_secs(100);
+    unknown(&mut queue, 0);
+    assert_eq!(queue.state(1, 0), "running");
+    queue.now = queue.now + Duration::from_secs(100);
+    unknown(&mut queue, 0);
+    unknown(&mut queue, 1);
+    assert_eq!(queue.state(1, 0), "idle");
+    assert_eq!(queue.state(1, 1), "running");
 }

@@ -906,6 +906,36 @@ fn the_reconciliation_comes_back_every_ten_minutes() {
 }
 
 #[test]
+fn tasks_that_a_restarted_master_is_silent_about_are_asked_about_until_it_answers() {
+    let mut w = web();
+    let tasks = w.running();
+    w.event(Event::Disconnected {
+        reason: "the master restarts".to_owned(),
+    });
+    w.subscribed();
+    w.reconciled.clear();
+    // It waits for their agents, and until these are back every answer would be wrong.
+    w.pass(secs(60));
+    for task in &tasks {
+        let times = w.reconciled.iter().filter(|asked| *asked == task).count();
+        assert!(
+            (4..=7).contains(&times),
+            "{task} was asked about {times} times"
+        );
+    }
+    // One agent came back without its task.
+    w.update(&tasks[0], TaskState::TaskGone, "");
+    assert!(w.wants_offers, "it is replaced at once");
+    for task in &tasks[1..] {
+        w.update(task, TaskState::TaskRunning, "");
+    }
+    w.settle();
+    w.reconciled.clear();
+    w.pass(secs(100));
+    assert!(w.reconciled.is_empty(), "{:?}", w.reconciled);
+}
+
+#[test]
 fn a_settled_cluster_has_nothing_due_but_the_next_reconciliation() {
     let w = web();
     let next = w.core.next_deadline().unwrap();

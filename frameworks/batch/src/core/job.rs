@@ -182,8 +182,10 @@ pub enum State {
 pub struct Running {
     /// The run.
     pub run: Run,
-    /// An agent has confirmed that it has the task.
+    /// Something was heard of the task since the last subscription.
     pub heard: bool,
+    /// Since when the master says that it knows neither the task nor its agent.
+    pub unknown_since: Option<Timestamp>,
     /// It has ended and its output is on the way home.
     pub ending: Option<Ending>,
 }
@@ -195,6 +197,8 @@ pub struct Ending {
     pub exit: Exit,
     /// When, by the agent's clock or ours.
     pub at: Timestamp,
+    /// What the agent adds: that the disk was full.
+    pub remark: Option<String>,
     /// Bytes on the way home.
     pub sent: u64,
     /// Said once all is recorded.

@@ -19,6 +19,12 @@ use super::{Core, Effect, Ended, Transfer, TransferProblem};
 /// A launch that nobody has heard of for this long is asked about: messages to an agent that is
 /// just being lost can vanish.
 pub(super) const UNHEARD_AFTER: Duration = Duration::from_secs(30);
+/// The first pause before runs are asked about again that the master was silent about: it is
+/// while it waits for their agents to come back after its own restart.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A run that the master knows nothing of for this long, nor of its agent, is lost: longer than an
+/// agent takes to come back to a master that lost its registry.
+const UNKNOWN_MAX: Duration = Duration::from_secs(120);
 
 impl Core {
     pub(super) fn on_subscribed(&mut self, now: Timestamp, framework: FrameworkId) {
@@ -39,13 +45,19 @@ impl Core {
         } else {
             self.call(Call::Suppress);
         }
-        self.reconcile_at = now + UNHEARD_AFTER;
-        let running = self.jobs.values().filter_map(|job| match &job.state {
-            State::Running(running) => {
-                Some((running.run.task.clone(), Some(running.run.agent.clone())))
-            }
-            State::Idle | State::Held { .. } => None,
-        });
+        self.subscribed_at = now;
+        self.reconcile_pause = ASK_AGAIN_AFTER;
+        self.reconcile_at = now + ASK_AGAIN_AFTER;
+        let running = self
+            .jobs
+            .values_mut()
+            .filter_map(|job| match &mut job.state {
+                State::Running(running) => {
+                    running.heard = false;
+                    Some((running.run.task.clone(), Some(running.run.agent.clone())))
+                }
+                State::Idle | State::Held { .. } => None,
+            });
         let running: Vec<_> = running.collect();
         if !running.is_empty() {
             self.call(Call::Reconcile(running));
@@ -72,13 +84,15 @@ impl Core {
         if !self.connected || self.reconcile_at > now {
             return;
         }
-        self.reconcile_at = now + UNHEARD_AFTER;
+        self.reconcile_at = now + self.reconcile_pause;
+        self.reconcile_pause = (self.reconcile_pause * 2).min(UNHEARD_AFTER);
         let unheard = self.tasks.values().filter_map(|key| {
             let State::Running(running) = &self.jobs.get(key)?.state else {
                 return None;
             };
-            let old = now.since(running.run.launched) >= UNHEARD_AFTER;
-            (!running.heard && old)
+            let launched = running.run.launched;
+            let due = launched <= self.subscribed_at || now.since(launched) >= UNHEARD_AFTER;
+            (!running.heard && due)
                 .then(|| (running.run.task.clone(), Some(running.run.agent.clone())))
         });
         let unheard: Vec<_> = unheard.collect();
@@ -98,7 +112,11 @@ impl Core {
         let State::Running(running) = &mut job.state else {
             return;
         };
+        if update.state == TaskState::TaskUnknown {
+            return self.on_unknown(now, key);
+        }
         running.heard = true;
+        running.unknown_since = None;
         if let Some(ending) = &mut running.ending {
             // A repetition while output is on its way.
             if acknowledgement.is_some() {
@@ -109,8 +127,15 @@ impl Core {
         match meaning(&update) {
             Meaning::Alive => {}
             Meaning::Started => self.on_started(now, key),
-            Meaning::Exited(exit) => {
-                return self.on_exited(now, key, exit, update.sandbox, acknowledgement);
+            Meaning::Exited(exit, remark) => {
+                let ending = Ending {
+                    exit,
+                    at: now,
+                    remark,
+                    sent: 0,
+                    acknowledgement,
+                };
+                return self.on_exited(now, key, ending, update.sandbox);
             }
             Meaning::Hold(code, subcode, reason) => {
                 self.leave_run(key);
@@ -119,6 +144,20 @@ impl Core {
             Meaning::Lost(reason) => self.lose(now, key, &reason),
         }
         self.out.then.extend(acknowledgement.map(Effect::Call));
+    }
+
+    /// The master knows neither the run nor its agent. The agent may be about to register with a
+    /// master that lost its registry, so the question is asked again for a while.
+    fn on_unknown(&mut self, now: Timestamp, key: JobKey) {
+        let Some(State::Running(running)) = self.jobs.get_mut(&key).map(|job| &mut job.state)
+        else {
+            return;
+        };
+        let since = *running.unknown_since.get_or_insert(now);
+        // One that has ended waits for its output, not for its agent's task.
+        if running.ending.is_none() && now.since(since) >= UNKNOWN_MAX {
+            self.lose(now, key, "the master knows neither its task nor its agent");
+        }
     }
 
     /// An update of a run that is not (or no longer) any job's current one.
@@ -165,9 +204,8 @@ impl Core {
         &mut self,
         now: Timestamp,
         key: JobKey,
-        exit: Exit,
+        ending: Ending,
         sandbox: Option<SandboxSummary>,
-        acknowledgement: Option<Call>,
     ) {
         // A short run may end before it was ever seen running.
         self.on_started(now, key);
@@ -184,12 +222,7 @@ impl Core {
         let sent = plan
             .as_ref()
             .map_or(0, |(files, _)| files.iter().filter_map(|f| f.size).sum());
-        running.ending = Some(Ending {
-            exit,
-            at: now,
-            sent,
-            acknowledgement,
-        });
+        running.ending = Some(Ending { sent, ..ending });
         match plan {
             Ok((files, rest)) if files.is_empty() && rest.is_none() => self.finish(now, key),
             Ok((files, rest)) => {
@@ -307,7 +340,10 @@ impl Core {
             && spec.max_retries.is_some_and(|max| job.completions <= max);
         if again {
             let max = spec.max_retries.unwrap_or(0);
-            let reason = format!("{}; retry {} of {max}", ended_how(exit), job.completions);
+            let mut reason = format!("{}; retry {} of {max}", ended_how(exit), job.completions);
+            if let Some(remark) = &ending.remark {
+                reason += &format!("; {remark}");
+            }
             let event = Event::Requeued {
                 exit,
                 reason: &reason,
@@ -321,7 +357,7 @@ impl Core {
                 sent: ending.sent,
             };
             self.log(now, key, event);
-            self.end(now, key, success, false, None);
+            self.end(now, key, success, false, ending.remark);
         }
         self.out
             .then

@@ -119,6 +119,7 @@ impl Core {
                 started: None,
             },
             heard: false,
+            unknown_since: None,
             ending: None,
         }));
         let record = Record::Job(key, Box::new((&*job).into()));

@@ -24,8 +24,8 @@ pub(super) enum Meaning {
     Alive,
     /// It runs.
     Started,
-    /// It ended by itself.
-    Exited(Exit),
+    /// It ended by itself; and what the agent adds.
+    Exited(Exit, Option<String>),
     /// It will not get better by running again.
     Hold(u32, u32, String),
     /// It is gone through no fault of its own.
@@ -51,10 +51,13 @@ pub(super) fn meaning(update: &Update) -> Meaning {
         | TaskState::TaskKilling
         | TaskState::TaskUnknown => Meaning::Alive,
         TaskState::TaskRunning => Meaning::Started,
-        TaskState::TaskFinished => Meaning::Exited(exit.unwrap_or_else(|| Exit {
-            code: Some(0),
-            ..Exit::default()
-        })),
+        TaskState::TaskFinished => {
+            let exit = exit.unwrap_or_else(|| Exit {
+                code: Some(0),
+                ..Exit::default()
+            });
+            Meaning::Exited(exit, None)
+        }
         TaskState::TaskFailed => match (update.reason, exit) {
             (Some(Reason::ContainerLimitationMemory), _) => {
                 Meaning::Hold(codes::LIMIT, codes::LIMIT_MEMORY, message())
@@ -75,7 +78,11 @@ pub(super) fn meaning(update: &Update) -> Meaning {
                 };
                 Meaning::Hold(code, 0, text)
             }
-            (_, Some(exit)) => Meaning::Exited(exit),
+            (_, Some(exit)) => {
+                // "Command exited with status 1; the disk of its sandbox is full, ..."
+                let message = update.message.as_deref().and_then(|m| m.split_once("; "));
+                Meaning::Exited(exit, message.map(|(_, remark)| remark.to_owned()))
+            }
             (_, None) => Meaning::Lost(message()),
         },
         TaskState::TaskError => Meaning::Hold(codes::CANNOT_START, 0, message()),

@@ -27,6 +27,7 @@ pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Offer, Update};
 use allotment_proto::allot::{JobSelection, SubmitJobsRequest, SubmittedCluster};
@@ -289,8 +290,11 @@ pub struct Core {
     /// The job of every current run.
     tasks: BTreeMap<TaskId, JobKey>,
     idle: Idle,
-    /// When runs that nobody has heard of are asked about.
+    /// Since when the present subscription stands.
+    subscribed_at: Timestamp,
+    /// When runs that nobody has heard of are asked about, and how long after that again.
     reconcile_at: Timestamp,
+    reconcile_pause: Duration,
     hosts: BTreeMap<AgentId, (Arc<str>, Arc<str>)>,
     counts: Counts,
     out: Effects,
@@ -314,7 +318,9 @@ impl Core {
             jobs: BTreeMap::new(),
             tasks: BTreeMap::new(),
             idle: Idle::default(),
+            subscribed_at: now,
             reconcile_at: now,
+            reconcile_pause: life::UNHEARD_AFTER,
             hosts: BTreeMap::new(),
             counts: Counts::default(),
             out: Effects::none(),

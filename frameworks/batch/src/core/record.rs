@@ -372,6 +372,7 @@ fn apply(job: &mut Job, stored: &StoredJob) {
         (2, Some(run)) => State::Running(Box::new(Running {
             run,
             heard: false,
+            unknown_since: None,
             ending: None,
         })),
         (5, run) => {

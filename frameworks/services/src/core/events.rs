@@ -1,5 +1,7 @@
 //! What the master and the probes report, and what deadlines bring.
 
+use std::time::Duration;
+
 use allotment_framework_sdk::api::{Call, Event, TaskState, Update};
 use allotment_types::{FrameworkId, TaskId, Timestamp};
 
@@ -8,6 +10,10 @@ use super::id::{AppId, InstanceId, iso};
 use super::instance::{Goal, Instance};
 use super::record::Failure;
 use super::{Core, Effect, Link, Probe, Wish};
+
+/// The first and the longest pause between two questions about tasks that the master was silent
+/// about.
+const CONFIRM_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl Core {
     pub(super) fn on_event(&mut self, now: Timestamp, event: Event) {
@@ -40,6 +46,14 @@ impl Core {
             self.save_framework();
         }
         self.reconcile(now);
+        self.confirm = None;
+        let fleets = self.fleets.values_mut();
+        for instance in fleets.flat_map(|fleet| fleet.values_mut()) {
+            if let Some(task) = &mut instance.task {
+                task.unconfirmed = true;
+                self.confirm = Some((now + CONFIRM_PAUSES.0, CONFIRM_PAUSES.0));
+            }
+        }
         let dying =
             self.tasks_where(|i| i.task.as_ref().is_some_and(super::instance::Task::is_dying));
         for (app, id) in dying {
@@ -71,6 +85,24 @@ impl Core {
         self.reconcile_at = Some(now + self.settings.reconcile_interval);
         self.ask_about(now, |instance| instance.task.is_some());
         self.call(Call::Reconcile(Vec::new()));
+    }
+
+    /// Asks again about tasks that the master was silent about when the subscription began: it is
+    /// while it waits for their agents to come back after its own restart, and it does not speak
+    /// up by itself about tasks that it never knew.
+    fn confirm(&mut self, now: Timestamp, pause: Duration) {
+        let fleets = self.fleets.values().flat_map(|fleet| fleet.values());
+        let tasks = fleets.filter_map(|instance| instance.task.as_ref());
+        let unconfirmed = tasks.filter(|task| task.unconfirmed);
+        let asked: Vec<_> = unconfirmed
+            .map(|task| (task.id.clone(), Some(task.agent.clone())))
+            .collect();
+        self.confirm = None;
+        if !asked.is_empty() {
+            let pause = (pause * 2).min(CONFIRM_PAUSES.1);
+            self.confirm = Some((now + pause, pause));
+            self.call(Call::Reconcile(asked));
+        }
     }
 
     fn ask_about(&mut self, now: Timestamp, which: impl Fn(&Instance) -> bool) {
@@ -170,6 +202,7 @@ impl Core {
         };
         let was = (task.state, task.heard, task.unreachable_since);
         task.heard = true;
+        task.unconfirmed = false;
         task.ask_at = None;
         task.unreachable_since = None;
         task.inactive = false;
@@ -201,6 +234,7 @@ impl Core {
         if let Some(task) = &mut instance.task {
             task.state = TaskState::TaskUnreachable;
             task.heard = true;
+            task.unconfirmed = false;
             task.ask_at = None;
             task.kill_again_at = None;
             task.unreachable_since.get_or_insert(now);
@@ -321,6 +355,12 @@ impl Core {
         if up && due(self.reconcile_at) {
             self.reconcile(now);
         }
+        if let Some((at, pause)) = self.confirm
+            && up
+            && at <= now
+        {
+            self.confirm(now, pause);
+        }
         let mut probes = Vec::new();
         let (mut kills, mut silent, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for (app, fleet) in &mut self.fleets {
@@ -407,6 +447,7 @@ impl Core {
         let mut at = |deadline: Option<Timestamp>| {
             next = [next, deadline].into_iter().flatten().min();
         };
+        at(self.confirm.map(|(at, _)| at).filter(|_| up));
         for state in self.apps.values() {
             if state.funnel.since.is_some() {
                 at(state.backoff.pending_end());

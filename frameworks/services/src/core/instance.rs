@@ -58,6 +58,8 @@ pub struct Task {
     pub started_at: Option<Timestamp>,
     /// Anything was heard of it.
     pub heard: bool,
+    /// Nothing was heard of it since the last subscription.
+    pub unconfirmed: bool,
     /// When the master is next asked about a launch that nothing is heard of.
     pub ask_at: Option<Timestamp>,
     /// When the kill that is under way is repeated.

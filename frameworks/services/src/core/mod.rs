@@ -250,6 +250,8 @@ pub struct Core {
     rooms: Option<Vec<AgentRoom>>,
     dirty: BTreeSet<AppId>,
     reconcile_at: Option<Timestamp>,
+    /// When tasks that are unconfirmed are asked about again, and how long after that again.
+    confirm: Option<(Timestamp, Duration)>,
     sizes: BTreeMap<String, usize>,
     stored: usize,
     counters: Stats,
@@ -278,6 +280,7 @@ impl Core {
             rooms: None,
             dirty: BTreeSet::new(),
             reconcile_at: None,
+            confirm: None,
             sizes: BTreeMap::new(),
             stored: 0,
             counters: Stats::default(),

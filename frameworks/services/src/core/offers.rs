@@ -141,6 +141,7 @@ impl Core {
             staged_at: now,
             started_at: None,
             heard: false,
+            unconfirmed: false,
             ask_at: Some(ask_at),
             kill_again_at: None,
             unreachable_since: None,

@@ -407,6 +407,7 @@ fn load_task(key: &str, task: StoredTask) -> Result<Task, LoadError> {
         staged_at: Timestamp::from_nanos(task.staged_at),
         started_at: task.started_at.map(Timestamp::from_nanos),
         heard: task.heard,
+        unconfirmed: false,
         ask_at: None,
         // Zero: repeat the kill as soon as the master is reached.
         kill_again_at: task.dying.then_some(Timestamp::ZERO),
