@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "mesos/v1/mesos.proto",
         "mesos/v1/scheduler.proto",
+        "allot/v1/demand.proto",
         "allot/v1/task.proto",
         "allot/v1/scheduler.proto",
         "allot/v1/agent.proto",
