@@ -284,6 +284,7 @@ impl Session {
             subscribe: Some(scheduler::call::Subscribe {
                 framework_info: info,
                 suppressed_roles,
+                offer_constraints: None,
             }),
             ..Default::default()
         };

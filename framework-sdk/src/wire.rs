@@ -31,6 +31,7 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
                 launch: Some(mesos::offer::operation::Launch {
                     task_infos: tasks.iter().map(|t| task(agent, t)).collect(),
                 }),
+                ..Default::default()
             };
             wire.accept = Some(scheduler::call::Accept {
                 offer_ids: offers.iter().map(Into::into).collect(),
