@@ -152,19 +152,11 @@ fn read(wire: &[allotment_proto::mesos::Resource]) -> Result<Resources, Operatio
 
 /// The same without the innermost reservation of each.
 fn popped(resources: &Resources) -> Resources {
-    relotted(resources, |lot| {
+    resources.relotted(|lot| {
         lot.with(|info| {
             info.reservations.pop();
         })
     })
-}
-
-fn relotted(resources: &Resources, lot_of: impl Fn(&Lot) -> Lot) -> Resources {
-    let mut sum = Resources::EMPTY;
-    for (name, lot, value) in resources.iter() {
-        sum.add(&Resources::EMPTY.with(name.clone(), lot_of(lot), value.clone()));
-    }
-    sum
 }
 
 /// The innermost reservation, which must be a dynamic one.
@@ -186,7 +178,7 @@ fn innermost<'a>(
 fn reserve(asker: Asker<'_>, from: Resources, to: Resources) -> Result<Conversion, OperationFault> {
     use OperationFault as Fault;
     let bare = |resources: &Resources| {
-        relotted(resources, |lot| lot.with(|info| info.reservations.clear()))
+        resources.relotted(|lot| lot.with(|info| info.reservations.clear()))
     };
     if bare(&from) != bare(&to) {
         return Err(Fault::Source);
@@ -289,7 +281,7 @@ fn create(
         }
         principal(asker, resource, volume.principal.as_deref())?;
     }
-    let from = relotted(&to, Lot::without_volume);
+    let from = to.relotted(Lot::without_volume);
     Ok(Conversion { from, to })
 }
 
@@ -301,7 +293,7 @@ fn destroy(from: &Resources) -> Result<Conversion, OperationFault> {
     }
     Ok(Conversion {
         from: from.clone(),
-        to: relotted(from, Lot::without_volume),
+        to: from.relotted(Lot::without_volume),
     })
 }
 
@@ -309,8 +301,6 @@ fn destroy(from: &Resources) -> Result<Conversion, OperationFault> {
 mod tests {
     use super::*;
     use allotment_proto::mesos;
-    use allotment_types::Name;
-    use allotment_types::resources::{Disk, PersistentVolume};
 
     fn role(name: &str) -> Role {
         Role::parse(name).unwrap()
@@ -318,19 +308,8 @@ mod tests {
 
     fn reserved(what: &str, roles: &[&str], principal: Option<&str>) -> Resources {
         let plain: Resources = what.parse().unwrap();
-        relotted(&plain, |_| {
-            Lot::PLAIN.with(|info| {
-                info.reservations = roles
-                    .iter()
-                    .map(|name| Reservation {
-                        kind: ReservationKind::Dynamic,
-                        role: role(name),
-                        principal: principal.map(str::to_owned),
-                        labels: Vec::new(),
-                    })
-                    .collect();
-            })
-        })
+        let names = roles.iter();
+        names.fold(plain, |sum, name| sum.reserved(&role(name), principal))
     }
 
     fn reserve_operation(to: &Resources) -> Operation {
@@ -410,25 +389,6 @@ mod tests {
         assert!(told(&operation, Asker::OPERATOR).contains("not dynamically reserved"));
     }
 
-    fn volume(id: &str) -> Lot {
-        let (_, lot, _) = reserved("disk:1", &["eng"], None)
-            .iter()
-            .next()
-            .map(|(n, l, v)| (n.clone(), l.clone(), v.clone()))
-            .unwrap();
-        lot.with(|info| {
-            info.disk = Some(Disk {
-                source: None,
-                volume: Some(PersistentVolume {
-                    id: id.to_owned(),
-                    principal: None,
-                    container_path: "data".to_owned(),
-                    read_only: false,
-                }),
-            });
-        })
-    }
-
     fn volumes(kind: operation::Type, wire: Vec<mesos::Resource>) -> Operation {
         let create = operation::Create {
             volumes: wire.clone(),
@@ -443,8 +403,7 @@ mod tests {
 
     #[test]
     fn volume_ids_are_used_once_per_role_and_agent() {
-        let amount = allotment_types::Value::Scalar(allotment_types::Fixed::units(64));
-        let one = Resources::EMPTY.with(Name::DISK, volume("data"), amount);
+        let one = reserved("disk:64", &["eng"], None).as_volume("data", "data", None);
         let create = volumes(
             operation::Type::Create,
             convert::resources_to_wire(&one, None),

@@ -1,6 +1,7 @@
 //! What stays the same while resources are reserved and volumes are made of them.
 
-use super::{Lot, PersistentVolume, Resources};
+use super::{Lot, PersistentVolume, Reservation, ReservationKind, Resources};
+use crate::Role;
 
 impl Resources {
     /// The part of shared volumes, of which every user holds a copy.
@@ -25,11 +26,7 @@ impl Resources {
     /// at run time undone.
     #[must_use]
     pub fn declared(&self) -> Self {
-        let mut sum = Self::EMPTY;
-        for (name, lot, value) in self.iter() {
-            sum.add(&Self::EMPTY.with(name.clone(), lot.declared(), value.clone()));
-        }
-        sum
+        self.relotted(Lot::declared)
     }
 
     /// What `declared` becomes when everything of `self` that was reserved or made a volume at run
@@ -60,6 +57,49 @@ impl Resources {
         }
     }
 
+    /// The same with one more dynamic reservation upon each: for `role`, by `principal`. This is
+    /// what RESERVE makes of them; upon what is reserved already it refines, and `role` must then
+    /// be below.
+    #[must_use]
+    pub fn reserved(&self, role: &Role, principal: Option<&str>) -> Self {
+        self.relotted(|lot| {
+            lot.with(|info| {
+                info.reservations.push(Reservation {
+                    kind: ReservationKind::Dynamic,
+                    role: role.clone(),
+                    principal: principal.map(str::to_owned),
+                    labels: Vec::new(),
+                });
+            })
+        })
+    }
+
+    /// The same as a persistent volume, writable and for one user at a time, that tasks find
+    /// under `container_path`. This is what CREATE makes of reserved disk.
+    #[must_use]
+    pub fn as_volume(&self, id: &str, container_path: &str, principal: Option<&str>) -> Self {
+        self.relotted(|lot| {
+            lot.with(|info| {
+                info.disk.get_or_insert_default().volume = Some(PersistentVolume {
+                    id: id.to_owned(),
+                    principal: principal.map(str::to_owned),
+                    container_path: container_path.to_owned(),
+                    read_only: false,
+                });
+            })
+        })
+    }
+
+    /// The same amounts in other lots.
+    #[must_use]
+    pub fn relotted(&self, lot_of: impl Fn(&Lot) -> Lot) -> Self {
+        let mut sum = Self::EMPTY;
+        for (name, lot, value) in self.iter() {
+            sum.add(&Self::EMPTY.with(name.clone(), lot_of(lot), value.clone()));
+        }
+        sum
+    }
+
     /// The same with each volume in the lot under which `there` has it: users may mount a volume
     /// under a path of their own, which does not make it another volume (Mesos compares volumes
     /// without `DiskInfo.volume`).
@@ -68,16 +108,11 @@ impl Resources {
         if self.volumes().next().is_none() {
             return self.clone();
         }
-        let mut sum = Self::EMPTY;
-        for (name, lot, value) in self.iter() {
-            let lot = there
-                .volumes()
-                .map(|(known, _)| known)
-                .find(|known| is_same_volume(lot, known))
-                .unwrap_or(lot);
-            sum.add(&Self::EMPTY.with(name.clone(), lot.clone(), value.clone()));
-        }
-        sum
+        self.relotted(|lot| {
+            let known = there.volumes().map(|(known, _)| known);
+            let same = known.into_iter().find(|known| is_same_volume(lot, known));
+            same.unwrap_or(lot).clone()
+        })
     }
 }
 
@@ -94,37 +129,18 @@ fn is_same_volume(one: &Lot, other: &Lot) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::{Disk, LotInfo, Reservation, ReservationKind, Value};
-    use crate::{Fixed, Name, Role};
+    use crate::{Fixed, Name};
 
-    fn volume(path: &str) -> Lot {
-        Lot::new(LotInfo {
-            reservations: vec![Reservation {
-                kind: ReservationKind::Dynamic,
-                role: Role::parse("web").unwrap(),
-                principal: None,
-                labels: Vec::new(),
-            }],
-            disk: Some(Disk {
-                source: None,
-                volume: Some(PersistentVolume {
-                    id: "data".to_owned(),
-                    principal: None,
-                    container_path: path.to_owned(),
-                    read_only: false,
-                }),
-            }),
-            ..LotInfo::default()
-        })
-    }
-
-    fn disk(lot: Lot, mib: u64) -> Resources {
-        Resources::EMPTY.with(Name::DISK, lot, Value::Scalar(Fixed::units(mib)))
+    fn volume(path: &str) -> Resources {
+        Resources::EMPTY
+            .with_scalar(Name::DISK, Fixed::units(64))
+            .reserved(&Role::parse("web").unwrap(), None)
+            .as_volume("data", path, None)
     }
 
     #[test]
     fn what_was_made_at_run_time_is_made_again_on_what_the_settings_declare() {
-        let kept = disk(volume("data"), 64).plus(&"cpus:2; disk:36; mem(web):5".parse().unwrap());
+        let kept = volume("data").plus(&"cpus:2; disk:36; mem(web):5".parse().unwrap());
         assert_eq!(
             kept.declared(),
             "cpus:2; disk:100; mem(web):5".parse().unwrap()
@@ -133,7 +149,7 @@ mod tests {
         let again = kept.reapplied_to(&grown).unwrap();
         assert_eq!(
             again,
-            disk(volume("data"), 64).plus(&"cpus:4; disk:136".parse().unwrap())
+            volume("data").plus(&"cpus:4; disk:136".parse().unwrap())
         );
         let shrunk = "cpus:4; disk:10".parse().unwrap();
         assert_eq!(kept.reapplied_to(&shrunk), Err("disk:64".parse().unwrap()));
@@ -141,8 +157,8 @@ mod tests {
 
     #[test]
     fn a_volume_under_another_path_is_the_same_volume() {
-        let there = disk(volume("data"), 64);
-        let asked = disk(volume("elsewhere"), 64);
+        let there = volume("data");
+        let asked = volume("elsewhere");
         assert!(!there.contains(&asked));
         assert!(there.contains(&asked.naming_volumes_of(&there)));
     }
