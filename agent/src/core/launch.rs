@@ -10,6 +10,7 @@ use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, TaskId};
 
 use super::Settings;
 use super::random::Random;
+use super::volumes::{Mounted, mounted};
 
 /// A task that asks no memory gets this much, as in Mesos.
 const MEM_DEFAULT: Fixed = Fixed::units(32);
@@ -103,6 +104,8 @@ pub struct Launch {
     pub user: Option<String>,
     /// What to fetch before it starts.
     pub uris: Vec<Uri>,
+    /// The volumes it uses.
+    pub volumes: Vec<Mounted>,
     /// What it holds on this agent.
     pub resources: Resources,
     /// Its limit of memory in bytes.
@@ -138,6 +141,13 @@ pub(super) fn plan(
     })?;
     let resources = resources_from_wire(&info.resources)
         .map_err(|error| invalid(format!("task {id}: {error}")))?;
+    let volumes = mounted(&resources).map_err(|what| {
+        invalid(format!(
+            "task {id} asks for {what}, which this agent does not support yet; mount a volume of \
+             the work folder's disk under a relative path"
+        ))
+    })?;
+    let resources = resources.naming_volumes_of(&settings.resources);
     let lacks = free.shortfalls(&resources);
     if !lacks.is_empty() {
         let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
@@ -199,6 +209,7 @@ pub(super) fn plan(
         environment,
         user: (!user.is_empty()).then(|| user.to_owned()),
         uris,
+        volumes,
         memory_bytes: memory.thousandths().saturating_mul(1 << 20) / 1000,
         resources,
     })
