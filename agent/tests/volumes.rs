@@ -39,7 +39,9 @@ fn with_volume() -> (Agent, Resources) {
     a.effects.clear();
     a.dies_and_returns();
     a.is_back();
-    let total = resources("cpus:3; mem:1024").plus(&reserved("cpus:1")).plus(&volume());
+    let total = resources("cpus:3; mem:1024")
+        .plus(&reserved("cpus:1"))
+        .plus(&volume());
     applies(&mut a, &total);
     let folder = "volumes/roles/eng web/data".to_owned();
     assert_eq!(a.next(), Effect::MakeVolume { folder });
@@ -106,7 +108,10 @@ fn settings_without_room_for_a_volume_are_refused_with_the_numbers() {
     let refused = Core::recover(a.settings.clone(), a.checkpoint(), 9, a.now).unwrap_err();
     let told = refused.to_string();
     assert!(told.starts_with("the reservations and volumes"), "{told}");
-    assert!(told.contains("disk: asked 64 MiB, there is 10 MiB"), "{told}");
+    assert!(
+        told.contains("disk: asked 64 MiB, there is 10 MiB"),
+        "{told}"
+    );
     assert!(told.contains("unreserve them"), "{told}");
 }
 
@@ -126,11 +131,19 @@ fn a_shared_volume_is_used_by_several_tasks_at_once() {
     let shared = volume().relotted(|lot| lot.with(|info| info.shared = true));
     applies(&mut a, &resources("cpus:4; mem:1024").plus(&shared));
     let folder = "volumes/roles/eng web/data".to_owned();
-    assert_eq!(a.next(), Effect::DestroyVolume { folder: folder.clone() });
+    assert_eq!(
+        a.next(),
+        Effect::DestroyVolume {
+            folder: folder.clone()
+        }
+    );
     assert_eq!(a.next(), Effect::MakeVolume { folder });
     let needs = resources("cpus:1").plus(&shared);
     a.launch(vec![user("one", &needs), user("two", &needs)]);
     a.starts("one");
     a.starts("two");
-    assert_eq!(a.core.overview().free, resources("cpus:2; mem:1024").plus(&shared));
+    assert_eq!(
+        a.core.overview().free,
+        resources("cpus:2; mem:1024").plus(&shared)
+    );
 }
