@@ -12,8 +12,10 @@ mod text;
 mod value;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 pub use fixed::{AmountError, Fixed};
 pub use lot::{Disk, DiskSource, Lot, LotInfo, PersistentVolume, Reservation, ReservationKind};
@@ -26,8 +28,27 @@ pub use value::Value;
 ///
 /// Every sum and difference is taken lot by lot: a reserved core never stands in for a plain
 /// one. Copies of a shared volume are counted by its amount: held three times, 64 MiB are 192.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct Resources(BTreeMap<(Name, Lot), Value>);
+///
+/// Cheap to clone, copied when changed: a cluster of equal machines keeps one bundle.
+#[derive(Clone, Default)]
+pub struct Resources(
+    /// Sorted by name and lot, no two alike; `None` instead of an empty list.
+    Option<Arc<Vec<Entry>>>,
+);
+
+/// One value of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Entry {
+    name: Name,
+    lot: Lot,
+    value: Value,
+}
+
+impl Entry {
+    fn key(&self) -> (&Name, &Lot) {
+        (&self.name, &self.lot)
+    }
+}
 
 /// One kind of which there is too little.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +77,26 @@ impl fmt::Display for Shortfall {
 
 impl Resources {
     /// Nothing.
-    pub const EMPTY: Self = Self(BTreeMap::new());
+    pub const EMPTY: Self = Self(None);
+
+    fn entries(&self) -> &[Entry] {
+        self.0.as_ref().map_or(&[], |entries| entries.as_slice())
+    }
+
+    /// Takes entries that are in order and hold something each.
+    fn from_sorted(entries: Vec<Entry>) -> Self {
+        Self((!entries.is_empty()).then(|| Arc::new(entries)))
+    }
+
+    fn find(&self, name: &Name, lot: &Lot) -> Result<usize, usize> {
+        self.entries()
+            .binary_search_by(|entry| entry.key().cmp(&(name, lot)))
+    }
+
+    fn value(&self, entry: &Entry) -> Option<&Value> {
+        let at = self.find(&entry.name, &entry.lot).ok()?;
+        self.entries().get(at).map(|found| &found.value)
+    }
 
     /// Cores and MiB of memory, the common pair.
     pub fn cpus_mem(cpus: Fixed, mem: Fixed) -> Self {
@@ -80,18 +120,35 @@ impl Resources {
     /// The same with `value` of `name` in `lot` instead of what was there.
     #[must_use]
     pub fn with(mut self, name: Name, lot: Lot, value: Value) -> Self {
-        let key = (name, lot);
-        if value.is_empty() {
-            self.0.remove(&key);
-        } else {
-            self.0.insert(key, value);
+        match (self.find(&name, &lot), value.is_empty()) {
+            (Err(_), true) => {}
+            (Ok(at), true) => self.remove(at),
+            (Ok(at), false) => {
+                if let Some(entry) = self.entries_mut().get_mut(at) {
+                    entry.value = value;
+                }
+            }
+            (Err(at), false) => self.entries_mut().insert(at, Entry { name, lot, value }),
         }
         self
     }
 
+    fn entries_mut(&mut self) -> &mut Vec<Entry> {
+        Arc::make_mut(self.0.get_or_insert_with(Arc::default))
+    }
+
+    fn remove(&mut self, at: usize) {
+        let entries = self.entries_mut();
+        entries.remove(at);
+        if entries.is_empty() {
+            self.0 = None;
+        }
+    }
+
     /// What there is of `name` in `lot`.
     pub fn get(&self, name: &Name, lot: &Lot) -> Option<&Value> {
-        self.0.get(&(name.clone(), lot.clone()))
+        let at = self.find(name, lot).ok()?;
+        self.entries().get(at).map(|entry| &entry.value)
     }
 
     /// The amount of `name` over all lots; zero when absent or no scalar.
@@ -127,7 +184,9 @@ impl Resources {
 
     /// Names, lots and values, by name and then by lot.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Lot, &Value)> {
-        self.0.iter().map(|((name, lot), value)| (name, lot, value))
+        self.entries()
+            .iter()
+            .map(|entry| (&entry.name, &entry.lot, &entry.value))
     }
 
     /// The scalars by name and then by lot; a name comes once per lot.
@@ -140,12 +199,12 @@ impl Resources {
 
     /// The part whose name and lot `keep` picks.
     #[must_use]
-    pub fn filter(&self, keep: impl Fn(&Name, &Lot) -> bool) -> Self {
-        let kept = self.0.iter().filter(|((name, lot), _)| keep(name, lot));
-        Self(
-            kept.map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
-        )
+    pub fn filter(&self, keep: impl Fn(&Name, &Lot) -> bool + Copy) -> Self {
+        let kept = self.entries().iter().filter(|e| keep(&e.name, &e.lot));
+        if kept.clone().count() == self.entries().len() {
+            return self.clone();
+        }
+        Self::from_sorted(kept.cloned().collect())
     }
 
     /// The part that is unreserved, not revocable, not shared and no particular disk.
@@ -166,28 +225,38 @@ impl Resources {
 
     /// Nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Whether all of `other` is here.
     pub fn contains(&self, other: &Self) -> bool {
-        other
-            .0
-            .iter()
-            .all(|(key, value)| self.0.get(key).is_some_and(|v| v.contains(value)))
+        self.is_same(other)
+            || other
+                .entries()
+                .iter()
+                .all(|entry| self.value(entry).is_some_and(|v| v.contains(&entry.value)))
+    }
+
+    /// Whether the two are one in memory: equal, found out at no cost.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
+            (None, None) => true,
+            _ => false,
+        }
     }
 
     /// Every kind of which `asked` wants more than there is, by name and then by lot.
     pub fn shortfalls(&self, asked: &Self) -> Vec<Shortfall> {
         asked
-            .0
+            .entries()
             .iter()
-            .filter(|(key, value)| !self.0.get(key).is_some_and(|v| v.contains(value)))
-            .map(|(key, value)| Shortfall {
-                name: key.0.clone(),
-                lot: key.1.clone(),
-                asked: value.clone(),
-                held: self.0.get(key).cloned(),
+            .filter(|entry| !self.value(entry).is_some_and(|v| v.contains(&entry.value)))
+            .map(|entry| Shortfall {
+                name: entry.name.clone(),
+                lot: entry.lot.clone(),
+                asked: entry.value.clone(),
+                held: self.value(entry).cloned(),
             })
             .collect()
     }
@@ -195,16 +264,17 @@ impl Resources {
     /// Adds `other`. Where the two hold different types under one name and lot the left one is
     /// kept; the wire refuses such bundles before they get here.
     pub fn add(&mut self, other: &Self) {
-        for (key, value) in &other.0 {
-            match (self.0.get_mut(key), value) {
-                (Some(Value::Scalar(mine)), Value::Scalar(more)) => {
-                    *mine = mine.saturating_add(*more);
-                }
-                (Some(Value::Ranges(mine)), Value::Ranges(more)) => *mine = mine.union(more),
-                (Some(Value::Set(mine)), Value::Set(more)) => mine.extend(more.iter().cloned()),
-                (Some(_), _) => {}
-                (None, _) => {
-                    self.0.insert(key.clone(), value.clone());
+        if self.is_empty() {
+            self.clone_from(other);
+            return;
+        }
+        for more in other.entries() {
+            match self.find(&more.name, &more.lot) {
+                Err(at) => self.entries_mut().insert(at, more.clone()),
+                Ok(at) => {
+                    if let Some(entry) = self.entries_mut().get_mut(at) {
+                        entry.value.add(&more.value);
+                    }
                 }
             }
         }
@@ -212,17 +282,18 @@ impl Resources {
 
     /// Takes `other` away; what is not here cannot be taken and leaves nothing behind.
     pub fn subtract(&mut self, other: &Self) {
-        for (key, value) in &other.0 {
-            match (self.0.get_mut(key), value) {
-                (Some(Value::Scalar(mine)), Value::Scalar(less)) => {
-                    *mine = mine.saturating_sub(*less);
+        if self.is_same(other) {
+            self.0 = None;
+            return;
+        }
+        for less in other.entries() {
+            if let Ok(at) = self.find(&less.name, &less.lot)
+                && let Some(entry) = self.entries_mut().get_mut(at)
+            {
+                entry.value.subtract(&less.value);
+                if entry.value.is_empty() {
+                    self.remove(at);
                 }
-                (Some(Value::Ranges(mine)), Value::Ranges(less)) => *mine = mine.difference(less),
-                (Some(Value::Set(mine)), Value::Set(less)) => mine.retain(|i| !less.contains(i)),
-                (Some(_) | None, _) => continue,
-            }
-            if self.0.get(key).is_some_and(Value::is_empty) {
-                self.0.remove(key);
             }
         }
     }
@@ -241,6 +312,36 @@ impl Resources {
         let mut rest = self.clone();
         rest.subtract(other);
         rest
+    }
+}
+
+impl PartialEq for Resources {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.entries() == other.entries()
+    }
+}
+
+impl Eq for Resources {}
+
+impl PartialOrd for Resources {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Resources {
+    /// By content, entry by entry: an order to look bundles up by, not one of more and less.
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.is_same(other) {
+            return Ordering::Equal;
+        }
+        self.entries().cmp(other.entries())
+    }
+}
+
+impl Hash for Resources {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.entries().hash(state);
     }
 }
 

@@ -97,6 +97,12 @@ pub struct Described<'a> {
 }
 
 impl Constraints {
+    /// Whether the agent is wanted.
+    pub fn wants(&self, agent: Described<'_>) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.iter().all(|constraint| constraint.holds(agent)))
+    }
+
     /// The first constraint that fails, of the group that gets farthest; `None` when the agent is
     /// wanted.
     pub fn failing(&self, agent: Described<'_>) -> Option<String> {

@@ -7,12 +7,18 @@
 //! as in Mesos; the master tells the two apart.
 //!
 //! - [`spec`]: the facts and the decisions.
+//! - [`config`]: the settings of the shipped modules.
 //! - [`constraint`]: which agents a framework wants offers of.
 //! - [`drf`]: the default module, hierarchical weighted dominant resource fairness.
 //! - [`explain`]: why a framework was not offered an agent, as data.
+//! - `conformance` (feature of that name): what every module must keep to, as a test suite.
 
+pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod constraint;
 pub mod drf;
+mod engine;
 pub mod explain;
 pub mod spec;
 
@@ -21,8 +27,10 @@ use std::fmt;
 
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
+pub use config::{Placement, Settings};
 pub use constraint::Constraints;
 pub use drf::Drf;
+pub use engine::Engine;
 pub use explain::Unoffered;
 pub use spec::*;
 

@@ -10,7 +10,7 @@ impl fmt::Display for Resources {
     /// `cpus:1.5; cpus(web):2; ports:[31000-31004]`, as Mesos' `--resources` flag reads it, with
     /// what is special of a lot behind its name; `nothing` when empty.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return f.write_str("nothing");
         }
         for (i, (name, lot, value)) in self.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::fmt;
 use super::{Fixed, Ranges};
 
 /// One kind's quantity.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// An amount, such as cores or MiB.
     Scalar(Fixed),
@@ -22,6 +22,26 @@ impl Value {
             Self::Scalar(amount) => amount.is_zero(),
             Self::Ranges(ranges) => ranges.is_empty(),
             Self::Set(items) => items.is_empty(),
+        }
+    }
+
+    /// Adds a value of the same type; of another nothing.
+    pub(super) fn add(&mut self, more: &Self) {
+        match (self, more) {
+            (Self::Scalar(mine), Self::Scalar(more)) => *mine = mine.saturating_add(*more),
+            (Self::Ranges(mine), Self::Ranges(more)) => *mine = mine.union(more),
+            (Self::Set(mine), Self::Set(more)) => mine.extend(more.iter().cloned()),
+            _ => {}
+        }
+    }
+
+    /// Takes a value of the same type away; of another nothing.
+    pub(super) fn subtract(&mut self, less: &Self) {
+        match (self, less) {
+            (Self::Scalar(mine), Self::Scalar(less)) => *mine = mine.saturating_sub(*less),
+            (Self::Ranges(mine), Self::Ranges(less)) => *mine = mine.difference(less),
+            (Self::Set(mine), Self::Set(less)) => mine.retain(|i| !less.contains(i)),
+            _ => {}
         }
     }
 

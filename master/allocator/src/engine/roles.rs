@@ -1,0 +1,474 @@
+//! The tree of roles: what is held, counted and promised at each, and the order among siblings.
+//!
+//! A node's sums cover its whole subtree. Below a node compete its child roles and the *virtual
+//! leaf*, which stands for the clients of the role itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use allotment_types::Role;
+
+use super::order::{Children, Key, Line, Name, Place, View};
+use super::quota::NodeQuota;
+use super::slab::{Slab, Slot};
+use super::sums::{Kind, Scalars, Sums, Totals};
+
+/// The weight of a role that was given none, in thousandths.
+pub(crate) const WEIGHT_DEFAULT: u64 = 1000;
+
+/// The node above all roles.
+pub(crate) const ROOT: Slot = 0;
+
+/// The least that a client takes: all amounts of any one list. No list at all: it takes anything.
+pub(crate) type Appetite = Arc<Vec<Vec<(Kind, u128)>>>;
+
+/// A role.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    /// `None`: the root.
+    pub(crate) role: Option<Role>,
+    pub(crate) parent: Slot,
+    depth: u32,
+    /// Clients, a weight, a quota, and roles below with any of them: the node counts grants.
+    refs: u32,
+    /// Reservations, and roles below: the node is there.
+    keeps: u32,
+    weight: Option<u64>,
+    pub(super) quota: Option<Box<NodeQuota>>,
+    /// Held in the subtree.
+    pub(crate) held: Sums,
+    /// Held by clients of the role itself.
+    own_held: Sums,
+    /// What counts against quotas.
+    pub(crate) consumed: Sums,
+    /// Of guarantees not yet satisfied, at this node or below.
+    pub(super) need: Sums,
+    /// The sum of the children's needs.
+    pub(super) need_below: Sums,
+    /// Grants in the subtree.
+    count: u64,
+    /// Grants to clients of the role itself.
+    own_count: u64,
+    /// Clients of the role itself that take offers.
+    clients: Line,
+    own_takers: Takers,
+    takers: Takers,
+    /// Of takers in the subtree, with their number.
+    appetites: BTreeMap<Appetite, u32>,
+    children: Children,
+    place: Option<Place>,
+    leaf: Option<Place>,
+    /// Limits cut what a client of the subtree was offered, or kept it from offers.
+    pub(super) cut: bool,
+}
+
+/// How many clients take offers, and how many of them are aside.
+#[derive(Debug, Clone, Copy, Default)]
+struct Takers {
+    all: u32,
+    aside: u32,
+}
+
+impl Takers {
+    fn change(&mut self, old: Option<bool>, new: Option<bool>) {
+        if let Some(aside) = old {
+            self.all -= 1;
+            self.aside -= u32::from(aside);
+        }
+        if let Some(aside) = new {
+            self.all += 1;
+            self.aside += u32::from(aside);
+        }
+    }
+
+    const fn all_aside(self) -> bool {
+        self.all == self.aside
+    }
+}
+
+impl Node {
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight.unwrap_or(WEIGHT_DEFAULT)
+    }
+
+    /// How many clients of the subtree take offers.
+    pub(crate) const fn n_takers(&self) -> u32 {
+        self.takers.all
+    }
+
+    /// The different appetites of takers in the subtree.
+    pub(crate) fn appetites(&self) -> impl Iterator<Item = &Appetite> {
+        self.appetites.keys()
+    }
+
+    /// The place of the node among its siblings, from the sums as they are.
+    pub(crate) fn key(&self, slot: Slot, totals: &Totals) -> Option<Key> {
+        Some(Key {
+            aside: self.takers.all_aside(),
+            share: self.held.dominant(totals).weighted(self.weight()),
+            count: self.count,
+            name: Name::Role(self.role.clone()?),
+            slot,
+        })
+    }
+
+    /// The place of the virtual leaf among the child roles.
+    pub(crate) fn leaf_key(&self, slot: Slot, totals: &Totals) -> Key {
+        Key {
+            aside: self.own_takers.all_aside(),
+            share: self.own_held.dominant(totals).weighted(WEIGHT_DEFAULT),
+            count: self.own_count,
+            name: Name::Leaf,
+            slot,
+        }
+    }
+}
+
+/// Whether a walk goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Next,
+    /// Nobody else in this role.
+    NextRole,
+    Stop,
+}
+
+/// All roles that somebody refers to.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    pub(super) nodes: Slab<Node>,
+    by_role: BTreeMap<Role, Slot>,
+    /// How many roles have a guarantee, or a limit.
+    pub(super) n_guaranteed: usize,
+    pub(super) n_limited: usize,
+    /// Roles with more room below their limits than when they were cut.
+    pub(super) loosened: Vec<Slot>,
+    /// More of a guarantee is unsatisfied than before.
+    pub(super) promised_more: bool,
+    /// Counts changes that matter to quotas.
+    pub(super) changes: u64,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        let mut nodes = Slab::default();
+        nodes.insert(Node::default());
+        Self {
+            nodes,
+            by_role: BTreeMap::new(),
+            n_guaranteed: 0,
+            n_limited: 0,
+            loosened: Vec::new(),
+            promised_more: false,
+            changes: 0,
+        }
+    }
+}
+
+/// Nodes come and go.
+impl Roles {
+    pub(crate) fn find(&self, role: &Role) -> Option<Slot> {
+        self.by_role.get(role).copied()
+    }
+
+    pub(crate) fn node(&self, slot: Slot) -> &Node {
+        &self.nodes[slot]
+    }
+
+    /// The node of a role and those above it; the caller refers to it or tidies it.
+    pub(crate) fn ensure(&mut self, role: &Role) -> Slot {
+        if let Some(slot) = self.find(role) {
+            return slot;
+        }
+        let parent = role.parent().map_or(ROOT, |parent| self.ensure(&parent));
+        let slot = self.nodes.insert(Node {
+            role: Some(role.clone()),
+            parent,
+            depth: self.nodes[parent].depth + 1,
+            ..Node::default()
+        });
+        self.nodes[parent].keeps += 1;
+        self.by_role.insert(role.clone(), slot);
+        slot
+    }
+
+    /// The node and those above it, up to the root.
+    pub(crate) fn path(&self, slot: Slot) -> impl Iterator<Item = Slot> + '_ {
+        std::iter::successors(Some(slot), |slot| {
+            (*slot != ROOT).then(|| self.nodes[*slot].parent)
+        })
+    }
+
+    /// One more client, weight or quota.
+    pub(crate) fn refer(&mut self, slot: Slot) {
+        let mut slot = slot;
+        loop {
+            let node = &mut self.nodes[slot];
+            node.refs += 1;
+            if node.refs > 1 || slot == ROOT {
+                return;
+            }
+            slot = node.parent;
+        }
+    }
+
+    /// One client, weight or quota less; the caller places and tidies the node.
+    pub(crate) fn release(&mut self, slot: Slot) {
+        let mut at = slot;
+        loop {
+            let node = &mut self.nodes[at];
+            node.refs -= 1;
+            if node.refs > 0 || at == ROOT {
+                return;
+            }
+            node.count = 0;
+            node.own_count = 0;
+            at = node.parent;
+        }
+    }
+
+    /// Something on an agent is reserved for the role, or no longer is.
+    pub(crate) fn reserve(&mut self, role: &Role, amounts: &Scalars, more: bool) {
+        let slot = self.ensure(role);
+        if more {
+            self.nodes[slot].keeps += 1;
+        } else {
+            self.nodes[slot].keeps -= 1;
+        }
+        self.consume(slot, amounts, more);
+        self.tidy(slot);
+    }
+
+    /// Forgets a node that nobody refers to, and those above it.
+    pub(crate) fn tidy(&mut self, slot: Slot) {
+        let mut slot = slot;
+        while slot != ROOT && self.nodes[slot].refs == 0 && self.nodes[slot].keeps == 0 {
+            let Some(node) = self.nodes.remove(slot) else {
+                return;
+            };
+            if let Some(role) = &node.role {
+                self.by_role.remove(role);
+            }
+            slot = node.parent;
+            self.nodes[slot].keeps -= 1;
+        }
+    }
+
+    /// The default ends a weight. The caller places and tidies the node.
+    pub(crate) fn set_weight(&mut self, role: &Role, weight: u64) -> Slot {
+        let slot = self.ensure(role);
+        let weight = (weight != WEIGHT_DEFAULT).then_some(weight.max(1));
+        let old = std::mem::replace(&mut self.nodes[slot].weight, weight);
+        match (old.is_some(), weight.is_some()) {
+            (false, true) => self.refer(slot),
+            (true, false) => self.release(slot),
+            _ => {}
+        }
+        slot
+    }
+}
+
+/// What is held, and the order that follows from it.
+impl Roles {
+    /// A client of the role holds more, or less.
+    pub(crate) fn hold(&mut self, slot: Slot, scalars: &Scalars, more: bool) {
+        let change = if more { Sums::add } else { Sums::subtract };
+        change(&mut self.nodes[slot].own_held, scalars);
+        let mut at = slot;
+        loop {
+            let node = &mut self.nodes[at];
+            change(&mut node.held, scalars);
+            if at == ROOT {
+                return;
+            }
+            at = node.parent;
+        }
+    }
+
+    /// A client of the role was granted something.
+    pub(crate) fn count(&mut self, slot: Slot) {
+        self.nodes[slot].own_count += 1;
+        let mut at = slot;
+        while at != ROOT {
+            let node = &mut self.nodes[at];
+            node.count += 1;
+            at = node.parent;
+        }
+    }
+
+    /// A client takes offers, no longer does, or has another place among the role's clients.
+    pub(crate) fn replace_client(
+        &mut self,
+        slot: Slot,
+        old: Option<&Key>,
+        new: Option<&Key>,
+        sorted: bool,
+    ) {
+        let (was, is) = (old.map(|key| key.aside), new.map(|key| key.aside));
+        if sorted {
+            let clients = &mut self.nodes[slot].clients;
+            if let Some(old) = old {
+                clients.remove(old);
+            }
+            if let Some(new) = new {
+                clients.insert(new.clone());
+            }
+        }
+        if was != is {
+            self.nodes[slot].own_takers.change(was, is);
+            let mut at = slot;
+            loop {
+                let node = &mut self.nodes[at];
+                node.takers.change(was, is);
+                if at == ROOT {
+                    return;
+                }
+                at = node.parent;
+            }
+        }
+    }
+
+    /// A taker in the role wants this, or no longer.
+    pub(crate) fn change_appetite(&mut self, slot: Slot, appetite: &Appetite, more: bool) {
+        let mut at = slot;
+        loop {
+            let node = &mut self.nodes[at];
+            if more {
+                *node.appetites.entry(Arc::clone(appetite)).or_default() += 1;
+            } else if let Some(n) = node.appetites.get_mut(appetite) {
+                *n -= 1;
+                if *n == 0 {
+                    node.appetites.remove(appetite);
+                }
+            }
+            if at == ROOT {
+                return;
+            }
+            at = node.parent;
+        }
+    }
+
+    /// Puts the role and those above it where they belong.
+    pub(crate) fn place_up(&mut self, slot: Slot, totals: &Totals) {
+        if slot == ROOT {
+            return;
+        }
+        let leaf = self.leaf_place(slot, totals);
+        let node = &mut self.nodes[slot];
+        node.children.replace(node.leaf.as_ref(), leaf.as_ref());
+        node.leaf = leaf;
+        let mut at = slot;
+        while at != ROOT {
+            let new = self.node_place(at, totals);
+            let old = std::mem::replace(&mut self.nodes[at].place, new.clone());
+            at = self.nodes[at].parent;
+            self.nodes[at].children.replace(old.as_ref(), new.as_ref());
+        }
+    }
+
+    fn leaf_place(&self, slot: Slot, totals: &Totals) -> Option<Place> {
+        let node = &self.nodes[slot];
+        (node.own_takers.all > 0).then(|| Place {
+            key: node.leaf_key(slot, totals),
+            // Where the role's own guarantee is unsatisfied, everything below it is walked.
+            guaranteed: false,
+            starved: false,
+        })
+    }
+
+    fn node_place(&self, slot: Slot, totals: &Totals) -> Option<Place> {
+        let node = &self.nodes[slot];
+        if node.takers.all == 0 {
+            return None;
+        }
+        Some(Place {
+            key: node.key(slot, totals)?,
+            guaranteed: node.is_unsatisfied() || node.children.any_guaranteed(),
+            starved: node.is_starved() || !node.children.any_fed(),
+        })
+    }
+
+    /// Whether plain resources are out of reach for every taker in the subtree.
+    pub(super) fn was_starved(&self, slot: Slot) -> bool {
+        let place = self.nodes[slot].place.as_ref();
+        place.is_some_and(|place| place.starved)
+    }
+
+    /// Orders everything anew; `clients` are the places of all takers, by role.
+    pub(crate) fn rebuild(&mut self, mut clients: BTreeMap<Slot, Vec<Key>>, totals: &Totals) {
+        let mut by_depth: Vec<(u32, Slot)> = self
+            .nodes
+            .iter()
+            .map(|(slot, node)| (node.depth, slot))
+            .collect();
+        by_depth.sort_unstable();
+        let mut places: BTreeMap<Slot, Vec<Place>> = BTreeMap::new();
+        for (_, slot) in by_depth.into_iter().rev() {
+            let mut below = places.remove(&slot).unwrap_or_default();
+            let leaf = if slot == ROOT {
+                None
+            } else {
+                self.leaf_place(slot, totals)
+            };
+            below.extend(leaf.clone());
+            let node = &mut self.nodes[slot];
+            node.clients.fill(clients.remove(&slot).unwrap_or_default());
+            node.leaf = leaf;
+            node.children.fill(&below);
+            if slot == ROOT {
+                continue;
+            }
+            let place = self.node_place(slot, totals);
+            let node = &mut self.nodes[slot];
+            node.place.clone_from(&place);
+            if let Some(place) = place {
+                places.entry(node.parent).or_default().push(place);
+            }
+        }
+    }
+
+    /// Visits the clients that take offers, in order.
+    pub(crate) fn walk(&self, view: View, visit: &mut impl FnMut(Slot, Slot) -> Flow) {
+        self.walk_below(ROOT, view, visit);
+    }
+
+    fn walk_below(
+        &self,
+        slot: Slot,
+        view: View,
+        visit: &mut impl FnMut(Slot, Slot) -> Flow,
+    ) -> bool {
+        let node = &self.nodes[slot];
+        let view = if view == View::Guaranteed && node.is_unsatisfied() {
+            View::All
+        } else {
+            view
+        };
+        for key in node.children.view(view) {
+            if key.name != Name::Leaf {
+                if self.walk_below(key.slot, view, visit) {
+                    return true;
+                }
+                continue;
+            }
+            for client in node.clients.iter() {
+                match visit(client.slot, slot) {
+                    Flow::Next => {}
+                    Flow::NextRole => break,
+                    Flow::Stop => return true,
+                }
+            }
+        }
+        false
+    }
+
+    /// The takers of a subtree, in order.
+    pub(crate) fn takers_below(&self, slot: Slot) -> Vec<Slot> {
+        let mut takers = Vec::new();
+        self.walk_below(slot, View::All, &mut |client, _| {
+            takers.push(client);
+            Flow::Next
+        });
+        takers
+    }
+}
