@@ -2,26 +2,31 @@
 //!
 //! Definitions are Marathon's JSON and pass through unread: what is wrong with one is told by the
 //! framework. Logs come from the agents.
+//!
+//! - [`api`]: the way to the framework.
+//! - [`view`]: apps in lists and one by one.
+//! - [`versions`], [`logs`]: what their names say.
+
+mod api;
+mod logs;
+mod versions;
+mod view;
 
 use std::io::Read as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use allotment_framework_sdk::sandbox::{self, Window};
-use allotment_types::{FrameworkId, TaskId};
 use anyhow::Context as _;
-use bytes::Bytes;
-use futures_util::StreamExt as _;
 use hyper::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::http::{self, Reply};
-use crate::output::{self, Cell, Format, Row, Tone, Watch};
-use crate::rpc::Peer;
-use crate::task;
+use crate::http::Reply;
+use crate::output::{self, Format, Watch};
+use api::{Api, app_path, path};
+use logs::logs;
+use versions::{rollback, versions};
+use view::{App, show};
 
 /// Arguments of `allot app`.
 #[derive(Debug, clap::Args)]
@@ -66,6 +71,7 @@ enum Command {
         /// Its id
         app: String,
         /// How many are wanted; 0 suspends it
+        #[arg(allow_negative_numbers = true)]
         instances: u32,
         #[command(flatten)]
         change: Change,
@@ -181,156 +187,6 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The services framework's REST API.
-struct Api {
-    url: String,
-}
-
-/// How often a deployment is looked at while it is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-impl Api {
-    async fn ask(
-        &self,
-        method: Method,
-        target: &str,
-        body: Option<Value>,
-    ) -> anyhow::Result<Reply> {
-        let url = format!("{}{target}", self.url);
-        let body = body.map(|body| Bytes::from(body.to_string()));
-        http::request(Peer::Services, method, &url, body)
-            .await?
-            .ok()
-    }
-
-    async fn get<T: serde::de::DeserializeOwned>(&self, target: &str) -> anyhow::Result<T> {
-        self.ask(Method::GET, target, None).await?.json()
-    }
-
-    async fn apps(&self) -> anyhow::Result<Vec<App>> {
-        #[derive(Deserialize)]
-        struct Apps {
-            apps: Vec<App>,
-        }
-        Ok(self.get::<Apps>("/v2/apps").await?.apps)
-    }
-
-    async fn app(&self, app: &str) -> anyhow::Result<App> {
-        #[derive(Deserialize)]
-        struct One {
-            app: App,
-        }
-        Ok(self.get::<One>(&app_path(app, "", false)?).await?.app)
-    }
-
-    /// Returns when this deployment is over.
-    async fn wait(&self, deployment: &str) -> anyhow::Result<()> {
-        loop {
-            let running: Vec<Value> = self.get("/v2/deployments").await?;
-            let id = |d: &Value| d.get("id").and_then(Value::as_str) == Some(deployment);
-            if !running.iter().any(id) {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-}
-
-/// An app as the framework shows it; fields that are not listed here stay in `rest`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct App {
-    id: String,
-    instances: u32,
-    cpus: f64,
-    mem: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    cmd: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    args: Option<Vec<String>>,
-    version: String,
-    health_checks: Vec<Value>,
-    tasks_staged: u32,
-    tasks_running: u32,
-    tasks_healthy: u32,
-    tasks_unhealthy: u32,
-    deployments: Vec<Value>,
-    #[serde(flatten)]
-    rest: serde_json::Map<String, Value>,
-}
-
-impl App {
-    fn command(&self) -> String {
-        match (&self.cmd, &self.args) {
-            (Some(line), _) => line.clone(),
-            (None, args) => args.clone().unwrap_or_default().join(" "),
-        }
-    }
-
-    fn state(&self) -> Cell {
-        if !self.deployments.is_empty() {
-            let waits = self.tasks_staged + self.tasks_running < self.instances;
-            let word = if waits { "waiting" } else { "deploying" };
-            return Cell::new(word, Tone::Busy);
-        }
-        if self.instances == 0 {
-            return Cell::new("suspended", Tone::Dim);
-        }
-        if self.tasks_running < self.instances {
-            return Cell::new("waiting", Tone::Busy);
-        }
-        if self.tasks_unhealthy > 0 {
-            return Cell::new("unhealthy", Tone::Bad);
-        }
-        Cell::new("running", Tone::Good)
-    }
-
-    fn health(&self) -> String {
-        if self.health_checks.is_empty() {
-            "-".to_owned()
-        } else {
-            format!("{}/{}", self.tasks_healthy, self.instances)
-        }
-    }
-}
-
-impl Row for App {
-    const COLUMNS: &'static [&'static str] = &[
-        "ID", "STATE", ">RUNNING", ">HEALTHY", ">CPUS", ">MEM", "COMMAND",
-    ];
-
-    fn cells(&self) -> Vec<Cell> {
-        vec![
-            self.id.as_str().into(),
-            self.state(),
-            format!("{}/{}", self.tasks_running, self.instances).into(),
-            self.health().into(),
-            output::short(self.cpus).into(),
-            output::mib(self.mem).into(),
-            self.command().chars().take(60).collect::<String>().into(),
-        ]
-    }
-}
-
-/// The path of an app with its leading slash.
-fn path(app: &str) -> String {
-    format!("/{}", app.trim_matches('/'))
-}
-
-/// The target of a request about an app.
-fn app_path(app: &str, suffix: &str, force: bool) -> anyhow::Result<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._".contains(c);
-    let trimmed = app.trim_matches('/');
-    if trimmed.is_empty() || !trimmed.chars().all(plain) {
-        return Err(Failure::Usage(format!(
-            "{app:?} is no app id; it is a path of lower-case words such as /web or /shop/web"
-        ))
-        .into());
-    }
-    let query = if force { "?force=true" } else { "" };
-    Ok(format!("/v2/apps/{trimmed}{suffix}{query}"))
-}
-
 /// A definition from a file or from stdin.
 fn read(file: &str) -> anyhow::Result<Value> {
     let mut text = String::new();
@@ -385,243 +241,4 @@ async fn done(
         return output::line(&format!("{what}: deployment {id} {state}"));
     }
     output::one(ctx.output, &answer, &[])
-}
-
-async fn show(ctx: &Context, api: &Api, id: &str) -> anyhow::Result<()> {
-    let app = api.app(id).await?;
-    let number = |key: &str| {
-        app.rest
-            .get(key)
-            .map_or_else(|| "-".to_owned(), Value::to_string)
-    };
-    let mut fields: Vec<(&str, Cell)> = vec![
-        ("id", app.id.as_str().into()),
-        ("state", app.state()),
-        ("version", app.version.as_str().into()),
-        (
-            "running",
-            format!("{}/{}", app.tasks_running, app.instances).into(),
-        ),
-        ("healthy", app.health().into()),
-        ("command", app.command().into()),
-        ("cpus", output::short(app.cpus).into()),
-        ("mem", output::mib(app.mem).into()),
-        ("ports", number("ports").into()),
-    ];
-    for deployment in app.deployments.iter().filter_map(|d| d.get("id")?.as_str()) {
-        fields.push(("deployment", Cell::new(deployment, Tone::Busy)));
-    }
-    if let Some(failure) = app.rest.get("lastTaskFailure") {
-        let text = |key: &str| failure.get(key).and_then(Value::as_str).unwrap_or_default();
-        let line = format!(
-            "{} {} {}",
-            text("timestamp"),
-            text("state"),
-            text("message")
-        );
-        fields.push(("last failure", Cell::new(line, Tone::Bad)));
-    }
-    let tasks = app.rest.get("tasks").and_then(Value::as_array);
-    for task in tasks.into_iter().flatten() {
-        let text = |key: &str| task.get(key).and_then(Value::as_str).unwrap_or_default();
-        let ports: Vec<String> = task
-            .get("ports")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .map(Value::to_string)
-            .collect();
-        let line = format!(
-            "{}  {}  {}:{}",
-            text("id"),
-            text("state"),
-            text("host"),
-            ports.join(",")
-        );
-        fields.push(("task", line.into()));
-    }
-    output::one(ctx.output, &app, &fields)
-}
-
-/// One version of an app.
-#[derive(Debug, Serialize)]
-struct VersionRow {
-    version: String,
-    present: bool,
-}
-
-impl Row for VersionRow {
-    const COLUMNS: &'static [&'static str] = &["VERSION", "PRESENT"];
-
-    fn cells(&self) -> Vec<Cell> {
-        let mark = if self.present { "yes" } else { "" };
-        vec![self.version.as_str().into(), mark.into()]
-    }
-}
-
-async fn list_versions(api: &Api, app: &str) -> anyhow::Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Versions {
-        versions: Vec<String>,
-    }
-    let target = app_path(app, "/versions", false)?;
-    Ok(api.get::<Versions>(&target).await?.versions)
-}
-
-async fn versions(ctx: &Context, api: &Api, app: &str) -> anyhow::Result<()> {
-    let present = api.app(app).await?.version;
-    let rows: Vec<VersionRow> = list_versions(api, app)
-        .await?
-        .into_iter()
-        .map(|version| VersionRow {
-            present: version == present,
-            version,
-        })
-        .collect();
-    output::rows(ctx.output, &rows)
-}
-
-async fn rollback(
-    ctx: &Context,
-    api: &Api,
-    app: &str,
-    version: Option<String>,
-    change: Change,
-) -> anyhow::Result<()> {
-    let version = match version {
-        Some(version) => version,
-        None => {
-            let all = list_versions(api, app).await?;
-            all.into_iter().nth(1).ok_or_else(|| {
-                Failure::Usage(format!("app {} has no earlier version", path(app)))
-            })?
-        }
-    };
-    let target = app_path(app, "", change.force)?;
-    let body = json!({ "version": version });
-    let reply = api.ask(Method::PUT, &target, Some(body)).await?;
-    let what = format!("app {} goes back to {version}", path(app));
-    done(ctx, api, &what, &reply, change.wait).await
-}
-
-/// Prints what every live task of an app wrote; with several, each line begins with its task.
-async fn logs(
-    ctx: &Context,
-    api: &Api,
-    id: &str,
-    file: &'static str,
-    follow: bool,
-) -> anyhow::Result<ExitCode> {
-    let app = api.app(id).await?;
-    let tasks = app.rest.get("tasks").and_then(Value::as_array);
-    let names = tasks
-        .into_iter()
-        .flatten()
-        .filter_map(|t| t.get("id")?.as_str());
-    let names: Vec<String> = names.map(str::to_owned).collect();
-    if names.is_empty() {
-        return Err(Failure::NotFound(format!(
-            "app {} has no task now; `allot why {0}` tells why, `allot task list --all` lists \
-             those that ended",
-            app.id
-        ))
-        .into());
-    }
-    let several = names.len() > 1;
-    let mut readers = tokio::task::JoinSet::new();
-    for (i, name) in names.into_iter().enumerate() {
-        let found = task::list(ctx, Some(&name), true).await?;
-        let Some(task) = found.into_iter().find(|task| task.id == name) else {
-            continue;
-        };
-        let prefix = several.then(|| format!("{i}| "));
-        if let Some(prefix) = &prefix {
-            output::error_bytes(format!("{prefix}{name} on {}\n", task.hostname).as_bytes());
-        }
-        let one = print(task, file, follow, prefix);
-        if follow {
-            readers.spawn(one);
-        } else {
-            one.await?;
-        }
-    }
-    while let Some(read) = readers.join_next().await {
-        read??;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn print(
-    task: allotment_proto::allot::TaskView,
-    file: &'static str,
-    follow: bool,
-    prefix: Option<String>,
-) -> anyhow::Result<()> {
-    let framework: FrameworkId = task.framework_id.parse()?;
-    let id: TaskId = task.id.parse()?;
-    let window = Window {
-        follow,
-        ..Window::default()
-    };
-    let mut stream = sandbox::read(&task.agent_url, &framework, &id, file, window).await?;
-    let mut rest = Vec::new();
-    while let Some(piece) = stream.next().await {
-        let piece = piece?;
-        match &prefix {
-            None => output::bytes(&piece)?,
-            Some(prefix) => {
-                rest.extend_from_slice(&piece);
-                output::bytes(&whole_lines(prefix, &mut rest))?;
-            }
-        }
-    }
-    if let (Some(prefix), false) = (&prefix, rest.is_empty()) {
-        rest.push(b'\n');
-        output::bytes(&whole_lines(prefix, &mut rest))?;
-    }
-    Ok(())
-}
-
-/// Takes the complete lines out of `rest`, each behind `prefix`. A line that never ends is cut
-/// at a megabyte, so that memory stays bounded.
-fn whole_lines(prefix: &str, rest: &mut Vec<u8>) -> Vec<u8> {
-    if rest.len() > 1024 * 1024 {
-        rest.push(b'\n');
-    }
-    let Some(end) = rest.iter().rposition(|b| *b == b'\n') else {
-        return Vec::new();
-    };
-    let tail = rest.split_off(end + 1);
-    let lines = std::mem::replace(rest, tail);
-    let mut out = Vec::with_capacity(lines.len());
-    for line in lines.split_inclusive(|b| *b == b'\n') {
-        out.extend_from_slice(prefix.as_bytes());
-        out.extend_from_slice(line);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_app_may_be_named_with_or_without_slashes() {
-        for id in ["web", "/web", "/web/"] {
-            assert_eq!(
-                app_path(id, "/restart", true).unwrap(),
-                "/v2/apps/web/restart?force=true"
-            );
-        }
-        for id in ["", "/", "a b", "a?b", "a#b", "a%2fb", "ä"] {
-            assert!(app_path(id, "", false).is_err(), "{id:?}");
-        }
-    }
-
-    #[test]
-    fn only_whole_lines_are_printed_behind_their_task() {
-        let mut rest = b"a\nb\nhal".to_vec();
-        assert_eq!(whole_lines("0| ", &mut rest), b"0| a\n0| b\n");
-        assert_eq!(rest, b"hal");
-    }
 }

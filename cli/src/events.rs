@@ -58,11 +58,13 @@ fn tell(format: Format, event: &ClusterEvent) -> anyhow::Result<()> {
 /// The colour of an event, from the last word of its kind.
 pub(crate) fn tone(kind: &str) -> Tone {
     match kind.rsplit('-').next().unwrap_or(kind) {
-        "registered" | "reregistered" | "connected" | "subscribed" | "running" => Tone::Good,
+        "registered" | "reregistered" | "connected" | "subscribed" | "running" | "accepted" => {
+            Tone::Good
+        }
         "failed" | "lost" | "error" | "unreachable" | "disconnected" | "dropped" | "gone" => {
             Tone::Bad
         }
-        "staging" | "starting" | "killing" | "offered" | "rescinded" => Tone::Busy,
+        "staging" | "starting" | "killing" | "sent" | "rescinded" | "expired" => Tone::Busy,
         _ => Tone::Plain,
     }
 }

@@ -58,12 +58,18 @@ impl Peer {
 /// # Errors
 /// [`Failure::Usage`] when `url` is none, [`Failure::Unreachable`] when nobody answers.
 pub(crate) async fn connect(peer: Peer, url: &str) -> Result<Channel, Failure> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|error| {
-            Failure::Usage(format!(
-                "{url:?} is no address ({error}); give it as http://host:port"
-            ))
-        })?
+    let no_address = |why: &str| {
+        Failure::Usage(format!(
+            "{url:?} is no address ({why}); give it as http://host:port"
+        ))
+    };
+    let endpoint =
+        Endpoint::from_shared(url.to_owned()).map_err(|error| no_address(&error.to_string()))?;
+    match endpoint.uri().scheme_str() {
+        Some("http") | None => {}
+        Some(scheme) => return Err(no_address(&format!("{scheme} is not spoken here"))),
+    }
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(ANSWER_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)

@@ -60,11 +60,11 @@ Exit codes:
 The command's standard input is empty. Its output is copied as it is written.")]
 pub(crate) struct Args {
     /// Cores
-    #[arg(long, default_value = "1", value_name = "CORES", value_parser = amount)]
+    #[arg(long, default_value = "1", value_name = "CORES", value_parser = amount, allow_negative_numbers = true)]
     cpus: Fixed,
 
     /// Memory in MiB
-    #[arg(long, default_value = "128", value_name = "MIB", value_parser = amount)]
+    #[arg(long, default_value = "128", value_name = "MIB", value_parser = amount, allow_negative_numbers = true)]
     mem: Fixed,
 
     /// The role to take offers in

@@ -326,6 +326,10 @@ async fn a_task_goes_from_offer_to_acknowledged_end_over_the_wire() {
     while kinds.last().is_none_or(|kind| kind != "task-finished") {
         kinds.push(watch.message().await.unwrap().unwrap().kind);
     }
+    // How offers are summed up depends on the time that passes.
+    let offers = kinds.extract_if(.., |kind| kind.starts_with("offer-"));
+    assert_eq!(offers.take(1).collect::<Vec<_>>(), ["offer-sent"]);
+    kinds.retain(|kind| !kind.starts_with("offer-"));
     assert_eq!(
         kinds,
         [

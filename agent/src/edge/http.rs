@@ -40,6 +40,17 @@ pub(super) fn router(files: Files) -> Router {
                 .route("/health", get(health))
                 .with_state(served),
         )
+        .fallback(nothing_here)
+}
+
+async fn nothing_here(request: axum::extract::Request) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        let message = format!("{} is no method of this agent", request.uri().path());
+        return tonic::Status::unimplemented(message).into_http();
+    }
+    let text = "the agent serves /metrics, /health and its gRPC services here\n";
+    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 impl Served {

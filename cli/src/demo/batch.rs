@@ -13,9 +13,9 @@ pub(crate) async fn tell(story: &mut Story) -> anyhow::Result<()> {
     story
         .screen
         .section("A batch: examples/wordcount.sub, one job for each part of a text");
-    story.verbose = false;
+    story.tells_tasks = false;
     let outcome = count(story).await;
-    story.verbose = true;
+    story.tells_tasks = true;
     if let Err(error) = outcome {
         story.screen.check(Err(format!("{error:#}")));
     }

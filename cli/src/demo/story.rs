@@ -38,8 +38,8 @@ pub(crate) enum Heard {
 pub(crate) struct Story {
     pub(crate) ctx: Context,
     pub(crate) screen: Screen,
-    /// Whether single events are told; with hundreds of tasks only the count is.
-    pub(crate) verbose: bool,
+    /// Whether each task's events are told; with hundreds of tasks their count is, beside offers.
+    pub(crate) tells_tasks: bool,
     /// Where the app's instances answer.
     pub(crate) instances: Vec<String>,
     folder: PathBuf,
@@ -73,7 +73,7 @@ impl Story {
         Ok(Self {
             ctx: ctx.clone(),
             screen,
-            verbose: true,
+            tells_tasks: true,
             instances: Vec::new(),
             folder: folder.to_owned(),
             heard,
@@ -145,7 +145,7 @@ impl Story {
 
     fn tell(&mut self, heard: Heard) {
         match heard {
-            Heard::Event(event) if self.verbose => {
+            Heard::Event(event) if self.tells_tasks || event.task_id.is_none() => {
                 let tone = events::tone(&event.kind);
                 self.screen.event(&event.kind, tone, &event.message);
             }

@@ -34,7 +34,7 @@ pub(super) struct Submit {
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// Cores
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     cpus: f64,
     /// Memory in MiB
     #[arg(long, value_name = "MIB")]

@@ -146,15 +146,24 @@ pub(crate) async fn serve<C: fmt::Debug, E: Into<anyhow::Error>>(
         }
         anyhow::Ok(role.died().await)
     };
-    let died = tokio::select! {
-        died = life => Some(died?),
-        () = &mut ended => None,
+    let end = tokio::select! {
+        died = life => End::Died(died?),
+        () = &mut ended => End::Leaves,
+        () = &mut removed => End::IsRemoved,
     };
-    if let Some(error) = died {
-        return Err(error.context(format!("the {} died", role.name())));
+    match end {
+        End::Died(error) => return Err(error.context(format!("the {} died", role.name()))),
+        End::Leaves => role.leave().await,
+        End::IsRemoved => role.stop().await,
     }
-    role.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the life of a role comes to its end.
+enum End {
+    Died(anyhow::Error),
+    Leaves,
+    IsRemoved,
 }
 
 /// Durations on the command line: `15s`, `1m 30s`, `500ms`, `168h`.

@@ -49,6 +49,9 @@ fn nobody_at_an_address_is_exit_4_and_says_what_to_start() {
 fn wrong_flags_are_exit_2() {
     for (args, part) in [
         (&["node", "list", "--master", "a b"][..], "http://host:port"),
+        (&["node", "list", "--master", "ftp://x"], "http://host:port"),
+        (&["run", "--cpus", "-1", "--", "true"], "-1 is no amount"),
+        (&["app", "scale", "/web", "-1"], "-1"),
         (&["node", "list", "--output", "xml"], "json"),
         (&["task", "list", "--watch=0"], "1..=86400"),
         (&["agent", "--resources", "cpus:-1"], "cpus"),

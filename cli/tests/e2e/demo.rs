@@ -10,6 +10,8 @@ fn the_demo_checks_its_own_answers_and_leaves_nothing_behind() {
     assert_eq!(ended.code, 0, "{told}{}", ended.stderr);
     for part in [
         "3 agents are registered",
+        "offer-sent",
+        "offer-accepted",
         "answers 200",
         "the merged count equals the direct one",
     ] {

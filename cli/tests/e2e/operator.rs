@@ -72,6 +72,8 @@ fn an_operator_sees_and_kills_what_runs() {
         .collect();
     for kind in [
         "agent-registered",
+        "offer-sent",
+        "offer-accepted",
         "task-running",
         "task-failed",
         "task-killed",
@@ -111,6 +113,11 @@ fn every_role_is_healthy_has_metrics_and_ends_cleanly_on_sigterm() {
         assert!(
             status == 200 && metrics.contains("# TYPE"),
             "{url}: {metrics}"
+        );
+        let (status, sentence) = get(&format!("{url}/nowhere")).unwrap();
+        assert!(
+            status == 404 && !sentence.is_empty(),
+            "{url}: {status} {sentence}"
         );
     }
     let frameworks = [services, batch].into_iter();

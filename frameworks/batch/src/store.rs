@@ -3,14 +3,18 @@
 //! Event-log text is durable here, with the length the log file had, before it is appended to the
 //! file; after a crash each text is looked for at its place and appended only when it is missing
 //! or torn. So the database and the log never disagree on whether a job is complete.
+//!
+//! - [`logs`]: the files of event logs.
+//! - [`reader`]: the history for those who ask.
+
+mod logs;
+mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use allotment_proto::allot::JobSelection;
 use allotment_types::FrameworkId;
 use prost::Message as _;
 use redb::{
@@ -19,8 +23,10 @@ use redb::{
 };
 
 use crate::core::job::JobKey;
-use crate::core::record::{Durable, Record, StoredCluster, StoredEnd, StoredJob};
-use crate::core::view;
+use crate::core::record::{Durable, Record, StoredEnd, StoredJob};
+use logs::{Logs, OutboxText, restore_text};
+
+pub use reader::{Past, Reader};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const CLUSTERS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("clusters");
@@ -40,8 +46,6 @@ const NEXT_CLUSTER: &str = "next_cluster";
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Log text that is synced to its files and taken out of the outbox in one go.
 const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How many log files stay open.
-const OPEN_LOGS_MAX: usize = 64;
 
 /// Why the data folder cannot be used, or a write failed.
 #[derive(Debug, thiserror::Error)]
@@ -86,18 +90,6 @@ fn database<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> Store
 
 const WRITE: &str = "cannot write to the queue's database";
 const READ: &str = "cannot read the queue's database";
-
-/// Text on its way into a log file.
-#[derive(Clone, PartialEq, prost::Message)]
-struct OutboxText {
-    #[prost(string, tag = "1")]
-    path: String,
-    /// The length of the file before this text.
-    #[prost(uint64, tag = "2")]
-    offset: u64,
-    #[prost(string, tag = "3")]
-    text: String,
-}
 
 /// The writing side; one per process.
 #[derive(Debug)]
@@ -437,207 +429,4 @@ fn pair(key: JobKey) -> (u32, u32) {
 
 fn key_of((cluster, proc): (u32, u32)) -> JobKey {
     JobKey { cluster, proc }
-}
-
-/// A job of the history, with its cluster.
-#[derive(Debug, Clone)]
-pub struct Past {
-    /// Which.
-    pub key: JobKey,
-    /// Its end.
-    pub end: StoredEnd,
-    /// Its cluster.
-    pub cluster: Arc<StoredCluster>,
-}
-
-/// The reading side; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    db: Arc<Database>,
-}
-
-impl Reader {
-    /// One job of the history.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn show(&self, key: JobKey) -> Result<Option<Past>, StoreError> {
-        let read: Result<_, redb::Error> = (|| {
-            let txn = self.db.begin_read()?;
-            let Some(end) = txn.open_table(HISTORY)?.get(pair(key))? else {
-                return Ok(None);
-            };
-            let cluster = txn.open_table(CLUSTERS)?.get(key.cluster)?;
-            let cluster = cluster.map(|c| c.value().to_vec()).unwrap_or_default();
-            Ok(Some((end.value().to_vec(), cluster)))
-        })();
-        let Some((end, cluster)) = read.map_err(database(READ))? else {
-            return Ok(None);
-        };
-        Ok(Some(Past {
-            key,
-            end: decode("job of the history", &end)?,
-            cluster: Arc::new(decode("cluster", &cluster)?),
-        }))
-    }
-
-    /// A page of the history, newest first, from before `before`, and whether there is more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn history(
-        &self,
-        selection: Option<&JobSelection>,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<(Vec<Past>, bool), StoreError> {
-        let txn = self.db.begin_read().map_err(database(READ))?;
-        let mut clusters: BTreeMap<u32, Arc<StoredCluster>> = BTreeMap::new();
-        let mut page = Vec::new();
-        let order = txn.open_table(ORDER).map_err(database(READ))?;
-        let history = txn.open_table(HISTORY).map_err(database(READ))?;
-        let table = txn.open_table(CLUSTERS).map_err(database(READ))?;
-        let range = order
-            .range(..before.unwrap_or(u64::MAX))
-            .map_err(database(READ))?;
-        for row in range.rev() {
-            let key = key_of(row.map_err(database(READ))?.1.value());
-            if selection.is_some_and(|s| !view::means(s, key)) {
-                continue;
-            }
-            if page.len() == limit {
-                return Ok((page, true));
-            }
-            let Some(end) = history.get(pair(key)).map_err(database(READ))? else {
-                continue;
-            };
-            let cluster = match clusters.get(&key.cluster) {
-                Some(cluster) => Arc::clone(cluster),
-                None => {
-                    let bytes = table.get(key.cluster).map_err(database(READ))?;
-                    let bytes = bytes.map(|c| c.value().to_vec()).unwrap_or_default();
-                    let cluster: Arc<StoredCluster> = Arc::new(decode("cluster", &bytes)?);
-                    clusters.insert(key.cluster, Arc::clone(&cluster));
-                    cluster
-                }
-            };
-            page.push(Past {
-                key,
-                end: decode("job of the history", end.value())?,
-                cluster,
-            });
-        }
-        Ok((page, false))
-    }
-
-    /// How many jobs of a cluster are in the history, and how many of them failed or were
-    /// removed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn ended(&self, cluster: u32) -> Result<(u32, u32), StoreError> {
-        let txn = self.db.begin_read().map_err(database(READ))?;
-        let history = txn.open_table(HISTORY).map_err(database(READ))?;
-        let range = history
-            .range((cluster, 0)..=(cluster, u32::MAX))
-            .map_err(database(READ))?;
-        let (mut all, mut failed) = (0, 0);
-        for row in range {
-            let bytes = row.map_err(database(READ))?.1;
-            let end: StoredEnd = decode("job of the history", bytes.value())?;
-            all += 1;
-            failed += u32::from(!end.success);
-        }
-        Ok((all, failed))
-    }
-}
-
-/// Open event logs.
-#[derive(Debug, Default)]
-struct Logs {
-    files: BTreeMap<String, File>,
-    dirty: BTreeSet<String>,
-}
-
-impl Logs {
-    fn open(&mut self, path: &str) -> std::io::Result<&mut File> {
-        if !self.files.contains_key(path) {
-            if self.files.len() >= OPEN_LOGS_MAX {
-                self.sync();
-                self.files.clear();
-            }
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            self.files.insert(path.to_owned(), file);
-        }
-        self.files
-            .get_mut(path)
-            .ok_or_else(|| std::io::Error::other("the log was closed"))
-    }
-
-    /// The length of the file now; 0 when it cannot be had, which appending will tell.
-    fn length(&mut self, path: &str) -> u64 {
-        // A log that was deleted or rotated is begun anew.
-        if !Path::new(path).exists() {
-            self.files.remove(path);
-        }
-        let length = self.open(path).and_then(|file| file.metadata());
-        length.map_or(0, |found| found.len())
-    }
-
-    fn append(&mut self, row: &OutboxText) {
-        let written = self
-            .open(&row.path)
-            .and_then(|file| file.write_all(row.text.as_bytes()));
-        if let Err(error) = written {
-            tracing::warn!(path = row.path, %error, "the event log cannot be written");
-        }
-        self.dirty.insert(row.path.clone());
-    }
-
-    fn sync(&mut self) {
-        for path in std::mem::take(&mut self.dirty) {
-            if let Some(file) = self.files.get(&path)
-                && let Err(error) = file.sync_data()
-            {
-                tracing::warn!(path, %error, "the event log cannot be synced");
-            }
-        }
-    }
-}
-
-/// Puts a text into its file unless it is there.
-fn restore_text(row: &OutboxText) -> std::io::Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&row.path)?;
-    let length = file.metadata()?.len();
-    let text = row.text.as_bytes();
-    if length >= row.offset.saturating_add(text.len() as u64) {
-        let mut there = vec![0; text.len()];
-        file.seek(SeekFrom::Start(row.offset))?;
-        file.read_exact(&mut there)?;
-        if there == text {
-            return Ok(());
-        }
-    }
-    // Torn, or somebody else wrote in between.
-    if length >= row.offset {
-        file.seek(SeekFrom::Start(row.offset))?;
-        let mut tail = Vec::new();
-        file.read_to_end(&mut tail)?;
-        let there = tail.windows(text.len().max(1)).any(|part| part == text);
-        if there {
-            return Ok(());
-        }
-        // Torn: only the beginning arrived.
-        if text.starts_with(&tail) {
-            file.seek(SeekFrom::Start(row.offset))?;
-            return file.write_all(text);
-        }
-    }
-    file.seek(SeekFrom::End(0))?;
-    file.write_all(text)
 }

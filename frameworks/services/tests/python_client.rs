@@ -1,8 +1,8 @@
 //! Marathon's widely used Python client (PyPI `marathon` 0.13.0) against the service.
 //!
-//! The client is installed into a virtual environment under `target/`. Where there is no Python
-//! or no way to the package index the test says so and ends: what it is about cannot be tried
-//! there. Master real, agent scripted, as in `rest.rs`.
+//! The client is installed into a virtual environment under `target/`, once; that takes python3
+//! with its venv module (`test.sh` installs both) and a way to the package index, and the test
+//! fails without them. Master real, agent scripted, as in `rest.rs`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -85,22 +85,21 @@ c.delete_app("py", force=True); settled()
 assert c.list_apps() == []
 "#;
 
-/// The interpreter of an environment that has the client; `None` when it cannot be made here.
-fn python() -> Option<PathBuf> {
+/// The interpreter of an environment that has the client, made unless it is there.
+fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("marathon-client");
     let python = venv.join("bin/python");
-    let has = |python: &Path| {
-        let tried = Command::new(python)
-            .args(["-c", "import marathon"])
-            .output();
-        tried.is_ok_and(|output| output.status.success())
-    };
-    if !has(&python) {
+    let has = Command::new(&python)
+        .args(["-c", "import marathon"])
+        .output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        // What an interrupted installation left is of no use.
+        let _none = std::fs::remove_dir_all(&venv);
         let made = Command::new("python3")
             .args(["-m", "venv"])
             .arg(&venv)
             .output();
-        made.ok().filter(|output| output.status.success())?;
+        succeeded("python3 -m venv (bash test.sh installs python3-venv)", made);
         let pip = [
             "-m",
             "pip",
@@ -110,17 +109,27 @@ fn python() -> Option<PathBuf> {
             CLIENT,
         ];
         let got = Command::new(&python).args(pip).output();
-        got.ok().filter(|output| output.status.success())?;
+        succeeded(&format!("pip install {CLIENT}"), got);
     }
-    has(&python).then_some(python)
+    python
+}
+
+#[track_caller]
+fn succeeded(what: &str, ended: std::io::Result<std::process::Output>) {
+    match ended {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => panic!(
+            "{what} failed, so the client cannot be tried: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => panic!("{what} failed, so the client cannot be tried: {error}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn marathons_python_client_works() {
-    let Some(python) = tokio::task::spawn_blocking(python).await.unwrap() else {
-        println!("not tried: {CLIENT} cannot be installed here");
-        return;
-    };
+    let python = tokio::task::spawn_blocking(python).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let master = master(folder.path(), 0).await;
     let _agent = agent(master.url(), "cpus:8; mem:8192; ports:[31000-31999]").await;

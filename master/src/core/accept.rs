@@ -15,6 +15,7 @@ use allotment_types::{AgentId, FrameworkId, Resources, Role};
 
 use super::Core;
 use super::io::ConnId;
+use super::offer_news::Fate;
 use super::operations::{self, Asker, Conversion, OperationFault};
 use super::out::{About, event_of};
 use super::task::master_status;
@@ -33,8 +34,12 @@ pub(super) struct Pool {
     pub(super) rest: Resources,
     /// The shared volumes among it, of which any number of tasks may have a copy.
     pub(super) shared: Resources,
-    /// Something was launched or changed.
-    pub(super) used_some: bool,
+    n_offers: usize,
+    /// How many tasks were launched, and what they use.
+    pub(super) n_launched: usize,
+    pub(super) used: Resources,
+    /// Something was changed.
+    converted: bool,
     /// The agent has not heard of what its resources have become.
     unsaid: bool,
 }
@@ -77,8 +82,12 @@ impl Core {
         self.tell_resources(&mut pool);
         let left_over = Recovery::Declined {
             refuse_for: refuse_for(accept.filters.as_ref()),
-            used_some: pool.used_some,
+            used_some: pool.converted || pool.n_launched > 0,
         };
+        let fate = Fate::Accepted {
+            n_tasks: pool.n_launched,
+        };
+        self.note_offers(id, &pool.agent, fate, pool.n_offers, &pool.used);
         let rest = Grant {
             framework: id.clone(),
             role: pool.role,
@@ -162,7 +171,7 @@ impl Core {
         pool.rest.add(&to);
         pool.shared.subtract(&from.shared());
         pool.shared.add(&to.shared());
-        pool.used_some = true;
+        pool.converted = true;
         pool.unsaid = true;
         self.convert_agent(&pool.agent, &from, &to, Some(id));
         Ok(to)
@@ -310,6 +319,13 @@ impl Core {
             if let Some(number) = number.filter(|n| self.owns_offer(id, *n))
                 && let Some(offer) = self.take_offer(number)
             {
+                let Grant {
+                    framework,
+                    resources,
+                    ..
+                } = &offer.grant;
+                let fate = Fate::Declined { refuse_for: refuse };
+                self.note_offers(framework, &offer.agent, fate, 1, resources);
                 let declined = Recovery::Declined {
                     refuse_for: refuse,
                     used_some: false,
@@ -375,7 +391,10 @@ impl Core {
             role,
             shared: rest.shared(),
             rest,
-            used_some: false,
+            n_offers: ids.len(),
+            n_launched: 0,
+            used: Resources::EMPTY,
+            converted: false,
             unsaid: false,
         })
     }

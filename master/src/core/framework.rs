@@ -9,6 +9,7 @@ use allotment_proto::{convert, mesos};
 use allotment_types::{FrameworkId, Resources, Role, TaskId, Timestamp};
 
 use super::io::ConnId;
+use super::offer_news::OfferNews;
 use super::out::Out;
 use super::registry::{FrameworkRecord, Record};
 use super::tally::Tally;
@@ -69,6 +70,7 @@ pub(super) struct Framework {
     pub(super) tasks: BTreeMap<TaskId, Task>,
     /// Numbers of its outstanding offers.
     pub(super) offers: BTreeSet<u64>,
+    pub(super) offer_news: OfferNews,
     pub(super) held: BTreeMap<Role, Held>,
     /// Oldest first.
     pub(super) ended: VecDeque<EndedTask>,
@@ -230,6 +232,7 @@ impl Framework {
             registered: false,
             tasks: BTreeMap::new(),
             offers: BTreeSet::new(),
+            offer_news: OfferNews::default(),
             held: BTreeMap::new(),
             ended: VecDeque::new(),
         }

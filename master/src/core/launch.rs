@@ -107,6 +107,7 @@ impl Core {
                         let key = (id.clone(), pool.role.clone());
                         agent.unbacked.entry(key).or_default().add(&unbacked);
                     }
+                    pool.used.add(&resources);
                     agent.allocated.add(&resources);
                     agent.tasks.insert((id.clone(), task_id.clone()));
                     let held = framework.held.entry(pool.role.clone()).or_default();
@@ -177,7 +178,7 @@ impl Core {
                 }
             }
         }
-        pool.used_some |= !launched.is_empty();
+        pool.n_launched += launched.len();
         if !launched.is_empty()
             && let Some(framework) = self.frameworks.get(id)
             && let Some(session) = self.agents.get(&pool.agent).and_then(|a| a.session())

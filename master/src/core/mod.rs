@@ -6,8 +6,8 @@
 //! `wants` (what a framework wants to be offered), `offers`, `accept`, `launch` and `operations`
 //! (resources on their way to tasks), `inverse` (resources asked back), `calls` and `reconcile`
 //! (the other calls), `updates` (how tasks do), `shares`, `wishes` and `reserve` (what operators
-//! set), `recovery` (waiting after a restart), `views` and `why` (what operators see), `kv` (the
-//! store), `check` (the invariants).
+//! set), `recovery` (waiting after a restart), `views`, `why` and `offer_news` (what operators
+//! see), `kv` (the store), `check` (the invariants).
 //!
 //! Who is offered what is left to the allocation module; see [`allotment_allocator`].
 
@@ -24,6 +24,7 @@ mod kv;
 mod launch;
 mod liveness;
 mod metrics;
+mod offer_news;
 mod offers;
 mod operations;
 mod out;
@@ -289,6 +290,7 @@ impl Core {
                 Timer::AgentMute(conn) => self.on_agent_mute(conn),
                 Timer::Heartbeat(conn) => self.on_heartbeat(conn),
                 Timer::Ping(conn) => self.on_ping_due(conn),
+                Timer::OfferNews(id) => self.on_offer_news_due(&id),
                 Timer::Failover(id) => self.on_failover_timeout(&id),
                 Timer::AgentSilent(id) => self.on_agent_silent(&id),
                 Timer::AgentForgotten(id) => self.on_agent_forgotten(&id),

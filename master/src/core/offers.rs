@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::agent::Agent;
 use super::framework::Framework;
+use super::offer_news::Fate;
 use super::out::event_of;
 use super::wishes::unavailability_to_wire;
 use super::{Core, CoreConfig};
@@ -161,6 +162,7 @@ impl Core {
             framework.offers.insert(number);
             let held = framework.held.entry(role.clone()).or_default();
             held.offered.add(&resources);
+            self.note_offers(&id, &agent_id, Fate::Sent, 1, &resources);
             let offer = Offer {
                 grant: Grant {
                     framework: id.clone(),
@@ -238,7 +240,18 @@ impl Core {
             return;
         };
         self.recover(&offer.agent, &offer.grant, Recovery::Rescinded);
-        let framework = self.frameworks.get(&offer.grant.framework);
+        let Grant {
+            framework,
+            resources,
+            ..
+        } = &offer.grant;
+        let fate = if offer.expires_at <= self.out.now {
+            Fate::Expired
+        } else {
+            Fate::Rescinded
+        };
+        self.note_offers(framework, &offer.agent, fate, 1, resources);
+        let framework = self.frameworks.get(framework);
         if let Some(conn) = framework.and_then(|f| f.conn()) {
             let mut event = event_of(scheduler::event::Type::Rescind);
             event.rescind = Some(scheduler::event::Rescind {

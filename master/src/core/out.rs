@@ -13,6 +13,8 @@ use super::registry::Record;
 
 /// How many events are kept for those who come later.
 const EVENTS_KEPT: usize = 10_000;
+/// How many of offers, apart, so that they do not drive out what is rarer.
+const OFFER_EVENTS_KEPT: usize = 1000;
 
 /// The ids an event is about.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,6 +48,7 @@ pub(super) struct Out {
     pub(super) counters: Counters,
     effects: Effects<Record, Effect>,
     events: VecDeque<Arc<allot::ClusterEvent>>,
+    offer_events: VecDeque<Arc<allot::ClusterEvent>>,
     sequence: u64,
 }
 
@@ -56,6 +59,7 @@ impl Out {
             counters: Counters::default(),
             effects: Effects::none(),
             events: VecDeque::new(),
+            offer_events: VecDeque::new(),
             sequence: 0,
         }
     }
@@ -130,26 +134,56 @@ impl Out {
     }
 
     pub(super) fn publish(&mut self, kind: impl Into<String>, about: About<'_>, message: String) {
+        let event = self.event(kind.into(), about, message);
+        keep(&mut self.events, EVENTS_KEPT, &event);
+        self.effects.then.push(Effect::Publish(event));
+    }
+
+    pub(super) fn publish_offers(&mut self, kind: &str, about: About<'_>, message: String) {
+        let event = self.event(kind.to_owned(), about, message);
+        keep(&mut self.offer_events, OFFER_EVENTS_KEPT, &event);
+        self.effects.then.push(Effect::Publish(event));
+    }
+
+    fn event(
+        &mut self,
+        kind: String,
+        about: About<'_>,
+        message: String,
+    ) -> Arc<allot::ClusterEvent> {
         self.sequence += 1;
-        let event = Arc::new(allot::ClusterEvent {
+        Arc::new(allot::ClusterEvent {
             sequence: self.sequence,
             time: self.now.as_secs_f64(),
-            kind: kind.into(),
+            kind,
             agent_id: about.agent.map(ToString::to_string),
             framework_id: about.framework.map(ToString::to_string),
             task_id: about.task.map(ToString::to_string),
             message,
-        });
-        if self.events.len() >= EVENTS_KEPT {
-            self.events.pop_front();
-        }
-        self.events.push_back(Arc::clone(&event));
-        self.effects.then.push(Effect::Publish(event));
+        })
     }
 
     pub(super) fn recent_events(&self) -> Vec<Arc<allot::ClusterEvent>> {
-        self.events.iter().cloned().collect()
+        let mut all: Vec<_> = self
+            .events
+            .iter()
+            .chain(&self.offer_events)
+            .cloned()
+            .collect();
+        all.sort_unstable_by_key(|event| event.sequence);
+        all
     }
+}
+
+fn keep(
+    ring: &mut VecDeque<Arc<allot::ClusterEvent>>,
+    max: usize,
+    event: &Arc<allot::ClusterEvent>,
+) {
+    if ring.len() >= max {
+        ring.pop_front();
+    }
+    ring.push_back(Arc::clone(event));
 }
 
 /// An event of this type with nothing in it yet.

@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Ping(ConnId),
     /// A disconnected framework had its time.
     Failover(FrameworkId),
+    /// People hear what became of a framework's offers.
+    OfferNews(FrameworkId),
     /// A silent agent had its time.
     AgentSilent(AgentId),
     /// An unreachable agent is given up.

@@ -250,7 +250,7 @@ impl Loop {
     }
 
     fn publish(&mut self, event: &Arc<allot::ClusterEvent>) {
-        if event.task_id.is_some() {
+        if event.task_id.is_some() || event.kind.starts_with("offer-") {
             debug!(kind = event.kind, "{}", event.message);
         } else {
             info!(kind = event.kind, "{}", event.message);

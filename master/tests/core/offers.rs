@@ -263,3 +263,73 @@ fn a_large_round_is_cut_into_events_below_a_mebibyte() {
     assert_eq!(n_offers, 30);
     assert!(n_events >= 3, "{n_events}");
 }
+
+#[test]
+fn people_hear_of_an_offer_with_the_turn_and_of_what_follows_in_sums() {
+    let mut c = Cluster::new();
+    let agent = c.agent("a1", "cpus:2; mem:1024");
+    let fw = c.framework("web");
+    c.events.clear();
+    let told = |c: &mut Cluster| -> Vec<String> {
+        let events = std::mem::take(&mut c.events).into_iter();
+        let offers = events.filter(|e| e.kind.starts_with("offer-"));
+        offers
+            .map(|e| format!("{}: {}", e.kind, e.message))
+            .collect()
+    };
+    let offer = c.only_offer_to(&fw);
+    c.turn();
+    assert_eq!(
+        told(&mut c),
+        ["offer-sent: web is offered cpus:2; mem:1024 on a1"]
+    );
+
+    // Of each fate the first is told at once, and what follows within a tenth of a second in sums.
+    for i in 0..3 {
+        let offer = if i == 0 {
+            offer.clone()
+        } else {
+            c.only_offer_to(&fw)
+        };
+        let tasks = vec![task(&format!("t{i}"), &offer, "cpus:0.5; mem:128")];
+        c.accepts_all(&fw, &[offer], vec![launch(tasks)], Some(0.0));
+        c.launched(&agent);
+    }
+    let rest = c.only_offer_to(&fw);
+    c.declines(&fw, &rest, Some(7.0));
+    c.turn();
+    assert_eq!(
+        told(&mut c),
+        [
+            "offer-accepted: web accepts an offer on a1 and launches 1 task with cpus:0.5; mem:128",
+            "offer-declined: web declines an offer on a1 with cpus:0.5; mem:640 for 7 s",
+        ]
+    );
+    c.pass(SECOND, &[&agent]);
+    assert_eq!(
+        told(&mut c),
+        [
+            "offer-sent: web gets 3 offers on a1, together cpus:3; mem:2304",
+            "offer-accepted: web accepts 2 offers on a1 and launches 2 tasks with cpus:1; mem:256",
+        ]
+    );
+
+    // Nothing more is told where nothing more happens, and the news ends with its framework.
+    c.pass(SECOND, &[&agent]);
+    assert_eq!(told(&mut c), Vec::<String>::new());
+}
+
+#[test]
+fn people_hear_that_offers_were_taken_back_and_why() {
+    let mut c = Cluster::new();
+    let agent = c.agent("a1", "cpus:2; mem:1024");
+    let fw = c.framework("web");
+    c.only_offer_to(&fw);
+    c.pass(400 * SECOND, &[&agent]);
+    let kinds = |c: &Cluster, kind: &str| c.events.iter().filter(|e| e.kind == kind).count();
+    assert_eq!(kinds(&c, "offer-expired"), 1);
+    c.loses_session(&agent);
+    c.pass(100 * SECOND, &[]);
+    assert_eq!(kinds(&c, "offer-rescinded"), 1);
+    c.all_heard_by(&fw);
+}

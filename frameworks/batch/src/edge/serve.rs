@@ -76,6 +76,7 @@ impl Server {
         tonic::service::Routes::new(service)
             .into_axum_router()
             .merge(http)
+            .fallback(nothing_here)
     }
 
     async fn ask(&self, wish: Wish) -> Result<Answer, Status> {
@@ -484,6 +485,19 @@ fn check_logs(logs: &std::collections::BTreeSet<String>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+async fn nothing_here(request: axum::extract::Request) -> axum::response::Response {
+    let kind = request.headers().get(axum::http::header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        let message = format!(
+            "{} is no method of this batch framework",
+            request.uri().path()
+        );
+        return tonic::Status::unimplemented(message).into_http();
+    }
+    let text = "the batch framework serves /metrics, /health and its gRPC services here\n";
+    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 async fn health() -> axum::Json<serde_json::Value> {
