@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "mesos/v1/mesos.proto",
         "mesos/v1/scheduler.proto",
+        "allot/v1/demand.proto",
         "allot/v1/task.proto",
         "allot/v1/scheduler.proto",
         "allot/v1/agent.proto",
@@ -23,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ClusterEvent",
         "ClusterView",
         "FrameworkView",
+        "InverseAnswer",
         "JobClusterView",
         "JobVariable",
         "JobView",
@@ -37,7 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     let mut config = tonic_prost_build::configure()
         .build_transport(false)
-        .bytes(".");
+        .bytes(".")
+        .btree_map(".");
     for message in printed {
         config =
             config.message_attribute(format!("allot.v1.{message}"), "#[derive(serde::Serialize)]");

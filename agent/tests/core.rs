@@ -407,6 +407,8 @@ impl Observer {
                 | Effect::Destroy(_)
                 | Effect::Release(_)
                 | Effect::Collect { .. }
+                | Effect::MakeVolume { .. }
+                | Effect::DestroyVolume { .. }
                 | Effect::Warn(_)
                 | Effect::Stopped => {}
             }

@@ -7,6 +7,7 @@
 //! - [`cpu`]: what running processes have used.
 //! - [`report`]: hardware line, percentiles, the table of numbers and targets.
 //! - [`svg`]: what was in use over time, as a plot.
+//! - [`allocator`]: the allocation module alone, on the workloads that Mesos' was measured with.
 //! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`], [`simulated`]: one benchmark each.
 //!
 //! Build first (`cargo build --release`), then `cargo run --release -p allotment-benches -- all`,
@@ -14,6 +15,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its purpose")]
 
+mod allocator;
 mod app;
 mod cluster;
 mod cpu;
@@ -50,6 +52,8 @@ struct Cli {
 enum What {
     /// All of them with their defaults, one after the other
     All,
+    /// The allocation module alone: cycles, filters, quota, memory, growth
+    Allocator(allocator::Args),
     /// POST /v2/apps to TASK_RUNNING, one instance, idle cluster
     App(app::Args),
     /// `allot run -- true`, submit to exit
@@ -66,6 +70,9 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if let What::Allocator(args) = &cli.what {
+        return allocator::measure(args);
+    }
     let allot = cli.allot.canonicalize().map_err(|e| {
         anyhow::anyhow!(
             "no binary at {}: {e}; build it with `cargo build --release`",
@@ -74,7 +81,9 @@ fn main() -> anyhow::Result<()> {
     })?;
     report::heading();
     match cli.what {
+        What::Allocator(args) => allocator::measure(&args),
         What::All => {
+            allocator::measure(&allocator::Args::default())?;
             app::measure(&allot, &app::Args::default())?;
             run::measure(&allot, &run::Args::default())?;
             jobs::measure(&allot, &jobs::Args::default())?;

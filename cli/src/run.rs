@@ -297,6 +297,8 @@ impl Job<'_> {
             Event::Subscribed { .. }
             | Event::Offers(_)
             | Event::Rescinded(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
             | Event::Update(_)
             | Event::AgentLost(_)
             | Event::Rejected { .. } => {}

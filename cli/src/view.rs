@@ -1,14 +1,14 @@
 //! How the operator's views are shortened for people, and how a thing is found by what was typed.
 
-use allotment_proto::allot::ResourcesView;
+use allotment_proto::allot::{ResourcesView, ScalarView};
 
 use crate::exit::Failure;
 use crate::output::{self, Cell, Tone};
 
-/// The amount of `name`; zero when absent.
+/// The amount of `name`, reserved or not; zero when absent.
 pub(crate) fn scalar(view: &ResourcesView, name: &str) -> f64 {
-    let found = view.scalars.iter().find(|scalar| scalar.name == name);
-    found.map_or(0.0, |scalar| scalar.value)
+    let named = view.scalars.iter().filter(|scalar| scalar.name == name);
+    named.map(|scalar| scalar.value).sum()
 }
 
 /// `1.5/4`: used and total cores.
@@ -25,16 +25,11 @@ pub(crate) fn mem_of(used: &ResourcesView, total: &ResourcesView) -> String {
 
 /// Everything in one line: `cpus 4, mem 2 GiB, ports 31000-31999`.
 pub(crate) fn resources(view: &ResourcesView) -> String {
-    let scalars = view.scalars.iter().map(|scalar| {
-        let amount = match scalar.name.as_str() {
-            "mem" | "disk" => output::mib(scalar.value),
-            _ => output::short(scalar.value),
-        };
-        format!("{} {amount}", scalar.name)
-    });
+    let scalars = view.scalars.iter().map(scalar_text);
     let ranges = view.ranges.iter().map(|range| {
         let value = range.value.trim_start_matches('[').trim_end_matches(']');
-        format!("{} {value}", range.name)
+        let lot = range.lot.as_deref().unwrap_or_default();
+        format!("{}{lot} {value}", range.name)
     });
     let parts: Vec<_> = scalars.chain(ranges).collect();
     if parts.is_empty() {
@@ -42,6 +37,24 @@ pub(crate) fn resources(view: &ResourcesView) -> String {
     } else {
         parts.join(", ")
     }
+}
+
+fn scalar_text(scalar: &ScalarView) -> String {
+    let amount = match scalar.name.as_str() {
+        "mem" | "disk" => output::mib(scalar.value),
+        _ => output::short(scalar.value),
+    };
+    let lot = scalar.lot.as_deref().unwrap_or_default();
+    format!("{}{lot} {amount}", scalar.name)
+}
+
+/// Amounts in one line: `cpus 4, mem 2 GiB`.
+pub(crate) fn scalars(amounts: &[ScalarView]) -> String {
+    if amounts.is_empty() {
+        return "-".to_owned();
+    }
+    let parts: Vec<_> = amounts.iter().map(scalar_text).collect();
+    parts.join(", ")
 }
 
 /// A share of the cluster, `12.5 %`.
@@ -52,11 +65,10 @@ pub(crate) fn percent(share: f64) -> String {
 /// The state of an agent, framework or task in its colour.
 pub(crate) fn state(state: &str) -> Cell {
     let tone = match state {
-        "registered" | "connected" | "TASK_RUNNING" => Tone::Good,
+        "registered" | "connected" | "active" | "TASK_RUNNING" => Tone::Good,
         "TASK_FINISHED" => Tone::Dim,
-        "TASK_STAGING" | "TASK_STARTING" | "TASK_KILLING" | "recovering" | "recovered" => {
-            Tone::Busy
-        }
+        "TASK_STAGING" | "TASK_STARTING" | "TASK_KILLING" | "recovering" | "recovered"
+        | "draining" | "drained" | "deactivated" => Tone::Busy,
         "TASK_KILLED" => Tone::Plain,
         _ => Tone::Bad,
     };

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, FrameworkId, OfferId, Resources, Role, TaskId};
+use allotment_types::{AgentId, FrameworkId, OfferId, Resources, Role, TaskId, Timestamp};
 use bytes::Bytes;
+
+use crate::wants::{Demand, Wants};
 
 pub use allotment_proto::mesos::TaskState;
 pub use allotment_proto::mesos::task_status::{Reason, Source};
-pub use allotment_types::{Attribute, AttributeValue};
+pub use allotment_types::{Attribute, AttributeValue, FaultDomain};
 
 /// What a framework hears, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +29,11 @@ pub enum Event {
     },
     /// Resources to use or decline. Until then nobody else gets them.
     Offers(Vec<Offer>),
+    /// An agent is going away: leave it before, and say whether that is possible with
+    /// [`Call::AcceptInverse`] or [`Call::DeclineInverse`]. Nothing but a hint to the operator.
+    InverseOffers(Vec<InverseOffer>),
+    /// The agent stays after all; the question is void.
+    InverseRescinded(OfferId),
     /// The offer is void; accepting it now ends in TASK_LOST or TASK_DROPPED.
     Rescinded(OfferId),
     /// A task changed. Acknowledge it (once what it means is durable) when it has a uuid.
@@ -61,6 +68,30 @@ pub struct Offer {
     pub resources: Resources,
     /// What the agent says of itself, in its order.
     pub attributes: Vec<Attribute>,
+    /// Where the agent stands, when it says.
+    pub domain: Option<FaultDomain>,
+    /// When the agent is planned to be away; what runs there then may be killed.
+    pub unavailability: Option<Unavailability>,
+}
+
+/// When an agent is planned to be away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailability {
+    /// From when.
+    pub start: Timestamp,
+    /// For how long; `None`: for good.
+    pub duration: Option<Duration>,
+}
+
+/// A request to leave an agent before it goes away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InverseOffer {
+    /// Names the request in calls.
+    pub id: OfferId,
+    /// Which agent.
+    pub agent: AgentId,
+    /// When it will be away.
+    pub unavailability: Unavailability,
 }
 
 impl Offer {
@@ -143,6 +174,19 @@ pub enum Call {
         /// How long not to offer the rest again; `None`: 5 s, Mesos' default.
         refuse_for: Option<Duration>,
     },
+    /// Do `operations` one after the other on the resources of `offers`, all of `agent` and one
+    /// role. What they leave is declined with `refuse_for`. One that is refused is told of as
+    /// [`Event::Rejected`], and the others are done.
+    Operate {
+        /// The agent of all the offers.
+        agent: AgentId,
+        /// Which offers; their resources are pooled.
+        offers: Vec<OfferId>,
+        /// What to do, in order; none is a decline.
+        operations: Vec<Operation>,
+        /// How long not to offer the rest again; `None`: 5 s, Mesos' default.
+        refuse_for: Option<Duration>,
+    },
     /// Want none of these for a while.
     Decline {
         /// Which offers.
@@ -154,6 +198,36 @@ pub enum Call {
     Revive,
     /// Want no offers (in any role) until [`Call::Revive`].
     Suppress,
+    /// State what would be used in this role, and be offered that and no crumbs; `None`: be
+    /// offered whatever the share brings, again.
+    Demand {
+        /// One of the framework's roles.
+        role: Role,
+        /// What would be used.
+        demand: Option<Demand>,
+    },
+    /// Want something else from now on: other roles, agents or smallest offers. Offers in roles
+    /// that are left are rescinded.
+    Update {
+        /// The roles to take offers in.
+        roles: Vec<Role>,
+        /// What to be offered in them.
+        wants: Wants,
+    },
+    /// The framework will have left these agents in time.
+    AcceptInverse {
+        /// Which requests.
+        offers: Vec<OfferId>,
+        /// How long not to be asked again; `None`: 5 s, Mesos' default.
+        refuse_for: Option<Duration>,
+    },
+    /// The framework would rather stay.
+    DeclineInverse {
+        /// Which requests.
+        offers: Vec<OfferId>,
+        /// How long not to be asked again; `None`: 5 s, Mesos' default.
+        refuse_for: Option<Duration>,
+    },
     /// End a task. An unknown task is answered with its state.
     Kill {
         /// Which task.
@@ -178,6 +252,22 @@ pub enum Call {
     Teardown,
 }
 
+/// Something to do with offered resources. Reservations and volumes stay with the agent, across
+/// its restarts too, and are offered again until they are ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    /// Start tasks.
+    Launch(Vec<Task>),
+    /// Reserve: the resources as they are to be, see [`Resources::reserved`].
+    Reserve(Resources),
+    /// End the innermost reservation: the resources as they are.
+    Unreserve(Resources),
+    /// Make volumes of reserved disk: as they are to be, see [`Resources::as_volume`].
+    Create(Resources),
+    /// Destroy volumes, with what is in them: as they are.
+    Destroy(Resources),
+}
+
 /// A task to launch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
@@ -185,7 +275,8 @@ pub struct Task {
     pub id: TaskId,
     /// For people.
     pub name: String,
-    /// What it may use.
+    /// What it may use. [`Call::Accept`] serves plain amounts from what the offers hold reserved,
+    /// too; [`Operation::Launch`] takes them as they are.
     pub resources: Resources,
     /// What to run.
     pub command: Command,

@@ -113,15 +113,16 @@ fn agent(view: allot::AgentView) -> Agent {
     }
 }
 
-/// A view made for people, read back; what cannot be read is left out.
+/// A view made for people, read back; what is reserved or a volume, and what cannot be read, is
+/// left out: it is not there for everybody.
 fn resources(view: &allot::ResourcesView) -> Resources {
     let mut resources = Resources::EMPTY;
-    for scalar in &view.scalars {
+    for scalar in view.scalars.iter().filter(|s| s.lot.is_none()) {
         if let Ok(amount) = Fixed::from_f64(scalar.value) {
             resources = resources.with_scalar(Name::from(scalar.name.as_str()), amount);
         }
     }
-    for ranges in &view.ranges {
+    for ranges in view.ranges.iter().filter(|r| r.lot.is_none()) {
         let text = ranges.value.trim();
         let text = match text.chars().next() {
             Some('[' | '{') => format!("x:{text}"),

@@ -3,10 +3,14 @@
 //! Checked once, before the first connection, so that a typo is a sentence and not a loop of
 //! refused subscriptions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use allotment_proto::mesos;
 use allotment_types::{FrameworkId, Role};
+
+use crate::wants::{Capability, Wants};
+use crate::wire;
 
 /// The most master addresses: five masters and room for a move.
 pub const MASTERS_MAX: usize = 16;
@@ -32,6 +36,10 @@ pub struct Config {
     pub failover_timeout: Duration,
     /// Where people look at the framework, `http://...`.
     pub webui_url: Option<String>,
+    /// Which offers to want.
+    pub wants: Wants,
+    /// What the framework can deal with beside the usual.
+    pub capabilities: BTreeSet<Capability>,
     /// Subscribe without wanting offers, until [`crate::Call::Revive`].
     pub suppressed: bool,
     /// How many events wait for a slow framework before the stream is no longer read. The master
@@ -51,6 +59,8 @@ impl Default for Config {
             framework_id: None,
             failover_timeout: Duration::ZERO,
             webui_url: None,
+            wants: Wants::default(),
+            capabilities: BTreeSet::new(),
             suppressed: false,
             events_max: 4096,
             calls_max: 4096,
@@ -206,12 +216,19 @@ impl Config {
 
     /// The registration as it goes over the wire; `id` is added by the session.
     pub(crate) fn framework_info(&self) -> mesos::FrameworkInfo {
-        use mesos::framework_info::{Capability, capability::Type};
-        let capabilities = [
+        use mesos::framework_info::{Capability as Wire, capability::Type};
+        let mut capabilities = vec![
             Type::MultiRole,
             Type::PartitionAware,
             Type::TaskKillingState,
+            Type::ReservationRefinement,
         ];
+        capabilities.extend(self.capabilities.iter().map(|capability| match capability {
+            Capability::Revocable => Type::RevocableResources,
+            Capability::Shared => Type::SharedResources,
+            Capability::Gpus => Type::GpuResources,
+            Capability::RegionAware => Type::RegionAware,
+        }));
         mesos::FrameworkInfo {
             user: self.user.clone(),
             name: self.name.clone(),
@@ -220,11 +237,12 @@ impl Config {
             webui_url: self.webui_url.clone(),
             capabilities: capabilities
                 .iter()
-                .map(|kind| Capability {
+                .map(|kind| Wire {
                     r#type: Some((*kind).into()),
                 })
                 .collect(),
             roles: self.roles.iter().map(|r| r.as_str().to_owned()).collect(),
+            offer_filters: wire::wants::offer_filters(&self.wants),
             ..Default::default()
         }
     }

@@ -7,6 +7,7 @@
 //! - [`store`]: state that outlives the framework's machine, kept by the masters.
 //! - [`cluster`]: what agents there are and what they have free, to tell people why something waits.
 //! - [`sandbox`]: what tasks write, while they write it.
+//! - [`wants`]: which offers a framework wants.
 //! - [`testing`]: drive a framework's core without a cluster.
 //!
 //! A first framework is explained line by line in `docs/writing-a-framework.md`.
@@ -14,6 +15,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+mod carve;
 mod channel;
 mod clock;
 pub mod cluster;
@@ -23,10 +25,15 @@ pub mod sandbox;
 pub mod session;
 pub mod store;
 pub mod testing;
+pub mod wants;
 mod wire;
 
-pub use api::{Attribute, AttributeValue, Call, Command, Event, Offer, Task, Update, Uri};
+pub use api::{
+    Attribute, AttributeValue, Call, Command, Event, InverseOffer, Offer, Operation, Task,
+    Unavailability, Update, Uri,
+};
 pub use cluster::Cluster;
 pub use config::{Config, ConfigError};
 pub use driver::{Handle, Scheduler};
 pub use store::{Entry, Expected, Store, StoreError, StoreOp};
+pub use wants::{Capability, Demand, Wants};

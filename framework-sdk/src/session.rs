@@ -20,11 +20,13 @@ use std::time::Duration;
 use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::{Reason, Source};
 use allotment_proto::{mesos, scheduler};
-use allotment_types::{AgentId, Effects, FrameworkId, OfferId, TaskId, Timestamp};
+use allotment_types::{AgentId, Effects, FrameworkId, OfferId, Resources, Role, TaskId, Timestamp};
 use bytes::Bytes;
 
-use crate::api::{Call, Event, Update};
+use crate::api::{Call, Event, Operation, Task, Update};
+use crate::carve::carve;
 use crate::config::{Config, ConfigError, master_url};
+use crate::wants::Wants;
 use crate::wire;
 
 /// From opening a connection to SUBSCRIBED; a master that recovers its registry answers later,
@@ -121,7 +123,7 @@ enum Link {
 #[derive(Debug)]
 pub struct Session {
     info: mesos::FrameworkInfo,
-    roles: Vec<allotment_types::Role>,
+    roles: Vec<Role>,
     masters: Vec<String>,
     framework: Option<FrameworkId>,
     link: Link,
@@ -136,7 +138,9 @@ pub struct Session {
     subscribed_suppressed: bool,
     /// The framework wants to be gone; kept until the master confirmed it.
     tearing_down: bool,
-    offers: BTreeSet<OfferId>,
+    /// What the framework wants to be offered.
+    wants: Wants,
+    offers: BTreeMap<OfferId, Resources>,
     acknowledged: Acknowledged,
     launched: Launched,
     /// The reasons that the framework was told since it was last subscribed, so that it is not
@@ -168,7 +172,8 @@ impl Session {
             suppressed: config.suppressed,
             subscribed_suppressed: config.suppressed,
             tearing_down: false,
-            offers: BTreeSet::new(),
+            wants: config.wants.clone(),
+            offers: BTreeMap::new(),
             acknowledged: Acknowledged::default(),
             launched: Launched::default(),
             told: BTreeSet::new(),
@@ -284,6 +289,7 @@ impl Session {
             subscribe: Some(scheduler::call::Subscribe {
                 framework_info: info,
                 suppressed_roles,
+                offer_constraints: wire::wants::constraints(&self.wants),
             }),
             ..Default::default()
         };
@@ -430,7 +436,22 @@ impl Session {
                 None => out.push(no_body(kind)),
             },
             Type::Heartbeat => {}
-            Type::Unknown | Type::InverseOffers | Type::RescindInverseOffer | Type::Message => {
+            Type::InverseOffers => match event.inverse_offers {
+                Some(asked) => self.on_inverse_offers(&asked.inverse_offers, out),
+                None => out.push(no_body(kind)),
+            },
+            Type::RescindInverseOffer => match event
+                .rescind_inverse_offer
+                .as_ref()
+                .map(|r| OfferId::try_from(&r.inverse_offer_id))
+            {
+                Some(Ok(id)) => out.push(Effect::Deliver(Event::InverseRescinded(id))),
+                Some(Err(error)) => {
+                    out.push(Effect::Refused(format!("RESCIND_INVERSE_OFFER: {error}")));
+                }
+                None => out.push(no_body(kind)),
+            },
+            Type::Unknown | Type::UpdateOperationStatus | Type::Message => {
                 let text = format!(
                     "an event of type {} is not supported; it was ignored",
                     event.r#type.unwrap_or_default()
@@ -520,7 +541,8 @@ impl Session {
         for offer in &offers.offers {
             match wire::offer(&framework, &self.roles, offer) {
                 Ok(offer) => {
-                    self.offers.insert(offer.id.clone());
+                    self.offers
+                        .insert(offer.id.clone(), offer.resources.clone());
                     good.push(offer);
                 }
                 Err(problem) => {
@@ -538,6 +560,19 @@ impl Session {
         }
         if !good.is_empty() {
             out.push(Effect::Deliver(Event::Offers(good)));
+        }
+    }
+
+    fn on_inverse_offers(&self, asked: &[mesos::InverseOffer], out: &mut Vec<Effect>) {
+        let mut good = Vec::with_capacity(asked.len());
+        for wire in asked {
+            match wire::wants::inverse_offer(wire) {
+                Ok(offer) => good.push(offer),
+                Err(problem) => out.push(Effect::Refused(problem)),
+            }
+        }
+        if !good.is_empty() {
+            out.push(Effect::Deliver(Event::InverseOffers(good)));
         }
     }
 
@@ -581,18 +616,55 @@ impl Session {
 
     fn send(&self, call: &Call, out: &mut Vec<Effect>) {
         if let Some(framework) = &self.framework {
-            out.push(Effect::Send(Box::new(wire::call(framework, call))));
+            let mut call = wire::call(framework, call);
+            if let Some(update) = &mut call.update_framework {
+                update.framework_info = self.info.clone();
+                update.framework_info.id = Some(framework.into());
+                if self.suppressed {
+                    update.suppressed_roles.clone_from(&self.info.roles);
+                }
+            }
+            out.push(Effect::Send(Box::new(call)));
         }
     }
 
-    fn on_call(&mut self, now: Timestamp, call: Call, out: &mut Vec<Effect>) {
+    /// Takes over what the framework wants from now on, for this subscription and later ones.
+    fn want(&mut self, roles: &[Role], wants: &Wants) {
+        self.roles = roles.to_vec();
+        self.wants = wants.clone();
+        self.info.roles = roles.iter().map(|role| role.as_str().to_owned()).collect();
+        self.info.offer_filters = wire::wants::offer_filters(wants);
+    }
+
+    /// Serves plain amounts of tasks from what the offers hold reserved, too.
+    fn carve(&self, offers: &[OfferId], tasks: &mut [Task]) {
+        let mut pool = Resources::EMPTY;
+        for resources in offers.iter().filter_map(|offer| self.offers.get(offer)) {
+            pool.add(resources);
+        }
+        if pool == pool.plain() {
+            return;
+        }
+        for task in tasks {
+            // What does not fit goes as it is, for the master to say so.
+            if let Some(carved) = carve(&mut pool, &task.resources) {
+                task.resources = carved;
+            }
+        }
+    }
+
+    fn on_call(&mut self, now: Timestamp, mut call: Call, out: &mut Vec<Effect>) {
         if matches!(self.link, Link::Ended) {
             return;
         }
+        if let Call::Accept { offers, tasks, .. } = &mut call {
+            self.carve(offers, tasks);
+        }
         let subscribed = self.is_subscribed();
         match &call {
-            Call::Accept { offers, tasks, .. } => {
-                let known = offers.iter().filter(|o| self.offers.remove(*o)).count();
+            Call::Accept { offers, .. } | Call::Operate { offers, .. } => {
+                let taken = offers.iter().filter_map(|offer| self.offers.remove(offer));
+                let known = taken.count();
                 if !subscribed || known == 0 {
                     let problem = if subscribed {
                         "none of its offers is outstanding; they were rescinded, used or voided \
@@ -603,7 +675,7 @@ impl Session {
                     self.drop_launch(now, &call, problem, out);
                     return;
                 }
-                self.launched.add(&call, tasks.iter().map(|t| &t.id));
+                self.launched.add(&call);
             }
             Call::Decline { offers, .. } => {
                 for offer in offers {
@@ -621,7 +693,12 @@ impl Session {
                     return self.end(out);
                 }
             }
-            Call::Kill { .. } | Call::Reconcile(_) => {
+            Call::Update { roles, wants } => self.want(roles, wants),
+            Call::Kill { .. }
+            | Call::Reconcile(_)
+            | Call::Demand { .. }
+            | Call::AcceptInverse { .. }
+            | Call::DeclineInverse { .. } => {
                 if !subscribed {
                     out.push(Effect::Deliver(Event::Rejected {
                         call: wire::call_name(&call).to_owned(),
@@ -639,10 +716,7 @@ impl Session {
 
     /// A launch that cannot be sent ends in TASK_DROPPED, as in Mesos' own scheduler library.
     fn drop_launch(&self, now: Timestamp, call: &Call, problem: &str, out: &mut Vec<Effect>) {
-        let Call::Accept { agent, tasks, .. } = call else {
-            return;
-        };
-        for task in tasks {
+        for (agent, task) in launches(call) {
             out.push(Effect::Deliver(Event::Update(Update {
                 task: task.id.clone(),
                 agent: Some(agent.clone()),
@@ -661,6 +735,23 @@ impl Session {
                 uuid: None,
             })));
         }
+    }
+}
+
+/// The tasks that a call starts, with their agent.
+fn launches(call: &Call) -> Vec<(&AgentId, &Task)> {
+    match call {
+        Call::Accept { agent, tasks, .. } => tasks.iter().map(|task| (agent, task)).collect(),
+        Call::Operate {
+            agent, operations, ..
+        } => {
+            let tasks = operations.iter().filter_map(|operation| match operation {
+                Operation::Launch(tasks) => Some(tasks),
+                _ => None,
+            });
+            tasks.flatten().map(|task| (agent, task)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -699,13 +790,10 @@ impl Acknowledged {
 struct Launched(BTreeMap<TaskId, AgentId>);
 
 impl Launched {
-    fn add<'a>(&mut self, call: &Call, tasks: impl Iterator<Item = &'a TaskId>) {
-        let Call::Accept { agent, .. } = call else {
-            return;
-        };
-        for task in tasks {
+    fn add(&mut self, call: &Call) {
+        for (agent, task) in launches(call) {
             if self.0.len() < LAUNCHED_MAX {
-                self.0.insert(task.clone(), agent.clone());
+                self.0.insert(task.id.clone(), agent.clone());
             }
         }
     }

@@ -39,10 +39,14 @@ use std::time::Duration;
 
 use allotment_proto::allot::TaskExit;
 use allotment_proto::mesos::task_status::{Reason, Source};
-use allotment_types::{AgentId, FrameworkId, OfferId, Resources, Role, TaskId, Timestamp};
+use allotment_types::{AgentId, FrameworkId, Lot, OfferId, Resources, Role, TaskId, Timestamp};
 use bytes::Bytes;
 
-use crate::api::{Call, Event, Offer, Task, TaskState, Update};
+use crate::api::{
+    Call, Event, InverseOffer, Offer, Operation, Task, TaskState, Unavailability, Update,
+};
+use crate::carve::carve;
+use crate::wants::{Demand, Wants};
 use crate::wire;
 
 /// A cluster of imaginary agents around a framework. Its methods panic, with a sentence, when the
@@ -59,6 +63,10 @@ pub struct Harness<F> {
     events: VecDeque<Event>,
     calls: Vec<Call>,
     suppressed: bool,
+    demands: BTreeMap<Role, Demand>,
+    wants: Wants,
+    asked_to_leave: BTreeMap<OfferId, AgentId>,
+    leaving: BTreeMap<AgentId, bool>,
     torn_down: bool,
     counter: u64,
 }
@@ -89,6 +97,10 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
             events: VecDeque::new(),
             calls: Vec::new(),
             suppressed: false,
+            demands: BTreeMap::new(),
+            wants: Wants::default(),
+            asked_to_leave: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             torn_down: false,
             counter: 0,
         }
@@ -149,11 +161,49 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
                 role: Role::star(),
                 resources,
                 attributes: Vec::new(),
+                domain: None,
+                unavailability: None,
             });
         }
         if !offers.is_empty() {
             self.deliver(Event::Offers(offers));
         }
+    }
+
+    /// Asks the framework to leave an agent that will be away from `after` on, for good.
+    pub fn ask_to_leave(&mut self, name: &str, after: Duration) {
+        let agent: AgentId = parse(name);
+        assert!(
+            self.agents.contains_key(&agent),
+            "there is no agent {agent}"
+        );
+        self.counter += 1;
+        let id: OfferId = parse(&format!("O{}", self.counter));
+        self.asked_to_leave.insert(id.clone(), agent.clone());
+        let unavailability = Unavailability {
+            start: self.now + after,
+            duration: None,
+        };
+        self.deliver(Event::InverseOffers(vec![InverseOffer {
+            id,
+            agent,
+            unavailability,
+        }]));
+    }
+
+    /// What the framework said when it was asked to leave this agent: whether it will.
+    pub fn is_leaving(&self, name: &str) -> Option<bool> {
+        self.leaving.get(&parse::<AgentId>(name)).copied()
+    }
+
+    /// What the framework would use in the harness' only role, as it said last.
+    pub fn demand(&self) -> Option<&Demand> {
+        self.demands.values().next()
+    }
+
+    /// What the framework wants to be offered, as it said last.
+    pub fn wants(&self) -> &Wants {
+        &self.wants
     }
 
     /// Takes back every outstanding offer.
@@ -263,7 +313,27 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
                     offers,
                     tasks,
                     ..
-                } => self.accept(&agent, &offers, tasks),
+                } => {
+                    let mut pool = self.pool(&agent, &offers);
+                    self.launch(&agent, &mut pool, tasks, true);
+                    self.give_back(&agent, &pool);
+                }
+                Call::Operate {
+                    agent,
+                    offers,
+                    operations,
+                    ..
+                } => self.operate(&agent, &offers, operations),
+                Call::Demand { role, demand } => {
+                    assert!(role == Role::star(), "a demand names role {role}");
+                    match demand {
+                        Some(demand) => self.demands.insert(role, demand),
+                        None => self.demands.remove(&role),
+                    };
+                }
+                Call::Update { wants, .. } => self.wants = wants,
+                Call::AcceptInverse { offers, .. } => self.answer(offers, true),
+                Call::DeclineInverse { offers, .. } => self.answer(offers, false),
                 Call::Decline { offers, .. } => {
                     for offer in offers {
                         let (agent, resources) = self.take(&offer);
@@ -283,15 +353,61 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
         }
     }
 
-    fn accept(&mut self, agent: &AgentId, offers: &[OfferId], tasks: Vec<Task>) {
+    fn answer(&mut self, offers: Vec<OfferId>, leaving: bool) {
+        for offer in offers {
+            match self.asked_to_leave.remove(&offer) {
+                Some(agent) => self.leaving.insert(agent, leaving),
+                None => panic!("nothing was asked under {offer}"),
+            };
+        }
+    }
+
+    fn pool(&mut self, agent: &AgentId, offers: &[OfferId]) -> Resources {
         let mut pool = Resources::EMPTY;
         for offer in offers {
             let (at, resources) = self.take(offer);
             assert_eq!(at, *agent, "offer {offer} is of another agent");
             pool.add(&resources);
         }
-        for task in tasks {
+        pool
+    }
+
+    fn operate(&mut self, agent: &AgentId, offers: &[OfferId], operations: Vec<Operation>) {
+        let mut pool = self.pool(agent, offers);
+        for operation in operations {
+            let (from, to) = match operation {
+                Operation::Launch(tasks) => {
+                    self.launch(agent, &mut pool, tasks, false);
+                    continue;
+                }
+                Operation::Reserve(to) => (unreserved(&to), to),
+                Operation::Unreserve(from) => {
+                    let to = unreserved(&from);
+                    (from, to)
+                }
+                Operation::Create(to) => (to.relotted(Lot::without_volume), to),
+                Operation::Destroy(from) => {
+                    let to = from.relotted(Lot::without_volume);
+                    (from, to)
+                }
+            };
+            assert!(
+                pool.contains(&from),
+                "{from} should become {to} but the offers hold only {pool}"
+            );
+            pool.subtract(&from);
+            pool.add(&to);
+        }
+        self.give_back(agent, &pool);
+    }
+
+    /// With `carved`, plain amounts may come from what is reserved.
+    fn launch(&mut self, agent: &AgentId, pool: &mut Resources, tasks: Vec<Task>, carved: bool) {
+        for mut task in tasks {
             let id = task.id.clone();
+            if carved && let Some(taken) = carve(&mut pool.clone(), &task.resources) {
+                task.resources = taken;
+            }
             assert!(
                 pool.contains(&task.resources),
                 "task {id} asks {} but its offers hold only {pool}",
@@ -308,7 +424,6 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
                 "task id {id} is in use by a live task"
             );
         }
-        self.give_back(agent, &pool);
     }
 
     fn reconcile(&mut self, asked: Vec<(TaskId, Option<AgentId>)>) {
@@ -359,6 +474,15 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
         calls
             .flat_map(|call| match call {
                 Call::Accept { tasks, .. } => tasks,
+                Call::Operate { operations, .. } => {
+                    let tasks = operations
+                        .into_iter()
+                        .filter_map(|operation| match operation {
+                            Operation::Launch(tasks) => Some(tasks),
+                            _ => None,
+                        });
+                    tasks.flatten().collect()
+                }
                 _ => Vec::new(),
             })
             .map(|task| task.id.to_string())
@@ -400,6 +524,15 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
     pub fn is_torn_down(&self) -> bool {
         self.torn_down
     }
+}
+
+/// The same without the innermost reservation of each.
+fn unreserved(resources: &Resources) -> Resources {
+    resources.relotted(|lot| {
+        lot.with(|info| {
+            info.reservations.pop();
+        })
+    })
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> T

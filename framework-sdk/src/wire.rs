@@ -3,11 +3,13 @@
 //! Everything a master sends is checked here once; what is malformed becomes a sentence. What a
 //! refused event means for the session is left to [`crate::session`].
 
+pub(crate) mod wants;
+
 use allotment_proto::mesos::task_status::Source;
 use allotment_proto::{convert, mesos, scheduler};
-use allotment_types::{AgentId, Fixed, FrameworkId, OfferId, Ranges, Role, TaskId};
+use allotment_types::{AgentId, FrameworkId, OfferId, Role, TaskId};
 
-use crate::api::{Attribute, AttributeValue, Call, Command, Offer, Task, Update, Uri};
+use crate::api::{Call, Command, Offer, Task, Update, Uri};
 
 /// The length of an update's uuid, as Mesos demands of acknowledgements.
 const UUID_LEN: usize = 16;
@@ -31,6 +33,7 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
                 launch: Some(mesos::offer::operation::Launch {
                     task_infos: tasks.iter().map(|t| task(agent, t)).collect(),
                 }),
+                ..Default::default()
             };
             wire.accept = Some(scheduler::call::Accept {
                 offer_ids: offers.iter().map(Into::into).collect(),
@@ -42,6 +45,48 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
                 filters: filters(*refuse_for),
             });
             Type::Accept
+        }
+        Call::Operate {
+            agent,
+            offers,
+            operations,
+            refuse_for,
+        } => {
+            let operations = operations.iter().map(|o| wants::operation(agent, o));
+            wire.accept = Some(scheduler::call::Accept {
+                offer_ids: offers.iter().map(Into::into).collect(),
+                operations: operations.collect(),
+                filters: filters(*refuse_for),
+            });
+            Type::Accept
+        }
+        Call::Demand { role, demand } => {
+            wire.request = Some(scheduler::call::Request {
+                requests: vec![wants::request(role, demand.as_ref())],
+            });
+            Type::Request
+        }
+        // The session adds who the framework is.
+        Call::Update { wants, .. } => {
+            wire.update_framework = Some(scheduler::call::UpdateFramework {
+                offer_constraints: wants::constraints(wants),
+                ..Default::default()
+            });
+            Type::UpdateFramework
+        }
+        Call::AcceptInverse { offers, refuse_for } => {
+            wire.accept_inverse_offers = Some(scheduler::call::AcceptInverseOffers {
+                inverse_offer_ids: offers.iter().map(Into::into).collect(),
+                filters: filters(*refuse_for),
+            });
+            Type::AcceptInverseOffers
+        }
+        Call::DeclineInverse { offers, refuse_for } => {
+            wire.decline_inverse_offers = Some(scheduler::call::DeclineInverseOffers {
+                inverse_offer_ids: offers.iter().map(Into::into).collect(),
+                filters: filters(*refuse_for),
+            });
+            Type::DeclineInverseOffers
         }
         Call::Decline { offers, refuse_for } => {
             wire.decline = Some(scheduler::call::Decline {
@@ -95,7 +140,11 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
 /// How a call is named on the wire and to people.
 pub(crate) fn call_name(call: &Call) -> &'static str {
     match call {
-        Call::Accept { .. } => "ACCEPT",
+        Call::Accept { .. } | Call::Operate { .. } => "ACCEPT",
+        Call::Demand { .. } => "REQUEST",
+        Call::Update { .. } => "UPDATE_FRAMEWORK",
+        Call::AcceptInverse { .. } => "ACCEPT_INVERSE_OFFERS",
+        Call::DeclineInverse { .. } => "DECLINE_INVERSE_OFFERS",
         Call::Decline { .. } => "DECLINE",
         Call::Revive => "REVIVE",
         Call::Suppress => "SUPPRESS",
@@ -209,7 +258,11 @@ pub(crate) fn offer(
         .ok_or_else(|| refuse(format!("it is made in role {role:?}, which is not ours")))?;
     let resources =
         convert::resources_from_wire(&wire.resources).map_err(|e| refuse(e.to_string()))?;
-    let attributes: Result<Vec<_>, String> = wire.attributes.iter().map(attribute).collect();
+    let attributes = wire.attributes.iter().map(|attribute| {
+        convert::attribute_from_wire(attribute)
+            .map_err(|fault| format!("attribute {:?} {fault}", attribute.name))
+    });
+    let attributes: Result<Vec<_>, String> = attributes.collect();
     Ok(Offer {
         agent,
         hostname: wire.hostname.clone(),
@@ -217,6 +270,8 @@ pub(crate) fn offer(
         role: role.clone(),
         resources,
         attributes: attributes.map_err(refuse)?,
+        domain: wire.domain.as_ref().and_then(convert::domain_from_wire),
+        unavailability: wire.unavailability.as_ref().map(wants::unavailability),
         id,
     })
 }
@@ -231,30 +286,6 @@ fn agent_url(wire: &mesos::Offer) -> Option<String> {
         return Some(format!("{scheme}://[{host}]:{port}"));
     }
     Some(format!("{scheme}://{host}:{port}"))
-}
-
-fn attribute(wire: &mesos::Attribute) -> Result<Attribute, String> {
-    use mesos::value::Type;
-    let name = wire.name.clone();
-    let missing = || format!("attribute {name:?} carries no value of its type");
-    let value = match wire.r#type() {
-        Type::Text => AttributeValue::Text(wire.text.as_ref().ok_or_else(missing)?.value.clone()),
-        Type::Scalar => {
-            let scalar = wire.scalar.as_ref().ok_or_else(missing)?;
-            let amount = Fixed::from_f64(scalar.value)
-                .map_err(|error| format!("attribute {name:?}: {error}"))?;
-            AttributeValue::Scalar(amount)
-        }
-        Type::Ranges => {
-            let ranges = &wire.ranges.as_ref().ok_or_else(missing)?.range;
-            if ranges.len() > convert::PIECES_MAX || ranges.iter().any(|r| r.begin > r.end) {
-                return Err(format!("attribute {name:?} has malformed ranges"));
-            }
-            AttributeValue::Ranges(Ranges::new(ranges.iter().map(|r| (r.begin, r.end))))
-        }
-        Type::Set => AttributeValue::Set(wire.set.as_ref().ok_or_else(missing)?.item.clone()),
-    };
-    Ok(Attribute { name, value })
 }
 
 /// Reads a status update.

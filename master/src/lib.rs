@@ -4,11 +4,12 @@
 //! - [`core`]: the master as a pure state machine.
 //! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
 //!
-//! Who is offered what is decided by the allocation module (`allotment-allocator`).
+//! Who is offered what is decided by the allocation module (`allotment-allocator`); a program of
+//! your own may link another one, see [`start_with`] and `docs/allocator-modules.md`.
 
 pub mod config;
 pub mod core;
 pub mod edge;
 
 pub use config::{Config, ConfigError};
-pub use edge::{RunError, Running, StartError, start};
+pub use edge::{RunError, Running, StartError, start, start_with};

@@ -131,7 +131,7 @@ async fn framework(channel: &Channel, id: Option<&str>) -> (Framework, String) {
             id: id.clone(),
             ..Default::default()
         },
-        suppressed_roles: Vec::new(),
+        ..Default::default()
     };
     let call = Call {
         framework_id: id,
@@ -205,6 +205,7 @@ impl Framework {
                 operations: vec![mesos::offer::Operation {
                     r#type: Some(mesos::offer::operation::Type::Launch.into()),
                     launch: Some(launch),
+                    ..Default::default()
                 }],
                 filters: None,
             }),

@@ -114,7 +114,10 @@ impl Batch {
             Event::Rescinded(offer) => Input::Rescinded(offer),
             Event::Update(update) => Input::Update(update),
             Event::Error(reason) => Input::FrameworkEnded(reason),
-            Event::AgentLost(_) | Event::Rejected { .. } => return Ok(Vec::new()),
+            Event::AgentLost(_)
+            | Event::Rejected { .. }
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_) => return Ok(Vec::new()),
         };
         self.step(now, input)
     }

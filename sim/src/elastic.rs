@@ -228,6 +228,8 @@ impl Elastic {
             }
             Event::Disconnected { .. }
             | Event::Rescinded(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
             | Event::AgentLost(_)
             | Event::Rejected { .. }
             | Event::Error(_) => {}

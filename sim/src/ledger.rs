@@ -126,7 +126,14 @@ impl Ledger {
     }
 
     /// The master says something to an agent.
-    pub(crate) fn on_order(&mut self, stream: u64, message: &allot::MasterMessage) {
+    ///
+    /// # Errors
+    /// When it makes other amounts of what the agent has.
+    pub(crate) fn on_order(
+        &mut self,
+        stream: u64,
+        message: &allot::MasterMessage,
+    ) -> Result<(), String> {
         match &message.message {
             Some(master_message::Message::Registered(registered)) => {
                 if let Some(register) = self.registering.remove(&stream)
@@ -138,10 +145,10 @@ impl Ledger {
             Some(master_message::Message::Launch(launch)) => {
                 let Some(Ok(framework)) = launch.framework.id.as_ref().map(FrameworkId::try_from)
                 else {
-                    return;
+                    return Ok(());
                 };
                 let Some(account) = self.account_of(stream) else {
-                    return;
+                    return Ok(());
                 };
                 for task in &launch.tasks {
                     if let Ok(id) = TaskId::try_from(&task.task_id) {
@@ -151,8 +158,23 @@ impl Ledger {
                     }
                 }
             }
+            Some(master_message::Message::ApplyResources(apply)) => {
+                let total = convert::resources_from_wire(&apply.total);
+                let total = total.map_err(|e| e.to_string())?;
+                if let Some(account) = self.account_of(stream) {
+                    if total.declared() != account.total.declared() {
+                        return Err(format!(
+                            "reservations change no amounts: an agent with {} is told that it \
+                             has {total}",
+                            account.total
+                        ));
+                    }
+                    account.total = total;
+                }
+            }
             Some(_) | None => {}
         }
+        Ok(())
     }
 
     fn admit(&mut self, stream: u64, id: AgentId, register: &allot::Register) {
@@ -202,7 +224,7 @@ impl Ledger {
             let free = allocator.free(agent);
             let mut held = Resources::EMPTY;
             for grant in allocator.held(agent) {
-                held.add(&grant.resources);
+                held.add(&grant.resources.unshared());
             }
             if free.is_empty() && held.is_empty() {
                 // Given up as unreachable: the allocator does not know it.
@@ -259,7 +281,8 @@ impl Account {
                     self.total
                 ));
             }
-            left.subtract(resources);
+            // Everybody may hold a copy of a shared volume.
+            left.subtract(&resources.unshared());
         }
         Ok(left)
     }

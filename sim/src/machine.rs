@@ -201,6 +201,11 @@ impl Machine {
                 }
                 self.alarms.clear();
             }
+            Some(M::ApplyResources(apply)) => {
+                if let Ok(total) = convert::resources_from_wire(&apply.total) {
+                    self.total = total;
+                }
+            }
             Some(M::Launch(launch)) => self.on_launch(now, launch, &mut acts),
             Some(M::Kill(kill)) => {
                 if let Some(key) = key(&kill.framework_id, &kill.task_id) {

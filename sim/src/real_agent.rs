@@ -353,8 +353,12 @@ impl RealAgent {
                 Effect::Start(launch) => self.start(now, *launch),
                 Effect::Terminate(container) => self.signal(now, &container, SIGTERM),
                 Effect::Destroy(container) => self.signal(now, &container, SIGKILL),
-                Effect::Release(_) | Effect::Collect { .. } | Effect::Warn(_) | Effect::Stopped => {
-                }
+                Effect::Release(_)
+                | Effect::Collect { .. }
+                | Effect::MakeVolume { .. }
+                | Effect::DestroyVolume { .. }
+                | Effect::Warn(_)
+                | Effect::Stopped => {}
             }
         }
     }

@@ -125,6 +125,7 @@ fn order(message: &allot::MasterMessage) -> String {
         Some(master_message::Message::ShutdownFramework(s)) => {
             format!("shutdown {}", s.framework_id.value)
         }
+        Some(master_message::Message::ApplyResources(_)) => "apply resources".to_owned(),
         Some(master_message::Message::Ping(_)) => "ping".to_owned(),
         None => "nothing".to_owned(),
     }

@@ -10,6 +10,7 @@ mod name;
 mod ranges;
 mod text;
 mod value;
+mod volumes;
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -108,6 +108,13 @@ pub(crate) fn make_sandbox(
                 Some(Gid::from_raw(*gid)),
             )?;
         }
+        for volume in &launch.volumes {
+            link_volume(
+                &work_dir.join(&volume.folder),
+                &sandbox.join(&volume.path),
+                user,
+            )?;
+        }
         let latest = runs.join("latest");
         let target = launch.container.as_str();
         match symlink(target, &latest) {
@@ -133,6 +140,50 @@ pub(crate) fn make_sandbox(
                 sandbox.display()
             ))
         }
+    }
+}
+
+/// Puts a volume into a sandbox. The first user that is not the agent's own becomes its owner, as
+/// in Mesos.
+fn link_volume(volume: &Path, link: &Path, user: &User) -> io::Result<()> {
+    fs::create_dir_all(volume)?;
+    if let Some((uid, gid, _)) = &user.switch
+        && fs::metadata(volume)?.uid() == geteuid().as_raw()
+    {
+        chown(volume, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
+    }
+    if let Some(parent) = link.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    symlink(volume, link)
+}
+
+/// Makes an empty folder for a volume; what lies there was left by one that is gone.
+pub(crate) fn make_volume(work_dir: &Path, folder: &str) -> io::Result<()> {
+    destroy_volume(work_dir, folder)?;
+    fs::create_dir_all(work_dir.join(folder))
+}
+
+/// Does away with a volume. It is out of the way before this returns an error or not, so that
+/// another of its name never finds its files.
+pub(crate) fn destroy_volume(work_dir: &Path, folder: &str) -> io::Result<()> {
+    let volume = work_dir.join(folder);
+    let mut doomed = volume.clone().into_os_string();
+    doomed.push(".destroyed");
+    let doomed = PathBuf::from(doomed);
+    // Left by a run that ended while it deleted.
+    remove_all(&doomed)?;
+    match fs::rename(&volume, &doomed) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    remove_all(&doomed)
+}
+
+fn remove_all(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -209,6 +260,20 @@ pub(crate) fn remove_sandbox(work_dir: &Path, folder: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_made_again_under_its_name_is_empty() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let file = work_dir.path().join("volumes/roles/eng web/data/file");
+        make_volume(work_dir.path(), "volumes/roles/eng web/data").unwrap();
+        fs::write(&file, "kept").unwrap();
+        destroy_volume(work_dir.path(), "volumes/roles/eng web/data").unwrap();
+        assert!(!file.exists());
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "of an earlier one").unwrap();
+        make_volume(work_dir.path(), "volumes/roles/eng web/data").unwrap();
+        assert!(file.parent().unwrap().exists() && !file.exists());
+    }
 
     #[test]
     fn a_summary_names_top_level_files_in_order_and_follows_no_links() {

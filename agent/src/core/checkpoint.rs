@@ -140,11 +140,15 @@ impl Checkpoint {
         self.resources.as_ref()
     }
 
-    /// What its tasks hold.
+    /// What its tasks hold; of a shared volume, one copy.
     pub fn held(&self) -> Resources {
+        let total = self.resources.clone().unwrap_or_default();
         let mut held = Resources::EMPTY;
         for saved in self.tasks.values().filter(|saved| saved.is_live()) {
-            held.add(&saved.resources());
+            let resources = saved.resources().naming_volumes_of(&total);
+            held.add(&resources.unshared());
+            let shared = resources.shared();
+            held.add(&shared.minus(&held));
         }
         held
     }

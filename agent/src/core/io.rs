@@ -17,7 +17,8 @@ pub struct Settings {
     pub address: (String, u16),
     /// Changes with every boot of the machine.
     pub boot_id: String,
-    /// Everything there is to offer.
+    /// Everything there is to offer; in a core that runs, with what was reserved and made volumes
+    /// at run time.
     pub resources: Resources,
     /// What frameworks choose by.
     pub attributes: Vec<mesos::Attribute>,
@@ -188,6 +189,16 @@ pub enum Effect {
         agent: AgentId,
         /// Which.
         sandbox: SandboxId,
+    },
+    /// Make an empty folder for a volume. Whatever lies there was left by one that is gone.
+    MakeVolume {
+        /// Relative to the work folder.
+        folder: String,
+    },
+    /// Do away with a volume and what is in it.
+    DestroyVolume {
+        /// Relative to the work folder.
+        folder: String,
     },
     /// A line for the log that an operator may want to act on.
     Warn(String),

@@ -11,6 +11,7 @@ use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, TaskId};
 use super::Settings;
 use super::logs::{self, LogBounds};
 use super::random::Random;
+use super::volumes::{Mounted, mounted};
 
 /// A task that asks no memory gets this much, as in Mesos.
 const MEM_DEFAULT: Fixed = Fixed::units(32);
@@ -104,6 +105,8 @@ pub struct Launch {
     pub user: Option<String>,
     /// What to fetch before it starts.
     pub uris: Vec<Uri>,
+    /// The volumes it uses.
+    pub volumes: Vec<Mounted>,
     /// What it holds on this agent.
     pub resources: Resources,
     /// Its limit of memory in bytes.
@@ -141,6 +144,13 @@ pub(super) fn plan(
     })?;
     let resources = resources_from_wire(&info.resources)
         .map_err(|error| invalid(format!("task {id}: {error}")))?;
+    let volumes = mounted(&resources).map_err(|what| {
+        invalid(format!(
+            "task {id} asks for {what}, which this agent does not support yet; mount a volume of \
+             the work folder's disk under a relative path"
+        ))
+    })?;
+    let resources = resources.naming_volumes_of(&settings.resources);
     let lacks = free.shortfalls(&resources);
     if !lacks.is_empty() {
         let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
@@ -204,6 +214,7 @@ pub(super) fn plan(
         environment,
         user: (!user.is_empty()).then(|| user.to_owned()),
         uris,
+        volumes,
         memory_bytes: memory.thousandths().saturating_mul(1 << 20) / 1000,
         logs,
         resources,

@@ -6,6 +6,7 @@
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
 //! - [`logs`]: how large its output may grow.
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
+//! - [`volumes`]: reservations and volumes, made at run time.
 //! - [`random`]: the seeded generator behind ids and jitter.
 //!
 //! [`Core`] is input and time in, effects out. How processes are started, files fetched and
@@ -19,6 +20,7 @@ pub mod random;
 pub mod recover;
 pub mod session;
 pub mod task;
+pub mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -324,6 +326,7 @@ impl Core {
                 );
             }
             Some(Message::Launch(launch)) => self.on_launch(now, launch, step),
+            Some(Message::ApplyResources(apply)) => self.on_apply_resources(&apply, step),
             Some(Message::Kill(kill)) => self.on_kill(now, &kill, step),
             Some(Message::Acknowledge(acknowledge)) => self.on_acknowledge(now, &acknowledge, step),
             Some(Message::ShutdownFramework(shutdown)) => {
@@ -406,7 +409,8 @@ impl Core {
             );
             let task = match planned {
                 Ok(launch) => {
-                    self.free.subtract(&launch.resources);
+                    // Shared volumes stay for the others.
+                    self.free.subtract(&launch.resources.unshared());
                     self.containers.insert(container.clone(), key.clone());
                     let task = Task::starting(
                         &agent,
@@ -558,7 +562,7 @@ impl Core {
             known.can(mesos::framework_info::capability::Type::PartitionAware)
         });
         if let Some(task) = self.tasks.get_mut(&key) {
-            self.free.add(task.resources());
+            self.free.add(&task.resources().unshared());
             match task.on_ended(now, aware, (outcome, left), &mut self.random) {
                 mesos::TaskState::TaskFinished => self.counts.finished += 1,
                 mesos::TaskState::TaskFailed => self.counts.failed += 1,

@@ -15,13 +15,16 @@ use super::{Core, Effect, Framework, Key, Outcome, Record, Settings, Step, Stopp
 /// Why an agent cannot go on where it ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the tasks on this agent hold {held}, but its settings offer {offered} ({}); offer at least \
-     what they hold, or end them first: start the agent with its former resources and send it \
-     SIGUSR1",
+    "{holders} on this agent hold {held}, but its settings offer {offered} ({}); offer at least \
+     what they hold, or end them first: {remedy}",
     list(lacks)
 )]
 pub struct Shrunk {
-    /// What live tasks hold.
+    /// Who holds more than there is.
+    pub holders: &'static str,
+    /// How to end that.
+    pub remedy: &'static str,
+    /// What they hold.
     pub held: Resources,
     /// What the settings offer now.
     pub offered: Resources,
@@ -41,17 +44,34 @@ impl Core {
     /// # Errors
     /// [`Shrunk`] when live tasks hold more than there is now.
     pub fn recover(
-        settings: Settings,
+        mut settings: Settings,
         checkpoint: Checkpoint,
         seed: u64,
         now: Timestamp,
     ) -> Result<(Self, Step), Shrunk> {
+        if let Some(kept) = checkpoint.resources() {
+            match kept.reapplied_to(&settings.resources) {
+                Ok(total) => settings.resources = total,
+                Err(held) => {
+                    let offered = settings.resources;
+                    return Err(Shrunk {
+                        holders: "the reservations and volumes",
+                        remedy: "start the agent with its former resources and unreserve them",
+                        lacks: offered.shortfalls(&held),
+                        held,
+                        offered,
+                    });
+                }
+            }
+        }
         if settings.tasks_outlive_agent {
             let held = checkpoint.held();
             let lacks = settings.resources.shortfalls(&held);
             if !lacks.is_empty() {
                 let offered = settings.resources;
                 return Err(Shrunk {
+                    holders: "the tasks",
+                    remedy: "start the agent with its former resources and send it SIGUSR1",
                     held,
                     offered,
                     lacks,
@@ -68,7 +88,8 @@ impl Core {
         }
         for (key, saved) in tasks {
             let resources = saved.resources();
-            core.free.subtract(&resources);
+            let resources = resources.naming_volumes_of(&core.settings.resources);
+            core.free.subtract(&resources.unshared());
             core.take_up(key, Task::recovered(saved, resources, rebooted), &mut step);
         }
         if !core.settings.tasks_outlive_agent {
@@ -145,7 +166,7 @@ impl Core {
             return false;
         }
         let fresh = ContainerId::from_random(&mut self.random);
-        let room = self.free.plus(task.resources());
+        let room = self.free.plus(&task.resources().unshared());
         let planned = launch::plan(
             &self.settings,
             &agent,

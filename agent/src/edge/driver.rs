@@ -217,10 +217,35 @@ impl Driver {
             Effect::Collect { agent, sandbox } => {
                 let _ = self.garbage.send(sandbox.folder(&agent));
             }
+            Effect::MakeVolume { folder } => {
+                self.on_volume(folder, "made", prepare::make_volume).await;
+            }
+            Effect::DestroyVolume { folder } => {
+                self.on_volume(folder, "destroyed", prepare::destroy_volume)
+                    .await;
+            }
             Effect::Warn(text) => tracing::warn!("{text}"),
             Effect::Stopped => return true,
         }
         false
+    }
+
+    /// Awaited, because the task that uses the volume starts next.
+    async fn on_volume(
+        &self,
+        folder: String,
+        doing: &'static str,
+        what: fn(&std::path::Path, &str) -> std::io::Result<()>,
+    ) {
+        let (work_dir, shown) = (self.work_dir.clone(), folder.clone());
+        let done = spawn_blocking(move || what(&work_dir, &folder)).await;
+        match done {
+            Ok(Ok(())) => tracing::debug!(volume = %shown, "volume {doing}"),
+            Ok(Err(error)) => {
+                tracing::warn!(volume = %shown, %error, "a volume cannot be {doing}");
+            }
+            Err(error) => tracing::error!(%error, "work on a volume failed"),
+        }
     }
 
     fn send(&mut self, session: u64, message: allotment_proto::allot::AgentMessage) {

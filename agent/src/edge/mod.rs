@@ -255,13 +255,17 @@ fn settings(
     }
 }
 
-/// What this machine has. What tasks wrote makes its free disk less; they are not refused for
-/// that what they were given.
+/// What this machine has. What tasks wrote makes its free disk less; neither they nor volumes are
+/// refused for that what they were given.
 fn detected(work_dir: &Path, earlier: &Checkpoint) -> Resources {
     let now = detect::resources(work_dir);
-    match earlier.resources() {
-        Some(before) if !now.contains(&earlier.held()) => before.clone(),
-        _ => now,
+    let Some(before) = earlier.resources() else {
+        return now;
+    };
+    if now.contains(&earlier.held().declared()) && before.reapplied_to(&now).is_ok() {
+        now
+    } else {
+        before.declared()
     }
 }
 

@@ -67,6 +67,8 @@ impl Once {
             Event::Update(update) => self.on_update(update),
             Event::Disconnected { .. }
             | Event::Rescinded(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
             | Event::AgentLost(_)
             | Event::Rejected { .. }
             | Event::Error(_) => Vec::new(),

@@ -81,6 +81,11 @@ impl World {
                     .collect();
             }
             Call::Decline { .. } | Call::Revive | Call::Suppress | Call::Teardown => {}
+            unheard @ (Call::Operate { .. }
+            | Call::Demand { .. }
+            | Call::Update { .. }
+            | Call::AcceptInverse { .. }
+            | Call::DeclineInverse { .. }) => panic!("batch never says {unheard:?}"),
         }
         Vec::new()
     }

@@ -2,10 +2,44 @@
 
 mod support;
 
-use allotment_allocator::{Settings, conformance};
+use allotment_allocator::conformance::{self, Effort};
+use allotment_allocator::{Drf, Settings};
+use support::broken::{Broken, Fault};
 use support::reference::Reference;
+
+#[test]
+fn the_module_drf_passes() {
+    conformance::check(|| Box::new(Drf::new(Settings::default())));
+}
 
 #[test]
 fn the_reference_passes() {
     conformance::check(|| Box::new(Reference::new(Settings::default())));
+}
+
+#[test]
+fn every_fault_is_found_and_shown_by_a_short_history() {
+    for fault in Fault::ALL {
+        let violation = conformance::find_violation(
+            || Box::new(Broken::new(fault)),
+            Effort::default(),
+        );
+        let violation = violation.unwrap_or_else(|| panic!("{fault:?} was not found"));
+        println!("{fault:?}: {violation}");
+        assert!(violation.history.len() <= 12, "{fault:?}: {violation}");
+        assert!(!violation.law.is_empty(), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_module_that_always_prefers_one_framework_is_found_to_starve_the_others() {
+    let no_histories = Effort {
+        histories: 0,
+        ..Effort::default()
+    };
+    let find = |fault| conformance::find_violation(|| Box::new(Broken::new(fault)), no_histories);
+    let violation = find(Fault::ForgetsCountsOfOne).expect("it starves the others");
+    assert!(violation.law.contains("nobody else wants them"), "{violation}");
+    let violation = find(Fault::IgnoresOneFramework).expect("it starves that one");
+    assert!(violation.law.contains("framework f1 was offered nothing"), "{violation}");
 }

@@ -1,78 +1,47 @@
-//! ACCEPT: from offers to launched tasks.
+//! ACCEPT and DECLINE: what becomes of offers.
+//!
+//! The operations of an ACCEPT are done one after the other on what its offers add up to: tasks
+//! are `launch`'s, changes of resources `operations`'.
 
 use std::time::Duration;
 
 use allotment_allocator::{Grant, Recovery};
 use allotment_proto::allot::master_message::Message;
-use allotment_proto::convert::{self, ResourceError};
-use allotment_proto::mesos::TaskState;
-use allotment_proto::mesos::offer::operation;
+use allotment_proto::mesos::offer::{Operation, operation};
 use allotment_proto::mesos::task_status::Reason;
-use allotment_proto::{allot, mesos, scheduler};
-use allotment_types::{AgentId, FrameworkId, IdError, Resources, Role, Shortfall, TaskId};
+use allotment_proto::mesos::{OperationState, TaskState};
+use allotment_proto::{allot, convert, mesos, scheduler};
+use allotment_types::{AgentId, FrameworkId, Resources, Role};
 
 use super::Core;
-use super::framework::Framework;
 use super::io::ConnId;
 use super::offer_news::Fate;
-use super::out::About;
-use super::task::{Task, master_status};
+use super::operations::{self, Asker, Conversion, OperationFault};
+use super::out::{About, event_of};
+use super::task::master_status;
 
 /// How long an unused offer is withheld when the framework does not say (Mesos: 5 s). Without
 /// it, the same framework, still lowest in dominant share, would get it back on every round.
 const REFUSE_DEFAULT: Duration = Duration::from_secs(5);
 /// The longest a filter lasts (Mesos: 365 days).
 const REFUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The longest task name, in bytes.
-const NAME_MAX: usize = 4096;
 
-/// The most tasks of one framework that are live or await an acknowledgement: ten times what one
-/// framework is known to run, and about 100 MB here.
-const TASKS_MAX: usize = 100_000;
-
-/// What the accepted offers add up to.
-struct Pool {
-    agent: AgentId,
-    role: Role,
-    rest: Resources,
-}
-
-/// Why a task was not launched.
-#[derive(Debug, thiserror::Error)]
-enum TaskFault {
-    #[error(transparent)]
-    Id(#[from] IdError),
-    #[error(
-        "task id {0} is in use by a live task of this framework; kill that one first or choose \
-         another id"
-    )]
-    Live(TaskId),
-    #[error(
-        "task id {0} belongs to a task that ended but whose last update is not acknowledged yet; \
-         acknowledge it first or choose another id"
-    )]
-    Unacknowledged(TaskId),
-    #[error(
-        "the framework has {TASKS_MAX} tasks that are live or whose end it has not acknowledged, \
-         which is the most; acknowledge updates or let tasks end first"
-    )]
-    TooMany,
-    #[error("the name has {0} bytes; at most {NAME_MAX} are accepted")]
-    Name(usize),
-    #[error("the task names agent {named} but its offers are of agent {offered}; name that one")]
-    Agent { named: String, offered: AgentId },
-    #[error(transparent)]
-    Resources(#[from] ResourceError),
-    #[error("the task asks for no resources; ask for some cpus or mem")]
-    NoResources,
-    #[error("the task's resources are allocated to role {named} but its offers to role {offered}")]
-    Role { named: String, offered: Role },
-    #[error("the task does not fit into what its offers have left: {0}; shrink it or decline")]
-    TooBig(String),
-    #[error("the task has no command; set `command.value`")]
-    NoCommand,
-    #[error("not supported yet: {0}")]
-    Unsupported(&'static str),
+/// What the accepted offers add up to, and what is left of it.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) agent: AgentId,
+    pub(super) role: Role,
+    pub(super) rest: Resources,
+    /// The shared volumes among it, of which any number of tasks may have a copy.
+    pub(super) shared: Resources,
+    n_offers: usize,
+    /// How many tasks were launched, and what they use.
+    pub(super) n_launched: usize,
+    pub(super) used: Resources,
+    /// Something was changed.
+    converted: bool,
+    /// The agent has not heard of what its resources have become.
+    unsaid: bool,
 }
 
 pub(super) fn refuse_for(filters: Option<&mesos::Filters>) -> Duration {
@@ -95,42 +64,250 @@ impl Core {
             self.out.reject_call(conn, call, message);
             return;
         }
-        let tasks = accept
-            .operations
-            .into_iter()
-            .filter_map(|operation| operation.launch)
-            .flat_map(|launch| launch.task_infos);
-        let refuse = refuse_for(accept.filters.as_ref());
-        match self.pool_offers(id, &accept.offer_ids) {
-            Ok(pool) => {
-                let n_offers = accept.offer_ids.len();
-                self.launch(id, pool, n_offers, tasks, refuse);
+        let mut pool = match self.pool_offers(id, &accept.offer_ids) {
+            Ok(pool) => pool,
+            Err(message) => return self.drop_operations(id, accept, &message),
+        };
+        for (at, operation) in accept.operations.into_iter().enumerate() {
+            if operation.r#type() == operation::Type::Launch {
+                self.tell_resources(&mut pool);
+                let tasks = operation.launch.unwrap_or_default().task_infos;
+                self.launch(id, &mut pool, tasks);
+            } else {
+                let outcome = self.operate(id, &mut pool, &operation);
+                let role = pool.role.clone();
+                self.report_operation(conn, (id, &role), at, &operation, outcome);
             }
-            Err(message) => {
-                // As in Mesos, the offers of the list that do exist are gone too.
-                for offer in &accept.offer_ids {
-                    let number = self.offers.number(&offer.value);
-                    if let Some(number) = number.filter(|n| self.owns_offer(id, *n)) {
-                        self.withdraw_offer(number);
-                    }
-                }
-                let Some(framework) = self.frameworks.get(id) else {
-                    return;
+        }
+        self.tell_resources(&mut pool);
+        let left_over = Recovery::Declined {
+            refuse_for: refuse_for(accept.filters.as_ref()),
+            used_some: pool.converted || pool.n_launched > 0,
+        };
+        let fate = Fate::Accepted {
+            n_tasks: pool.n_launched,
+        };
+        self.note_offers(id, &pool.agent, fate, pool.n_offers, &pool.used);
+        let rest = Grant {
+            framework: id.clone(),
+            role: pool.role,
+            resources: pool.rest,
+        };
+        self.recover(&pool.agent, &rest, left_over);
+    }
+
+    /// The offers cannot be used. As in Mesos, those of the list that do exist are gone too.
+    fn drop_operations(
+        &mut self,
+        id: &FrameworkId,
+        accept: scheduler::call::Accept,
+        message: &str,
+    ) {
+        for offer in &accept.offer_ids {
+            let number = self.offers.number(&offer.value);
+            if let Some(number) = number.filter(|n| self.owns_offer(id, *n)) {
+                self.withdraw_offer(number);
+            }
+        }
+        for operation in accept.operations {
+            let Some(framework) = self.frameworks.get(id) else {
+                return;
+            };
+            for task in operation.launch.unwrap_or_default().task_infos {
+                self.out.counters.tasks_dropped += 1;
+                let agent = AgentId::try_from(&task.agent_id).ok();
+                let status = master_status(
+                    self.out.now,
+                    task.task_id,
+                    agent.as_ref(),
+                    TaskState::TaskDropped,
+                    Reason::InvalidOffers,
+                    format!("the task was not launched: {message}"),
+                );
+                framework.tell(&mut self.out, status);
+            }
+            if let Some(operation_id) = operation.id {
+                let status = mesos::OperationStatus {
+                    operation_id: Some(operation_id),
+                    state: OperationState::OperationDropped.into(),
+                    message: Some(format!("the operation was not done: {message}")),
+                    ..Default::default()
                 };
-                for task in tasks {
-                    self.out.counters.tasks_dropped += 1;
-                    let agent = AgentId::try_from(&task.agent_id).ok();
-                    let status = master_status(
-                        self.out.now,
-                        task.task_id,
-                        agent.as_ref(),
-                        TaskState::TaskDropped,
-                        Reason::InvalidOffers,
-                        format!("the task was not launched: {message}"),
-                    );
-                    framework.tell(&mut self.out, status);
-                }
+                self.tell_operation(id, status);
             }
+        }
+    }
+
+    /// Changes resources of the pool; what they became.
+    fn operate(
+        &mut self,
+        id: &FrameworkId,
+        pool: &mut Pool,
+        operation: &Operation,
+    ) -> Result<Resources, OperationFault> {
+        let gone = || OperationFault::Allocator("the agent or framework is gone".to_owned());
+        let framework = self.frameworks.get(id).ok_or_else(gone)?;
+        let agent = self.agents.get(&pool.agent).ok_or_else(gone)?;
+        let asker = Asker {
+            role: Some(&pool.role),
+            principal: framework.info.principal.as_deref(),
+            refinement: framework.capabilities.offers.reservation_refinement,
+            shared: framework.capabilities.offers.shared,
+        };
+        let change = operations::conversion(operation, asker, &agent.total)?;
+        let lacking = pool.rest.shortfalls(&change.from);
+        if !lacking.is_empty() {
+            return Err(OperationFault::lacking(&lacking));
+        }
+        if !change.from.shared().is_empty() {
+            self.claim_shared(id, pool, &change.from)?;
+        }
+        let holder = Some((id, &pool.role));
+        self.allocator
+            .convert(&pool.agent, holder, &change.from, &change.to)
+            .map_err(|error| OperationFault::Allocator(error.to_string()))?;
+        let Conversion { from, to } = change;
+        pool.rest.subtract(&from);
+        pool.rest.add(&to);
+        pool.shared.subtract(&from.shared());
+        pool.shared.add(&to.shared());
+        pool.converted = true;
+        pool.unsaid = true;
+        self.convert_agent(&pool.agent, &from, &to, Some(id));
+        Ok(to)
+    }
+
+    /// Before a shared volume is destroyed: nobody else may have a copy, and this framework has
+    /// one alone.
+    fn claim_shared(
+        &mut self,
+        id: &FrameworkId,
+        pool: &mut Pool,
+        from: &Resources,
+    ) -> Result<(), OperationFault> {
+        let doomed = from.shared();
+        let touches = |held: &Resources| {
+            held.iter()
+                .any(|(name, lot, _)| doomed.get(name, lot).is_some())
+        };
+        let Some(agent) = self.agents.get(&pool.agent) else {
+            return Ok(());
+        };
+        if touches(&agent.allocated) {
+            let volume = doomed.volumes().next();
+            let name = volume.map_or_else(String::new, |(_, volume)| volume.id.clone());
+            return Err(OperationFault::InUse(name));
+        }
+        for number in agent.offers.clone() {
+            let offer = self.offers.get(number);
+            if offer.is_some_and(|offer| touches(&offer.grant.resources)) {
+                self.rescind_offer(number);
+            }
+        }
+        // Several offers may have brought a copy each.
+        let copies = pool
+            .rest
+            .filter(|name, lot| doomed.get(name, lot).is_some());
+        let spare = Grant {
+            framework: id.clone(),
+            role: pool.role.clone(),
+            resources: copies.minus(&doomed),
+        };
+        pool.rest.subtract(&spare.resources);
+        self.recover(&pool.agent, &spare, Recovery::Rescinded);
+        Ok(())
+    }
+
+    /// Writes into the books and the registry that resources of an agent became others.
+    pub(super) fn convert_agent(
+        &mut self,
+        id: &AgentId,
+        from: &Resources,
+        to: &Resources,
+        by: Option<&FrameworkId>,
+    ) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        agent.convert(from, to);
+        self.out.persist(agent.record());
+        let message = format!("{from} of agent {} became {to}", agent.hostname);
+        let about = About {
+            agent: Some(id),
+            framework: by,
+            task: None,
+        };
+        self.out.publish("resources-converted", about, message);
+    }
+
+    fn tell_resources(&mut self, pool: &mut Pool) {
+        if std::mem::take(&mut pool.unsaid) {
+            self.apply_resources(&pool.agent);
+        }
+    }
+
+    /// Tells the agent what its resources are now.
+    pub(super) fn apply_resources(&mut self, id: &AgentId) {
+        let Some(agent) = self.agents.get(id) else {
+            return;
+        };
+        if let Some(session) = agent.session() {
+            let total = convert::resources_to_wire(&agent.total, None);
+            let apply = allot::ApplyResources { total };
+            self.out.send_agent(session, Message::ApplyResources(apply));
+        }
+    }
+
+    /// Says how an operation ended: under its id when it has one; else only when it was refused,
+    /// where Mesos is silent.
+    fn report_operation(
+        &mut self,
+        conn: ConnId,
+        (id, role): (&FrameworkId, &Role),
+        at: usize,
+        operation: &Operation,
+        outcome: Result<Resources, OperationFault>,
+    ) {
+        let kind = operation.r#type().as_str_name();
+        let (state, message, converted) = match outcome {
+            Ok(converted) => (OperationState::OperationFinished, None, converted),
+            Err(fault) => {
+                let message = format!(
+                    "operation {} of the ACCEPT, {kind}, was not done: {fault}",
+                    at + 1
+                );
+                let none = Resources::EMPTY;
+                (OperationState::OperationError, Some(message), none)
+            }
+        };
+        match (&operation.id, message) {
+            (Some(operation_id), message) => {
+                let framework = self.frameworks.get(id);
+                let status = mesos::OperationStatus {
+                    operation_id: Some(operation_id.clone()),
+                    state: state.into(),
+                    message,
+                    converted_resources: framework
+                        .map(|framework| framework.write(&converted, role))
+                        .unwrap_or_default(),
+                    ..Default::default()
+                };
+                self.tell_operation(id, status);
+            }
+            (None, Some(message)) => {
+                let call = scheduler::call::Type::Accept;
+                self.out.reject_call(conn, call, message);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn tell_operation(&mut self, id: &FrameworkId, status: mesos::OperationStatus) {
+        if let Some(conn) = self.frameworks.get(id).and_then(|f| f.conn()) {
+            let mut event = event_of(scheduler::event::Type::UpdateOperationStatus);
+            event.update_operation_status =
+                Some(scheduler::event::UpdateOperationStatus { status });
+            self.out.send_framework(conn, event);
         }
     }
 
@@ -209,241 +386,49 @@ impl Core {
                 rest.add(&offer.grant.resources);
             }
         }
-        Ok(Pool { agent, role, rest })
-    }
-
-    /// A framework that is not partition aware was told that its unreachable task is lost, so
-    /// the id is its to use again; the old run is killed when its agent is back.
-    fn give_up_lost(&mut self, id: &FrameworkId, task: &mesos::TaskId) {
-        let Some(framework) = self.frameworks.get(id) else {
-            return;
-        };
-        if framework.capabilities.partition_aware {
-            return;
-        }
-        let Ok(task_id) = TaskId::try_from(task) else {
-            return;
-        };
-        let task = framework.tasks.get(&task_id);
-        if task.is_some_and(|task| task.state == TaskState::TaskUnreachable) {
-            self.forget_task(id, &task_id);
-        }
-    }
-
-    fn launch(
-        &mut self,
-        id: &FrameworkId,
-        mut pool: Pool,
-        n_offers: usize,
-        tasks: impl Iterator<Item = mesos::TaskInfo>,
-        refuse: Duration,
-    ) {
-        let now = self.out.now;
-        let mut launched = Vec::new();
-        let mut used = Resources::EMPTY;
-        for mut info in tasks {
-            self.give_up_lost(id, &info.task_id);
-            let (Some(framework), Some(agent)) = (
-                self.frameworks.get_mut(id),
-                self.agents.get_mut(&pool.agent),
-            ) else {
-                break;
-            };
-            match validate(framework, &pool, &info) {
-                Ok((task_id, resources)) => {
-                    pool.rest.subtract(&resources);
-                    used.add(&resources);
-                    agent.allocated.add(&resources);
-                    agent.tasks.insert((id.clone(), task_id.clone()));
-                    let held = framework.held.entry(pool.role.clone()).or_default();
-                    held.allocated.add(&resources);
-                    // The agent hands the role back when it registers with this task.
-                    for resource in &mut info.resources {
-                        resource.allocation_info = Some(mesos::resource::AllocationInfo {
-                            role: Some(pool.role.as_str().to_owned()),
-                        });
-                    }
-                    self.out.counters.tasks_launched += 1;
-                    self.out.publish(
-                        "task-staging",
-                        About {
-                            agent: Some(&pool.agent),
-                            framework: Some(id),
-                            task: Some(&task_id),
-                        },
-                        format!(
-                            "task {task_id} of {} goes to {} with {resources}",
-                            framework.info.name, agent.hostname
-                        ),
-                    );
-                    let task = Task {
-                        name: info.name.clone(),
-                        agent: pool.agent.clone(),
-                        grant: Grant {
-                            framework: id.clone(),
-                            role: pool.role.clone(),
-                            resources,
-                        },
-                        state: TaskState::TaskStaging,
-                        holds: true,
-                        since: now,
-                        launched_at: now,
-                        status: None,
-                        unacknowledged: false,
-                        kill: None,
-                    };
-                    framework.tasks.insert(task_id, task);
-                    launched.push(info);
-                }
-                Err(fault) => {
-                    self.out.counters.tasks_error += 1;
-                    let about = TaskId::try_from(&info.task_id).ok();
-                    self.out.publish(
-                        "task-error",
-                        About {
-                            agent: Some(&pool.agent),
-                            framework: Some(id),
-                            task: about.as_ref(),
-                        },
-                        format!(
-                            "task {} of {} was refused: {fault}",
-                            truncated(&info.task_id.value),
-                            framework.info.name
-                        ),
-                    );
-                    let status = master_status(
-                        now,
-                        info.task_id,
-                        Some(&pool.agent),
-                        TaskState::TaskError,
-                        Reason::TaskInvalid,
-                        fault.to_string(),
-                    );
-                    framework.tell(&mut self.out, status);
-                }
-            }
-        }
-        let n_launched = launched.len();
-        if n_launched > 0
-            && let Some(framework) = self.frameworks.get(id)
-            && let Some(session) = self.agents.get(&pool.agent).and_then(|a| a.session())
-        {
-            let launch = allot::Launch {
-                framework: framework.info.clone(),
-                tasks: launched,
-            };
-            self.out.send_agent(session, Message::Launch(launch));
-        }
-        let fate = Fate::Accepted {
-            n_tasks: n_launched,
-        };
-        self.note_offers(id, &pool.agent, fate, n_offers, &used);
-        let rest = Grant {
-            framework: id.clone(),
-            role: pool.role,
-            resources: pool.rest,
-        };
-        let left_over = Recovery::Declined {
-            refuse_for: refuse,
-            used_some: n_launched > 0,
-        };
-        self.recover(&pool.agent, &rest, left_over);
+        Ok(Pool {
+            agent,
+            role,
+            shared: rest.shared(),
+            rest,
+            n_offers: ids.len(),
+            n_launched: 0,
+            used: Resources::EMPTY,
+            converted: false,
+            unsaid: false,
+        })
     }
 }
 
-fn unsupported_operation(operations: &[mesos::offer::Operation]) -> Option<String> {
+/// Why the whole call is refused; its offers still stand then.
+fn unsupported_operation(operations: &[Operation]) -> Option<String> {
     operations.iter().find_map(|operation| {
         let kind = operation.r#type();
         match kind {
-            operation::Type::Launch if operation.launch.is_some() => None,
-            operation::Type::Launch => Some("a LAUNCH operation has no `launch`".to_owned()),
-            operation::Type::Unknown => Some(format!(
-                "operation type {} is unknown; only LAUNCH is supported",
-                operation.r#type.unwrap_or(0)
-            )),
-            operation::Type::LaunchGroup
+            operation::Type::Launch if operation.launch.is_none() => {
+                Some("a LAUNCH operation has no `launch`".to_owned())
+            }
+            operation::Type::Launch
             | operation::Type::Reserve
             | operation::Type::Unreserve
             | operation::Type::Create
-            | operation::Type::Destroy
+            | operation::Type::Destroy => None,
+            operation::Type::Unknown => Some(format!(
+                "operation type {} is unknown; LAUNCH, RESERVE, UNRESERVE, CREATE and DESTROY are \
+                 supported",
+                operation.r#type.unwrap_or(0)
+            )),
+            operation::Type::LaunchGroup
             | operation::Type::GrowVolume
             | operation::Type::ShrinkVolume
             | operation::Type::CreateDisk
             | operation::Type::DestroyDisk => Some(format!(
-                "not supported yet: operation {}; only LAUNCH is, and the offers still stand",
+                "not supported yet: operation {}; LAUNCH, RESERVE, UNRESERVE, CREATE and DESTROY \
+                 are, and the offers still stand",
                 kind.as_str_name()
             )),
         }
     })
-}
-
-/// The id and resources of a task that may be launched.
-fn validate(
-    framework: &Framework,
-    pool: &Pool,
-    info: &mesos::TaskInfo,
-) -> Result<(TaskId, Resources), TaskFault> {
-    let id = TaskId::try_from(&info.task_id)?;
-    if let Some(task) = framework.tasks.get(&id) {
-        return Err(if task.is_terminal() {
-            TaskFault::Unacknowledged(id)
-        } else {
-            TaskFault::Live(id)
-        });
-    }
-    if framework.tasks.len() >= TASKS_MAX {
-        return Err(TaskFault::TooMany);
-    }
-    if info.name.len() > NAME_MAX {
-        return Err(TaskFault::Name(info.name.len()));
-    }
-    if info.agent_id.value != pool.agent.as_str() {
-        return Err(TaskFault::Agent {
-            named: truncated(&info.agent_id.value),
-            offered: pool.agent.clone(),
-        });
-    }
-    if info.executor.is_some() {
-        return Err(TaskFault::Unsupported(
-            "custom executors; give the task a `command` and no `executor`",
-        ));
-    }
-    if let Some(container) = &info.container {
-        let image = container.mesos.as_ref().is_some_and(|m| m.image.is_some());
-        if container.r#type() == mesos::container_info::Type::Docker
-            || container.docker.is_some()
-            || image
-        {
-            return Err(TaskFault::Unsupported(
-                "container images; run a program of the agent's file system",
-            ));
-        }
-    }
-    let value = info.command.as_ref().and_then(|c| c.value.as_deref());
-    if value.is_none_or(str::is_empty) {
-        return Err(TaskFault::NoCommand);
-    }
-    let resources = convert::resources_from_wire(&info.resources)?;
-    if resources.is_empty() {
-        return Err(TaskFault::NoResources);
-    }
-    let named = info
-        .resources
-        .iter()
-        .filter_map(|r| r.allocation_info.as_ref()?.role.as_deref())
-        .find(|role| *role != pool.role.as_str());
-    if let Some(named) = named {
-        return Err(TaskFault::Role {
-            named: truncated(named),
-            offered: pool.role.clone(),
-        });
-    }
-    let lacking = pool.rest.shortfalls(&resources);
-    if !lacking.is_empty() {
-        let lacking: Vec<String> = lacking.iter().map(Shortfall::to_string).collect();
-        return Err(TaskFault::TooBig(lacking.join(", ")));
-    }
-    Ok((id, resources))
 }
 
 /// A text from outside as it may appear in a sentence: bounded, control characters escaped.

@@ -88,6 +88,7 @@ impl Core {
             let now = self.out.now;
             let checked = Checked::new(&info).unwrap_or_else(|_| Checked {
                 roles: BTreeSet::from([Role::star()]),
+                min_allocatable: BTreeMap::new(),
                 capabilities: Capabilities::default(),
                 failover_timeout: Duration::ZERO,
             });

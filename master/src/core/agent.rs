@@ -1,14 +1,18 @@
 //! One agent: its registration, its state, and what happens on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use allotment_proto::mesos;
 use allotment_proto::mesos::value;
-use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
+use allotment_proto::{convert, mesos};
+use allotment_types::{
+    AgentId, Attribute, FaultDomain, FrameworkId, Resources, Role, TaskId, Timestamp,
+};
 
+use super::inverse::Answer;
 use super::io::ConnId;
 use super::registry::{AgentRecord, Record};
+use super::wishes::Wish;
 
 /// An agent's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +41,40 @@ pub(super) struct Agent {
     pub(super) tasks: BTreeSet<(FrameworkId, TaskId)>,
     /// Numbers of the outstanding offers of its resources.
     pub(super) offers: BTreeSet<u64>,
-    /// Sums of its tasks and offers.
+    /// Sums of its tasks and offers; of shared volumes, a copy for each.
     pub(super) allocated: Resources,
     pub(super) offered: Resources,
+    /// Copies of shared volumes that tasks hold beyond those that the allocation module handed
+    /// out: an offer brings one copy, and any number of tasks may use it.
+    pub(super) unbacked: BTreeMap<(FrameworkId, Role), Resources>,
+    /// What operators want of it.
+    pub(super) wish: Wish,
+    /// What frameworks said when they were asked to leave.
+    pub(super) answers: BTreeMap<FrameworkId, Answer>,
 }
 
 impl Agent {
+    pub(super) fn new(id: AgentId, info: mesos::AgentInfo, url: String, state: AgentState) -> Self {
+        let total = convert::resources_from_wire(&info.resources).unwrap_or_default();
+        Self {
+            id,
+            hostname: info.hostname.as_str().into(),
+            wire_url: parse_url(&url),
+            url: url.into(),
+            version: String::new(),
+            info,
+            total,
+            state,
+            tasks: BTreeSet::new(),
+            offers: BTreeSet::new(),
+            allocated: Resources::EMPTY,
+            offered: Resources::EMPTY,
+            unbacked: BTreeMap::new(),
+            wish: Wish::default(),
+            answers: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn session(&self) -> Option<ConnId> {
         match self.state {
             AgentState::Registered { session, .. } => Some(session),
@@ -60,10 +92,62 @@ impl Agent {
         }
     }
 
+    /// What nobody holds; shared volumes are always here.
     pub(super) fn free(&self) -> Resources {
-        let mut free = self.total.minus(&self.allocated);
-        free.subtract(&self.offered);
+        let mut free = self.total.clone();
+        free.subtract(&self.allocated.unshared());
+        free.subtract(&self.offered.unshared());
         free
+    }
+
+    /// The same with each shared volume counted once, however many hold it.
+    pub(super) fn once(&self, held: &Resources) -> Resources {
+        let shared = held.shared();
+        let once = self.total.filter(|name, lot| {
+            lot.is_shared() && shared.iter().any(|(n, l, _)| n == name && l == lot)
+        });
+        held.unshared().plus(&once)
+    }
+
+    /// The resources became others of the same amounts.
+    pub(super) fn convert(&mut self, from: &Resources, to: &Resources) {
+        self.total.subtract(from);
+        self.total.add(to);
+        self.info.resources = convert::resources_to_wire(&self.total, None);
+    }
+
+    /// Of what a task lets go, the part that the allocation module must hear of.
+    pub(super) fn settle(
+        &mut self,
+        framework: &FrameworkId,
+        role: &Role,
+        released: &Resources,
+    ) -> Resources {
+        let key = (framework.clone(), role.clone());
+        let Some(unbacked) = self.unbacked.get_mut(&key) else {
+            return released.clone();
+        };
+        let mut backed = released.clone();
+        backed.subtract(&unbacked.clone());
+        unbacked.subtract(released);
+        if unbacked.is_empty() {
+            self.unbacked.remove(&key);
+        }
+        backed
+    }
+
+    /// What it says of itself; what cannot be understood was refused when it registered.
+    pub(super) fn attributes(&self) -> Vec<Attribute> {
+        let read = self
+            .info
+            .attributes
+            .iter()
+            .map(convert::attribute_from_wire);
+        read.filter_map(Result::ok).collect()
+    }
+
+    pub(super) fn domain(&self) -> Option<FaultDomain> {
+        convert::domain_from_wire(self.info.domain.as_ref()?)
     }
 
     pub(super) fn record(&self) -> Record {

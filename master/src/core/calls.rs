@@ -2,13 +2,14 @@
 
 use allotment_proto::allot::master_message::Message;
 use allotment_proto::scheduler::call::{self, Type};
-use allotment_proto::{allot, scheduler};
+use allotment_proto::{allot, mesos, scheduler};
 use allotment_types::{AgentId, FrameworkId, Role, TaskId};
 use std::collections::BTreeSet;
 
 use super::Core;
 use super::accept::truncated;
 use super::framework::own_roles;
+use super::inverse::Said;
 use super::io::{ConnId, Refusal};
 use super::task::KillWish;
 
@@ -81,16 +82,65 @@ impl Core {
                 self.on_reconcile(id, &call.reconcile.ok_or_else(missing)?);
                 Ok(())
             }
-            // Mesos' built-in allocator ignores it, too.
-            Type::Request => Ok(()),
+            Type::Request => self.on_request_call(id, &call.request.unwrap_or_default().requests),
+            Type::UpdateFramework => {
+                self.on_update_framework(id, call.update_framework.ok_or_else(missing)?)
+            }
             Type::Message | Type::Shutdown => {
                 Err("not supported yet: custom executors, which this call is for".to_owned())
             }
-            Type::AcceptInverseOffers | Type::DeclineInverseOffers => {
-                Err("not supported yet: inverse offers; none were sent".to_owned())
+            Type::AcceptInverseOffers => {
+                let accept = call.accept_inverse_offers.ok_or_else(missing)?;
+                let (offers, filters) = (&accept.inverse_offer_ids, accept.filters.as_ref());
+                self.on_inverse_answer(id, offers, filters, Said::Accepted);
+                Ok(())
             }
+            Type::DeclineInverseOffers => {
+                let decline = call.decline_inverse_offers.ok_or_else(missing)?;
+                let (offers, filters) = (&decline.inverse_offer_ids, decline.filters.as_ref());
+                self.on_inverse_answer(id, offers, filters, Said::Declined);
+                Ok(())
+            }
+            // Operations are done or refused at once, and their statuses carry no uuid.
+            Type::AcknowledgeOperationStatus => {
+                Err("no status of an operation awaits an acknowledgement".to_owned())
+            }
+            Type::ReconcileOperations => Err(
+                "not supported yet: reconciling operations; those that were done show in the \
+                 resources of offers"
+                    .to_owned(),
+            ),
             Type::Unknown => Err("the call's type is unknown to this master".to_owned()),
         }
+    }
+
+    /// REQUEST. As in Mesos nothing comes of it, unless it states a demand.
+    fn on_request_call(
+        &mut self,
+        id: &FrameworkId,
+        requests: &[mesos::Request],
+    ) -> Result<(), String> {
+        let framework = self.frameworks.get(id);
+        let framework = framework.ok_or_else(|| format!("framework {id} is gone"))?;
+        let mut demands = Vec::new();
+        for request in requests {
+            if let Some(demand) = &request.demand {
+                if request.agent_id.is_some() {
+                    return Err(
+                        "a demand names an agent; leave agent_id out, and name hosts in offer \
+                         constraints"
+                            .to_owned(),
+                    );
+                }
+                let demand = super::wants::demand(&framework.roles, request, demand);
+                demands.push(demand.map_err(|e| e.to_string())?);
+            }
+        }
+        for (role, demand) in demands {
+            self.allocator.set_demand(id, &role, demand);
+            self.offers.want_round();
+        }
+        Ok(())
     }
 
     fn on_revive(&mut self, id: &FrameworkId, names: &[String]) -> Result<(), String> {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use allotment_allocator::Share;
-use allotment_types::{FrameworkId, Resources};
+use allotment_types::{FrameworkId, Name, Resources, Role};
 
 use super::Core;
 use super::tally::Tally;
@@ -28,6 +27,7 @@ impl Core {
             let mut rest = agent.total.clone();
             let mut allocated = Resources::EMPTY;
             let mut offered = Resources::EMPTY;
+            // Of shared volumes everybody may hold a copy, and they stay.
             let mut take = |what: String, held: &Resources| {
                 if !rest.contains(held) {
                     return Err(format!(
@@ -36,7 +36,7 @@ impl Core {
                         agent.total
                     ));
                 }
-                rest.subtract(held);
+                rest.subtract(&held.unshared());
                 Ok(())
             };
             for (framework, task) in &agent.tasks {
@@ -73,8 +73,17 @@ impl Core {
                     agent.allocated, agent.offered
                 ));
             }
-            if !agent.offers.is_empty() && agent.session().is_none() {
-                return Err(format!("agent {id} is away but has offers outstanding"));
+            if !agent.offers.is_empty() && !agent.is_offerable() {
+                return Err(format!(
+                    "agent {id} is not to be offered but has offers outstanding"
+                ));
+            }
+            let wire = allotment_proto::convert::resources_from_wire(&agent.info.resources);
+            if wire.as_ref() != Ok(&agent.total) {
+                return Err(format!(
+                    "agent {id} has {} but its registration says {wire:?}",
+                    agent.total
+                ));
             }
         }
         Ok(())
@@ -168,56 +177,80 @@ impl Core {
         Ok(())
     }
 
-    /// The module shows shares, not books; equal shares of everyone are strong evidence.
+    /// Whether the allocation module's books of every agent are the master's: who holds what,
+    /// and what is left.
     fn check_allocator(&self) -> Result<(), String> {
-        let mut total = Tally::default();
-        for agent in self.agents.values().filter(|a| a.is_allocatable()) {
-            total.add(&agent.total);
+        for (id, agent) in self.agents.iter().filter(|(_, a)| a.is_allocatable()) {
+            let mut expected: BTreeMap<(FrameworkId, Role), Resources> = BTreeMap::new();
+            let tasks = agent.tasks.iter().filter_map(|(framework, task)| {
+                let task = self.frameworks.get(framework)?.tasks.get(task)?;
+                task.holds.then_some(&task.grant)
+            });
+            let offers = agent.offers.iter().filter_map(|n| self.offers.get(*n));
+            for grant in tasks.chain(offers.map(|offer| &offer.grant)) {
+                let key = (grant.framework.clone(), grant.role.clone());
+                expected.entry(key).or_default().add(&grant.resources);
+            }
+            for (key, unbacked) in &agent.unbacked {
+                let held = expected.entry(key.clone()).or_default();
+                if !held.contains(unbacked) || *unbacked != unbacked.shared() {
+                    return Err(format!(
+                        "agent {id} counts {unbacked} as held beyond what was handed out, but \
+                         {key:?} holds {held}"
+                    ));
+                }
+                held.subtract(unbacked);
+            }
+            expected.retain(|_, held| !held.is_empty());
+            let told: BTreeMap<(FrameworkId, Role), Resources> = self
+                .allocator
+                .held(id)
+                .into_iter()
+                .map(|grant| ((grant.framework, grant.role), grant.resources))
+                .collect();
+            if told != expected {
+                return Err(format!(
+                    "the allocation module says that {told:?} is held on agent {id}, but by its \
+                     tasks and offers it is {expected:?}"
+                ));
+            }
+            let free = self.allocator.free(id);
+            if free != agent.free() {
+                return Err(format!(
+                    "the allocation module says that {free} is free on agent {id}, but {} is",
+                    agent.free()
+                ));
+            }
         }
-        for (id, framework) in &self.frameworks {
-            let (mut held, offered) = framework.held_sums();
-            held.merge(&offered);
-            let expected = dominant_share(&held, &total);
-            let told = self.allocator.framework_share(id);
-            if !same(told, expected) {
-                return Err(differs(id, told, expected));
+        self.check_limits()
+    }
+
+    /// What the last step offered took no role beyond its limit. More may be used than a limit
+    /// allows: it was before the limit was set, or came back with an agent.
+    fn check_limits(&self) -> Result<(), String> {
+        for (role, quota) in &self.shares.quotas {
+            let consumed = self.allocator.consumed(role);
+            let over = |name: &Name| {
+                let used = consumed.get(name).copied().unwrap_or_default();
+                quota.limits.get(name).is_some_and(|limit| used > *limit)
+            };
+            for (number, offer) in self.offers.fresh() {
+                let granted = &offer.grant;
+                if granted.role != *role && !role.is_ancestor_of(&granted.role) {
+                    continue;
+                }
+                let counted = granted.resources.filter(|name, lot| {
+                    lot.reservations().is_empty() && !lot.is_revocable() && over(name)
+                });
+                if let Some((name, _)) = counted.scalars().next() {
+                    return Err(format!(
+                        "offer {number} took role {role} to {:?} of {name}, beyond its limit {:?}",
+                        consumed.get(name),
+                        quota.limits.get(name)
+                    ));
+                }
             }
         }
         Ok(())
     }
-}
-
-fn dominant_share(held: &Tally, total: &Tally) -> Share {
-    let mut share = Share {
-        numerator: 0,
-        denominator: 1,
-    };
-    for (name, all) in total.to_resources().scalars() {
-        let candidate = Share {
-            numerator: held.get(name),
-            denominator: all.thousandths(),
-        };
-        if cross(candidate, share) > cross(share, candidate) {
-            share = candidate;
-        }
-    }
-    share
-}
-
-fn cross(a: Share, b: Share) -> u128 {
-    u128::from(a.numerator) * u128::from(b.denominator)
-}
-
-fn same(told: Share, expected: Share) -> bool {
-    if told.denominator == 0 {
-        return expected.numerator == 0;
-    }
-    cross(told, expected) == cross(expected, told)
-}
-
-fn differs(id: &FrameworkId, told: Share, expected: Share) -> String {
-    format!(
-        "the allocation module says framework {id} has {told:?} of the cluster, but by its tasks \
-         and offers it is {expected:?}"
-    )
 }

@@ -127,7 +127,8 @@ fn checked_tasks(
             ));
         }
         let resources = convert::resources_from_wire(&record.task.resources)
-            .map_err(|e| format!("the agent reports task {task} with bad resources: {e}"))?;
+            .map_err(|e| format!("the agent reports task {task} with bad resources: {e}"))?
+            .naming_volumes_of(total);
         if !convert::is_terminal(state) {
             if !free.contains(&resources) {
                 return Err(format!(
@@ -135,7 +136,8 @@ fn checked_tasks(
                      {resources}, but beside the others only {free} of {total} is left"
                 ));
             }
-            free.subtract(&resources);
+            // Shared volumes stay for the others.
+            free.subtract(&resources.unshared());
         }
         let role = record
             .task

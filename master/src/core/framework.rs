@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use allotment_allocator::{FrameworkSpec, RoleSpec};
-use allotment_proto::mesos;
+use allotment_allocator::{Constraints, FrameworkSpec, MinAllocatable, RoleSpec};
 use allotment_proto::mesos::framework_info::capability;
-use allotment_types::{FrameworkId, Role, TaskId, Timestamp};
+use allotment_proto::{convert, mesos};
+use allotment_types::{FrameworkId, Resources, Role, TaskId, Timestamp};
 
 use super::io::ConnId;
 use super::offer_news::OfferNews;
@@ -14,6 +14,7 @@ use super::out::Out;
 use super::registry::{FrameworkRecord, Record};
 use super::tally::Tally;
 use super::task::{EndedTask, Task, state_for};
+use super::wants::{self, WantError};
 
 /// How many ended tasks of one framework are remembered (Mesos: 1,000).
 const ENDED_KEPT: usize = 1000;
@@ -27,6 +28,8 @@ pub(super) struct Capabilities {
     pub(super) partition_aware: bool,
     pub(super) task_killing_state: bool,
     pub(super) multi_role: bool,
+    /// What matters to who is offered what.
+    pub(super) offers: allotment_allocator::Capabilities,
 }
 
 /// A framework's life.
@@ -56,6 +59,8 @@ pub(super) struct Framework {
     pub(super) info: mesos::FrameworkInfo,
     pub(super) roles: BTreeSet<Role>,
     pub(super) suppressed: BTreeSet<Role>,
+    pub(super) constraints: BTreeMap<Role, Constraints>,
+    pub(super) min_allocatable: BTreeMap<Role, MinAllocatable>,
     pub(super) capabilities: Capabilities,
     pub(super) failover_timeout: Duration,
     pub(super) state: FrameworkState,
@@ -72,7 +77,7 @@ pub(super) struct Framework {
 }
 
 /// Why a `FrameworkInfo` was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum InfoError {
     #[error("the framework names no role; set `roles` (with MULTI_ROLE) or `role`")]
     NoRoles,
@@ -88,6 +93,8 @@ pub(super) enum InfoError {
     Role(#[from] allotment_types::role::RoleError),
     #[error("role {0} is named twice in `roles`; name it once")]
     RoleTwice(Role),
+    #[error(transparent)]
+    Want(#[from] WantError),
     #[error("suppressed role {0} is not among the framework's roles; suppress only its own")]
     SuppressedNotOwn(Role),
     #[error(
@@ -106,6 +113,7 @@ pub(super) enum InfoError {
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) roles: BTreeSet<Role>,
+    pub(super) min_allocatable: BTreeMap<Role, MinAllocatable>,
     pub(super) capabilities: Capabilities,
     pub(super) failover_timeout: Duration,
 }
@@ -157,6 +165,7 @@ impl Checked {
         // More than a duration can hold means for ever.
         let failover_timeout = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         Ok(Self {
+            min_allocatable: wants::min_allocatable(&roles, &info.offer_filters)?,
             roles,
             capabilities,
             failover_timeout,
@@ -192,6 +201,13 @@ fn capabilities(info: &mesos::FrameworkInfo) -> Capabilities {
         partition_aware: has(capability::Type::PartitionAware),
         task_killing_state: has(capability::Type::TaskKillingState),
         multi_role: has(capability::Type::MultiRole),
+        offers: allotment_allocator::Capabilities {
+            revocable: has(capability::Type::RevocableResources),
+            shared: has(capability::Type::SharedResources),
+            gpu: has(capability::Type::GpuResources),
+            region_aware: has(capability::Type::RegionAware),
+            reservation_refinement: has(capability::Type::ReservationRefinement),
+        },
     }
 }
 
@@ -208,6 +224,8 @@ impl Framework {
             info,
             roles: checked.roles,
             suppressed: BTreeSet::new(),
+            constraints: BTreeMap::new(),
+            min_allocatable: checked.min_allocatable,
             capabilities: checked.capabilities,
             failover_timeout: checked.failover_timeout,
             state,
@@ -223,11 +241,24 @@ impl Framework {
     pub(super) fn spec(&self) -> FrameworkSpec {
         let wanted = |role: &Role| RoleSpec {
             suppressed: self.suppressed.contains(role),
-            ..RoleSpec::default()
+            min_allocatable: self.min_allocatable.get(role).cloned(),
+            constraints: self.constraints.get(role).cloned(),
         };
         FrameworkSpec {
             roles: self.roles.iter().map(|r| (r.clone(), wanted(r))).collect(),
-            ..FrameworkSpec::default()
+            capabilities: self.capabilities.offers,
+        }
+    }
+
+    /// Writes resources in the form that this framework understands; with `role`, as allocated to
+    /// it.
+    pub(super) fn write(&self, resources: &Resources, role: &Role) -> Vec<mesos::Resource> {
+        // Mesos: a framework without MULTI_ROLE never hears of allocation roles.
+        let role = self.capabilities.multi_role.then(|| role.as_str());
+        if self.capabilities.offers.reservation_refinement {
+            convert::resources_to_wire(resources, role)
+        } else {
+            convert::resources_to_old_wire(resources, role)
         }
     }
 

@@ -121,6 +121,18 @@ pub enum Request {
     KillTask(allot::KillTaskRequest),
     /// Remove a framework for good.
     RemoveFramework(allot::RemoveFrameworkRequest),
+    /// Set the weight of a role.
+    SetWeight(allot::SetWeightRequest),
+    /// Set or remove the quota of a role.
+    SetQuota(allot::SetQuotaRequest),
+    /// Deactivate, drain or activate an agent.
+    SetAgent(allot::SetAgentRequest),
+    /// Plan or cancel an agent's absence.
+    SetMaintenance(allot::SetMaintenanceRequest),
+    /// Reserve resources of an agent.
+    Reserve(allot::ReserveRequest),
+    /// End reservations on an agent.
+    Unreserve(allot::ReserveRequest),
     /// Why things stand as they do.
     Why(allot::WhyRequest),
     /// The recent events; from then on the edge forwards every [`Effect::Publish`].
@@ -148,6 +160,12 @@ pub enum Reply {
     Roles(Vec<allot::RoleView>),
     /// To requests that only act.
     Done,
+    /// To requests that change a role.
+    Role(Box<allot::RoleView>),
+    /// To [`Request::SetQuota`].
+    Quota(Box<allot::SetQuotaResponse>),
+    /// To requests that change an agent.
+    Agent(Box<allot::AgentView>),
     /// To [`Request::Why`].
     Why(allot::WhyResponse),
     /// To [`Request::Events`]: the past to show first.
@@ -169,6 +187,9 @@ pub enum Refusal {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// It contradicts how things stand.
+    #[error("{0}")]
+    Precondition(String),
     /// A key of the store is not at the version that was expected.
     #[error(
         "key {:?} was expected at version {} but is at version {}; read it again and retry",

@@ -115,6 +115,7 @@ impl Core {
         for (framework, task) in self.tasks_of(id) {
             self.lose_sight(id, &framework, &task);
         }
+        self.rescind_inverse_offers_of_agent(id);
         self.allocator.remove_agent(id);
         self.announce_lost(id);
     }
@@ -202,6 +203,7 @@ impl Core {
                 self.forget_task(&framework_id, &task_id);
             }
         }
+        self.rescind_inverse_offers_of_agent(id);
         self.allocator.remove_agent(id);
         if let Some(agent) = self.agents.remove(id) {
             let message = format!("agent {} left the cluster", agent.hostname);

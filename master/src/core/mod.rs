@@ -3,9 +3,11 @@
 //! Each submodule is one idea: [`registry`] (what is durable), [`io`] (inputs and effects),
 //! `subscribe` and `removal` (a framework's life), `checkin`, `register`, `adopt`
 //! and `liveness` (an agent's life),
-//! `offers` and `accept` (resources on their way to tasks), `calls` and `reconcile` (the other
-//! calls), `updates` (how tasks do), `views`, `why` and `offer_news` (what operators see), `kv` (the store),
-//! `check` (the invariants).
+//! `wants` (what a framework wants to be offered), `offers`, `accept`, `launch` and `operations`
+//! (resources on their way to tasks), `inverse` (resources asked back), `calls` and `reconcile`
+//! (the other calls), `updates` (how tasks do), `shares`, `wishes` and `reserve` (what operators
+//! set), `recovery` (waiting after a restart), `views`, `why` and `offer_news` (what operators
+//! see), `kv` (the store), `check` (the invariants).
 //!
 //! Who is offered what is left to the allocation module; see [`allotment_allocator`].
 
@@ -16,24 +18,32 @@ mod calls;
 mod check;
 mod checkin;
 mod framework;
+mod inverse;
 pub mod io;
 mod kv;
+mod launch;
 mod liveness;
 mod metrics;
 mod offer_news;
 mod offers;
+mod operations;
 mod out;
 mod reconcile;
+mod recovery;
 mod register;
 pub mod registry;
 mod removal;
+mod reserve;
+mod shares;
 mod subscribe;
 mod tally;
 mod task;
 mod timers;
 mod updates;
 mod views;
+mod wants;
 mod why;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -42,15 +52,19 @@ use allotment_allocator::Allocator;
 use allotment_proto::mesos;
 use allotment_types::{AgentId, Effects, FrameworkId, Timestamp};
 
-use agent::{Agent, AgentState, parse_url};
+use agent::{Agent, AgentState};
 use framework::{Checked, Framework, FrameworkState};
+use inverse::InverseOffers;
 pub use io::{ConnId, Effect, Input, Refusal, Reply, Request, RequestId};
 use kv::Store;
 pub use metrics::{Counters, Metrics};
 use offers::Offers;
 use out::{About, Out};
+use recovery::Recovery;
 use register::Session;
 use registry::{Record, Registry};
+use shares::Shares;
+use tally::Tally;
 use timers::{Timer, Timers};
 
 /// How long a new connection may take to say who it is.
@@ -106,6 +120,10 @@ pub struct Core {
     /// Connections of agents; `None` until they register.
     agent_conns: BTreeMap<ConnId, Option<Session>>,
     offers: Offers,
+    inverse: InverseOffers,
+    shares: Shares,
+    /// Set while nothing is offered after a restart.
+    recovery: Option<Recovery>,
     store: Store,
     completed: VecDeque<Completed>,
     /// Ids that may not subscribe again, oldest first.
@@ -134,6 +152,9 @@ impl Core {
             framework_conns: BTreeMap::new(),
             agents: BTreeMap::new(),
             agent_conns: BTreeMap::new(),
+            inverse: InverseOffers::default(),
+            shares: Shares::from_registry(&registry),
+            recovery: None,
             store: Store::new(registry.store, registry.store_version),
             completed: VecDeque::new(),
             tombstones: VecDeque::new(),
@@ -141,6 +162,7 @@ impl Core {
             next_framework: 0,
             next_agent: 0,
         };
+        core.apply_shares();
         let mut removed = Vec::new();
         for (id, record) in registry.frameworks {
             match record.removed_at {
@@ -156,6 +178,10 @@ impl Core {
         for (id, record) in registry.agents {
             core.recover_agent(id, record);
         }
+        for (id, record) in &registry.wishes {
+            core.recover_wish(id, record);
+        }
+        core.hold_off();
         core.out.publish(
             "master-started",
             About::default(),
@@ -203,23 +229,18 @@ impl Core {
                 AgentState::Recovering { since: now, until }
             }
         };
-        let total = allotment_proto::convert::resources_from_wire(&record.info.resources)
-            .unwrap_or_default();
-        let agent = Agent {
-            hostname: record.info.hostname.as_str().into(),
-            url: record.url.as_str().into(),
-            wire_url: parse_url(&record.url),
-            version: record.version,
-            info: record.info,
-            total,
-            state,
-            tasks: BTreeSet::new(),
-            offers: BTreeSet::new(),
-            allocated: allotment_types::Resources::EMPTY,
-            offered: allotment_types::Resources::EMPTY,
-            id: id.clone(),
-        };
+        let mut agent = Agent::new(id.clone(), record.info, record.url, state);
+        agent.version = record.version;
         self.agents.insert(id, agent);
+    }
+
+    fn recover_wish(&mut self, id: &AgentId, record: &registry::WishRecord) {
+        if let Some(agent) = self.agents.get_mut(id) {
+            agent.wish = wishes::Wish::from_record(record);
+            if let Some(at) = agent.wish.back_at() {
+                self.timers.set(at, Timer::MaintenanceOver(id.clone()));
+            }
+        }
     }
 
     /// Takes one fact in.
@@ -228,6 +249,7 @@ impl Core {
     /// [`Self::next_deadline`] is reached, at the latest after the inputs that were waiting.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Effects<Record, Effect> {
         self.out.now = self.out.now.max(now);
+        self.offers.begin_step();
         match input {
             Input::Tick => self.on_tick(),
             Input::FrameworkOpened { conn } => {
@@ -272,6 +294,8 @@ impl Core {
                 Timer::Failover(id) => self.on_failover_timeout(&id),
                 Timer::AgentSilent(id) => self.on_agent_silent(&id),
                 Timer::AgentForgotten(id) => self.on_agent_forgotten(&id),
+                Timer::MaintenanceOver(id) => self.on_maintenance_over(&id),
+                Timer::RecoveryOver => self.on_recovery_over(),
             }
         }
         self.expire_offers();
@@ -290,6 +314,30 @@ impl Core {
             Request::KillTask(request) => self.operator_kill(&request).map(|()| Reply::Done),
             Request::RemoveFramework(request) => {
                 self.operator_remove(&request).map(|()| Reply::Done)
+            }
+            Request::SetWeight(request) => {
+                let set = self.operator_set_weight(&request)?;
+                Ok(Reply::Role(Box::new(set)))
+            }
+            Request::SetQuota(request) => {
+                let set = self.operator_set_quota(&request)?;
+                Ok(Reply::Quota(Box::new(set)))
+            }
+            Request::SetAgent(request) => {
+                let set = self.operator_set_agent(&request)?;
+                Ok(Reply::Agent(Box::new(set)))
+            }
+            Request::SetMaintenance(request) => {
+                let set = self.operator_set_maintenance(&request)?;
+                Ok(Reply::Agent(Box::new(set)))
+            }
+            Request::Reserve(request) => {
+                let set = self.operator_reserve(request)?;
+                Ok(Reply::Agent(Box::new(set)))
+            }
+            Request::Unreserve(request) => {
+                let set = self.operator_unreserve(request)?;
+                Ok(Reply::Agent(Box::new(set)))
             }
             Request::Why(request) => self.why(&request.subject).map(Reply::Why),
             Request::Events(request) => Ok(Reply::Events(if request.replay {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allotment_allocator::{Allocation, Grant, Recovery};
-use allotment_proto::{convert, mesos, scheduler};
+use allotment_proto::{mesos, scheduler};
 use allotment_types::{AgentId, FrameworkId, Timestamp};
 use prost::Message;
 
 use super::agent::Agent;
+use super::framework::Framework;
 use super::offer_news::Fate;
 use super::out::event_of;
+use super::wishes::unavailability_to_wire;
 use super::{Core, CoreConfig};
 
 /// One OFFERS event carries about this many bytes of offers at most; clients refuse records
@@ -31,6 +33,8 @@ pub(super) struct Offers {
     /// Offers are numbered; on the wire `<masterId>-O<number>`.
     prefix: String,
     next: u64,
+    /// The first number that the step under way may give.
+    first_fresh: u64,
     /// Every offer stands equally long, so the first one expires first.
     outstanding: BTreeMap<u64, Offer>,
     timeout: Duration,
@@ -46,6 +50,7 @@ impl Offers {
         Self {
             prefix: format!("{}-O", config.info.id),
             next: 0,
+            first_fresh: 0,
             outstanding: BTreeMap::new(),
             timeout: config.offer_timeout,
             coalesce: config.allocation_coalesce,
@@ -79,6 +84,24 @@ impl Offers {
 
     pub(super) fn id(&self, number: u64) -> String {
         format!("{}{number}", self.prefix)
+    }
+
+    /// Another step begins.
+    pub(super) fn begin_step(&mut self) {
+        self.first_fresh = self.next;
+    }
+
+    /// What the latest step offered.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = (u64, &Offer)> {
+        let fresh = self.outstanding.range(self.first_fresh..);
+        fresh.map(|(number, offer)| (*number, offer))
+    }
+
+    /// A number that no offer had yet.
+    pub(super) fn next_number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
     }
 
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
@@ -118,21 +141,16 @@ impl Core {
         self.offers.last_round = Some(now);
         self.out.counters.allocation_runs += 1;
         let mut by_framework: BTreeMap<FrameworkId, Vec<mesos::Offer>> = BTreeMap::new();
-        for allocation in self.allocator.allocate(now).allocations {
+        let round = self.allocator.allocate(now);
+        for allocation in round.allocations {
             let (Some(framework), Some(agent)) = (
                 self.frameworks.get_mut(&allocation.framework),
                 self.agents.get_mut(&allocation.agent),
             ) else {
                 continue;
             };
-            let number = self.offers.next;
-            self.offers.next += 1;
-            let wire = offer_to_wire(
-                self.offers.id(number),
-                &allocation,
-                agent,
-                framework.capabilities.multi_role,
-            );
+            let number = self.offers.next_number();
+            let wire = offer_to_wire(self.offers.id(number), &allocation, agent, framework);
             let Allocation {
                 framework: id,
                 role,
@@ -160,6 +178,7 @@ impl Core {
         for (id, offers) in by_framework {
             self.send_offers(&id, offers);
         }
+        self.send_inverse_offers(round.inverse);
     }
 
     fn send_offers(&mut self, framework: &FrameworkId, offers: Vec<mesos::Offer>) {
@@ -280,10 +299,9 @@ fn offer_to_wire(
     id: String,
     allocation: &Allocation,
     agent: &Agent,
-    multi_role: bool,
+    framework: &Framework,
 ) -> mesos::Offer {
-    // Mesos: a framework without MULTI_ROLE never hears of allocation roles.
-    let role = multi_role.then(|| allocation.role.as_str());
+    let role = &allocation.role;
     mesos::Offer {
         id: mesos::OfferId { value: id },
         framework_id: (&allocation.framework).into(),
@@ -291,11 +309,14 @@ fn offer_to_wire(
         hostname: agent.info.hostname.clone(),
         url: agent.wire_url.clone(),
         domain: agent.info.domain.clone(),
-        resources: convert::resources_to_wire(&allocation.resources, role),
+        resources: framework.write(&allocation.resources, role),
         attributes: agent.info.attributes.clone(),
         executor_ids: Vec::new(),
-        allocation_info: role.map(|role| mesos::resource::AllocationInfo {
-            role: Some(role.to_owned()),
+        unavailability: agent.wish.unavailability.map(unavailability_to_wire),
+        allocation_info: framework.capabilities.multi_role.then(|| {
+            mesos::resource::AllocationInfo {
+                role: Some(role.as_str().to_owned()),
+            }
         }),
     }
 }

@@ -1,11 +1,9 @@
 //! Agents arrive and come back: from the first word on a stream to a place in the books.
 
-use std::collections::BTreeSet;
-
 use allotment_allocator::AgentSpec;
 use allotment_proto::allot::agent_message::Message as Said;
 use allotment_proto::allot::master_message::Message;
-use allotment_proto::{allot, mesos};
+use allotment_proto::{allot, convert, mesos};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
 
 use super::Core;
@@ -84,7 +82,13 @@ impl Core {
                 Err(message) => return self.reject_agent(conn, message),
             },
         };
+        let mut checkin = checkin;
         let known = self.agents.contains_key(&id);
+        let kept = self.kept_total(&id, &checkin);
+        if let Some(kept) = &kept {
+            checkin.total = kept.clone();
+            checkin.info.resources = convert::resources_to_wire(kept, None);
+        }
         let mut returned = false;
         if known {
             returned = self.close_previous_session(&id);
@@ -128,7 +132,12 @@ impl Core {
             ping_timeout_seconds: silence.as_secs_f64(),
         };
         self.out.send_agent(conn, Message::Registered(registered));
+        if kept.is_some() {
+            self.apply_resources(&id);
+        }
         self.kill_unwanted(&id, strays);
+        self.drain(&id);
+        self.note_return(&id);
         let session = Session {
             agent: id,
             last_heard: self.out.now,
@@ -138,6 +147,28 @@ impl Core {
         self.agent_conns.insert(conn, Some(session));
         let at = self.out.now + self.config.agent_ping_interval;
         self.timers.set(at, Timer::Ping(conn));
+    }
+
+    /// What a known agent has, when it reports the same amounts but was not told of the latest
+    /// reservations and volumes: its session broke first. It is told again then.
+    ///
+    /// `None` when it is right: what its own settings declare has changed, or what runs there
+    /// does not fit into what is believed here.
+    fn kept_total(&self, id: &AgentId, checkin: &Checkin) -> Option<Resources> {
+        let kept = &self.agents.get(id)?.total;
+        if *kept == checkin.total || kept.declared() != checkin.total.declared() {
+            return None;
+        }
+        let mut free = kept.clone();
+        for reported in checkin.tasks.values() {
+            if !convert::is_terminal(reported.state) {
+                if !free.contains(&reported.resources) {
+                    return None;
+                }
+                free.subtract(&reported.resources.unshared());
+            }
+        }
+        Some(kept.clone())
     }
 
     fn new_agent_id(&mut self) -> Result<AgentId, String> {
@@ -215,20 +246,10 @@ impl Core {
                 changed
             }
             None => {
-                let agent = Agent {
-                    id: id.clone(),
-                    info,
-                    hostname,
-                    url: url.into(),
-                    wire_url: Some(wire_url),
-                    version,
-                    total,
-                    state,
-                    tasks: BTreeSet::new(),
-                    offers: BTreeSet::new(),
-                    allocated: Resources::EMPTY,
-                    offered: Resources::EMPTY,
-                };
+                let mut agent = Agent::new(id.clone(), info, url, state);
+                agent.wire_url = Some(wire_url);
+                agent.version = version;
+                agent.total = total;
                 self.agents.insert(id.clone(), agent);
                 true
             }
@@ -236,9 +257,11 @@ impl Core {
     }
 
     fn give_to_allocator(&mut self, id: &AgentId) {
-        let Some(agent) = self.agents.get(id) else {
+        let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
+        // Every copy of a shared volume is told below.
+        agent.unbacked.clear();
         let used = agent
             .tasks
             .iter()
@@ -250,10 +273,14 @@ impl Core {
         let spec = AgentSpec {
             total,
             used,
-            ..AgentSpec::default()
+            hostname: agent.hostname.to_string(),
+            attributes: agent.attributes(),
+            domain: agent.domain(),
         };
+        let (offerable, away) = (agent.is_offerable(), agent.wish.unavailability);
         self.allocator.add_agent(id, spec);
-        self.allocator.set_agent_active(id, true);
+        self.allocator.set_agent_active(id, offerable);
+        self.allocator.set_unavailability(id, away);
         self.offers.want_round();
     }
 

@@ -31,6 +31,63 @@ pub enum Record {
     /// A commit to the key-value store.
     #[prost(message, tag = "5")]
     Store(StoreRecord),
+    /// The weight of a role changed.
+    #[prost(message, tag = "6")]
+    Weight(WeightRecord),
+    /// The quota of a role changed; without amounts it is removed.
+    #[prost(message, tag = "7")]
+    Quota(QuotaRecord),
+    /// Operators want something else of an agent.
+    #[prost(message, tag = "8")]
+    Wish(WishRecord),
+}
+
+/// How much a role counts.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WeightRecord {
+    /// Which role.
+    #[prost(string, required, tag = "1")]
+    pub role: String,
+    /// 1000 unless set.
+    #[prost(uint64, required, tag = "2")]
+    pub thousandths: u64,
+}
+
+/// What a role may have and is promised.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct QuotaRecord {
+    /// Which role.
+    #[prost(string, required, tag = "1")]
+    pub role: String,
+    /// In thousandths, by name.
+    #[prost(btree_map = "string, uint64", tag = "2")]
+    pub guarantees: BTreeMap<String, u64>,
+    /// In thousandths, by name.
+    #[prost(btree_map = "string, uint64", tag = "3")]
+    pub limits: BTreeMap<String, u64>,
+}
+
+/// What operators want of an agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WishRecord {
+    /// Which agent.
+    #[prost(string, required, tag = "1")]
+    pub agent: String,
+    /// Not to be offered.
+    #[prost(bool, required, tag = "2")]
+    pub deactivated: bool,
+    /// Nothing is to run there.
+    #[prost(bool, required, tag = "3")]
+    pub draining: bool,
+    /// Of a drain: nanoseconds between SIGTERM and SIGKILL; absent: what each task says.
+    #[prost(uint64, optional, tag = "4")]
+    pub grace: Option<u64>,
+    /// When it is planned to be away: nanoseconds since the Unix epoch.
+    #[prost(uint64, optional, tag = "5")]
+    pub unavailable_from: Option<u64>,
+    /// For how many nanoseconds; absent: for good.
+    #[prost(uint64, optional, tag = "6")]
+    pub unavailable_for: Option<u64>,
 }
 
 /// An admitted agent.
@@ -114,6 +171,12 @@ pub struct Registry {
     pub store: BTreeMap<Arc<str>, Namespace>,
     /// The version of the latest commit to the store.
     pub store_version: u64,
+    /// Weights other than 1, in thousandths.
+    pub weights: BTreeMap<String, u64>,
+    /// Quotas, by role.
+    pub quotas: BTreeMap<String, QuotaRecord>,
+    /// What operators want of agents beside the usual.
+    pub wishes: BTreeMap<AgentId, WishRecord>,
 }
 
 impl Registry {
@@ -129,6 +192,7 @@ impl Registry {
             Record::AgentRemoved(id) => {
                 if let Ok(id) = AgentId::parse(&id) {
                     self.agents.remove(&id);
+                    self.wishes.remove(&id);
                 }
             }
             Record::Framework(framework) => {
@@ -140,6 +204,31 @@ impl Registry {
             Record::FrameworkForgotten(id) => {
                 if let Ok(id) = FrameworkId::parse(&id) {
                     self.frameworks.remove(&id);
+                }
+            }
+            Record::Weight(weight) => {
+                if weight.thousandths == 1000 {
+                    self.weights.remove(&weight.role);
+                } else {
+                    self.weights.insert(weight.role, weight.thousandths);
+                }
+            }
+            Record::Quota(quota) => {
+                if quota.guarantees.is_empty() && quota.limits.is_empty() {
+                    self.quotas.remove(&quota.role);
+                } else {
+                    self.quotas.insert(quota.role.clone(), quota);
+                }
+            }
+            Record::Wish(wish) => {
+                if let Ok(id) = AgentId::parse(&wish.agent) {
+                    let usual =
+                        !wish.deactivated && !wish.draining && wish.unavailable_from.is_none();
+                    if usual {
+                        self.wishes.remove(&id);
+                    } else {
+                        self.wishes.insert(id, wish);
+                    }
                 }
             }
             Record::Store(commit) => {

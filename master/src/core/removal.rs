@@ -42,6 +42,7 @@ impl Core {
         self.timers.set(until, Timer::Failover(id.clone()));
         self.allocator.deactivate_framework(&id);
         self.withdraw_offers_of_framework(&id);
+        self.withdraw_inverse_offers_of_framework(&id);
     }
 
     pub(super) fn on_failover_timeout(&mut self, id: &FrameworkId) {
@@ -96,6 +97,7 @@ impl Core {
         self.bar(id);
         self.allocator.deactivate_framework(id);
         self.withdraw_offers_of_framework(id);
+        self.withdraw_inverse_offers_of_framework(id);
         self.kill_all_tasks(id);
     }
 

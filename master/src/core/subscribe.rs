@@ -44,6 +44,9 @@ impl Core {
         let suppressed = checked
             .suppressed(&subscribe.suppressed_roles)
             .map_err(|e| e.to_string())?;
+        let constraints =
+            super::wants::constraints(&checked.roles, subscribe.offer_constraints.as_ref())
+                .map_err(|e| e.to_string())?;
         let since = self.out.now;
         let connected = FrameworkState::Connected { conn, since };
         let id = match id {
@@ -78,6 +81,7 @@ impl Core {
             return Ok(());
         };
         framework.suppressed = suppressed;
+        framework.constraints = constraints;
         framework.registered = true;
         self.allocator.add_framework(&id, framework.spec());
         self.out.persist(framework.record());
@@ -124,6 +128,7 @@ impl Core {
         info.id = Some(id.into());
         framework.info = info;
         framework.roles = checked.roles;
+        framework.min_allocatable = checked.min_allocatable;
         framework.capabilities = checked.capabilities;
         framework.failover_timeout = checked.failover_timeout;
         framework.state = FrameworkState::Connected {
@@ -154,6 +159,78 @@ impl Core {
         }
         // The new instance does not know the offers of the old one.
         self.withdraw_offers_of_framework(id);
+        self.withdraw_inverse_offers_of_framework(id);
+        Ok(())
+    }
+
+    /// UPDATE_FRAMEWORK: a framework that stays connected wants something else.
+    pub(super) fn on_update_framework(
+        &mut self,
+        id: &FrameworkId,
+        update: scheduler::call::UpdateFramework,
+    ) -> Result<(), String> {
+        let mut info = update.framework_info;
+        let checked = Checked::new(&info).map_err(|e| e.to_string())?;
+        let suppressed = checked
+            .suppressed(&update.suppressed_roles)
+            .map_err(|e| e.to_string())?;
+        let constraints =
+            super::wants::constraints(&checked.roles, update.offer_constraints.as_ref())
+                .map_err(|e| e.to_string())?;
+        let framework = self
+            .frameworks
+            .get_mut(id)
+            .ok_or_else(|| format!("framework {id} is gone"))?;
+        if let Some(named) = info.id.as_ref().filter(|named| named.value != id.as_str()) {
+            return Err(format!(
+                "the framework_info names framework {} but this stream is framework {id}'s",
+                super::accept::truncated(&named.value)
+            ));
+        }
+        let old = &framework.info;
+        for (field, same) in [
+            ("user", old.user == info.user),
+            ("principal", old.principal == info.principal),
+            ("checkpoint", old.checkpoint() == info.checkpoint()),
+        ] {
+            if !same {
+                return Err(format!(
+                    "the update changes `{field}`, which stays as it was subscribed with; leave it \
+                     as it is"
+                ));
+            }
+        }
+        info.id = Some(id.into());
+        framework.info = info;
+        framework.roles = checked.roles;
+        framework.min_allocatable = checked.min_allocatable;
+        framework.capabilities = checked.capabilities;
+        framework.failover_timeout = checked.failover_timeout;
+        framework.suppressed = suppressed;
+        framework.constraints = constraints;
+        self.allocator.add_framework(id, framework.spec());
+        self.out.persist(framework.record());
+        let name = &framework.info.name;
+        let roles: Vec<&str> = framework.roles.iter().map(|r| r.as_str()).collect();
+        let message = format!(
+            "framework {name} changed what it wants; its roles are {}",
+            roles.join(", ")
+        );
+        self.out
+            .publish("framework-updated", About::framework(id), message);
+        let gone: Vec<u64> = framework
+            .offers
+            .iter()
+            .filter(|number| {
+                let offer = self.offers.get(**number);
+                offer.is_some_and(|offer| !framework.roles.contains(&offer.grant.role))
+            })
+            .copied()
+            .collect();
+        for number in gone {
+            self.rescind_offer(number);
+        }
+        self.offers.want_round();
         Ok(())
     }
 

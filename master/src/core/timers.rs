@@ -25,6 +25,10 @@ pub(super) enum Timer {
     AgentSilent(AgentId),
     /// An unreachable agent is given up.
     AgentForgotten(AgentId),
+    /// An agent's planned absence is over.
+    MaintenanceOver(AgentId),
+    /// Agents were waited for long enough after a restart.
+    RecoveryOver,
 }
 
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! How tasks do: status updates from agents, and tasks that end.
 
-use allotment_allocator::Recovery;
+use allotment_allocator::{Grant, Recovery};
 use allotment_proto::allot::master_message::Message;
 use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::Reason;
@@ -152,9 +152,15 @@ impl Core {
         }
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             agent.allocated.subtract(&grant.resources);
+            let resources = agent.settle(framework_id, &grant.role, &grant.resources);
             if agent.is_allocatable() {
+                let released = Grant {
+                    resources,
+                    ..grant.clone()
+                };
+                let (agent, now) = (&task.agent, self.out.now);
                 self.allocator
-                    .recover(self.out.now, &task.agent, grant, Recovery::Ended);
+                    .recover(now, agent, &released, Recovery::Ended);
                 self.offers.want_round();
             }
         }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use allotment_proto::convert::resources_view;
+use allotment_proto::convert::{amounts_view, resources_view};
 use allotment_proto::mesos::TaskState;
 use allotment_proto::{VERSION, allot};
-use allotment_types::{FrameworkId, Resources, Role, TaskId, Timestamp};
+use allotment_types::{AgentId, FrameworkId, Resources, Role, TaskId, Timestamp};
 
 use super::agent::{Agent, AgentState, print_attribute};
 use super::framework::{Framework, FrameworkState};
@@ -46,8 +46,8 @@ impl Core {
         let mut sums = (Tally::default(), Tally::default(), Tally::default());
         for agent in self.agents.values().filter(|a| a.is_allocatable()) {
             sums.0.add(&agent.total);
-            sums.1.add(&agent.allocated);
-            sums.2.add(&agent.offered);
+            sums.1.add(&agent.once(&agent.allocated));
+            sums.2.add(&agent.once(&agent.offered));
         }
         sums
     }
@@ -67,6 +67,9 @@ impl Core {
             total: resources_view(&total.to_resources()),
             allocated: resources_view(&allocated.to_resources()),
             offered: resources_view(&offered.to_resources()),
+            allocator: None,
+            recovering_agents: self.recovery.as_ref().map(|r| count(r.awaited())),
+            recovering_until: self.recovery.as_ref().map(|r| r.until.as_secs_f64()),
         }
     }
 
@@ -76,11 +79,13 @@ impl Core {
 
     fn agent_view(&self, agent: &Agent) -> allot::AgentView {
         let (state, since) = agent_state(agent);
-        let live = agent
+        let n_live = agent
             .tasks
             .iter()
             .filter_map(|(framework, task)| self.frameworks.get(framework)?.tasks.get(task))
-            .filter(|task| !task.is_terminal());
+            .filter(|task| !task.is_terminal())
+            .count();
+        let away = agent.wish.unavailability;
         allot::AgentView {
             id: agent.id.to_string(),
             hostname: agent.hostname.to_string(),
@@ -88,13 +93,25 @@ impl Core {
             state: state.to_owned(),
             since: since.as_secs_f64(),
             total: resources_view(&agent.total),
-            allocated: resources_view(&agent.allocated),
-            offered: resources_view(&agent.offered),
+            allocated: resources_view(&agent.once(&agent.allocated)),
+            offered: resources_view(&agent.once(&agent.offered)),
             free: resources_view(&agent.free()),
             attributes: agent.info.attributes.iter().map(print_attribute).collect(),
-            tasks_live: count(live.count()),
+            tasks_live: count(n_live),
             version: agent.version.clone(),
+            activity: Some(agent.activity(n_live).to_owned()),
+            unavailable_from: away.map(|a| a.start.as_secs_f64()),
+            unavailable_seconds: away.and_then(|a| a.duration).map(|d| d.as_secs_f64()),
+            answers: self.answer_views(agent),
+            domain: agent.domain().map(|domain| domain.to_string()),
         }
+    }
+
+    pub(super) fn agent_view_of(&self, id: &AgentId) -> Result<allot::AgentView, Refusal> {
+        let agent = self.agents.get(id);
+        agent
+            .map(|agent| self.agent_view(agent))
+            .ok_or_else(|| Refusal::NotFound(format!("agent {id} is gone")))
     }
 
     pub(super) fn framework_views(&self) -> Vec<allot::FrameworkView> {
@@ -135,6 +152,16 @@ impl Core {
             offered: Tally,
         }
         let mut rows: BTreeMap<&Role, Row> = BTreeMap::new();
+        for role in self.shares.weights.keys().chain(self.shares.quotas.keys()) {
+            rows.entry(role).or_default();
+        }
+        for agent in self.agents.values() {
+            for (_, lot, _) in agent.total.iter() {
+                for reservation in lot.reservations() {
+                    rows.entry(&reservation.role).or_default();
+                }
+            }
+        }
         for framework in self.frameworks.values() {
             if !framework.is_removed() {
                 for role in &framework.roles {
@@ -158,8 +185,23 @@ impl Core {
                 allocated: resources_view(&row.allocated.to_resources()),
                 offered: resources_view(&row.offered.to_resources()),
                 dominant_share: self.allocator.role_share(role).as_f64(),
+                guarantees: amounts_view(&self.allocator.quota(role).guarantees),
+                limits: amounts_view(&self.allocator.quota(role).limits),
+                consumed: amounts_view(&self.allocator.consumed(role)),
             })
             .collect()
+    }
+
+    /// One role, which may have nothing to show for itself.
+    pub(super) fn role_view(&self, role: &Role) -> allot::RoleView {
+        let mut views = self.role_views().into_iter();
+        views
+            .find(|view| view.name == role.as_str())
+            .unwrap_or_else(|| allot::RoleView {
+                name: role.to_string(),
+                weight: thousandths(self.allocator.weight(role)),
+                ..Default::default()
+            })
     }
 
     pub(super) fn task_views(

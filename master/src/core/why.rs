@@ -255,7 +255,7 @@ impl Core {
         lines
     }
 
-    fn framework_name(&self, id: &FrameworkId) -> String {
+    pub(super) fn framework_name(&self, id: &FrameworkId) -> String {
         self.frameworks
             .get(id)
             .map_or_else(|| id.to_string(), |f| f.info.name.clone())

@@ -8,12 +8,18 @@ use allotment_types::{AgentId, FrameworkId};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::core::registry::{AgentRecord, FORMAT, FrameworkRecord, Record, Registry, StoredEntry};
+use crate::core::registry::{
+    AgentRecord, FORMAT, FrameworkRecord, QuotaRecord, Record, Registry, StoredEntry, WeightRecord,
+    WishRecord,
+};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const AGENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("agents");
 const FRAMEWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("frameworks");
 const STORE: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("store");
+const WEIGHTS: TableDefinition<'_, &str, u64> = TableDefinition::new("weights");
+const QUOTAS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quotas");
+const WISHES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("wishes");
 
 const FORMAT_KEY: &str = "format";
 const STORE_VERSION_KEY: &str = "store_version";
@@ -127,6 +133,9 @@ impl Disk {
             let mut agents = transaction.open_table(AGENTS)?;
             let mut frameworks = transaction.open_table(FRAMEWORKS)?;
             let mut store = transaction.open_table(STORE)?;
+            let mut weights = transaction.open_table(WEIGHTS)?;
+            let mut quotas = transaction.open_table(QUOTAS)?;
+            let mut wishes = transaction.open_table(WISHES)?;
             for record in records {
                 match record {
                     Record::Agent(agent) => {
@@ -136,6 +145,7 @@ impl Disk {
                     }
                     Record::AgentRemoved(id) => {
                         agents.remove(id.as_str())?;
+                        wishes.remove(id.as_str())?;
                     }
                     Record::Framework(framework) => {
                         if let Some(id) = &framework.info.id {
@@ -144,6 +154,15 @@ impl Disk {
                     }
                     Record::FrameworkForgotten(id) => {
                         frameworks.remove(id.as_str())?;
+                    }
+                    Record::Weight(weight) => {
+                        weights.insert(weight.role.as_str(), weight.thousandths)?;
+                    }
+                    Record::Quota(quota) => {
+                        quotas.insert(quota.role.as_str(), &*quota.encode_to_vec())?;
+                    }
+                    Record::Wish(wish) => {
+                        wishes.insert(wish.agent.as_str(), &*wish.encode_to_vec())?;
                     }
                     Record::Store(commit) => {
                         meta.insert(STORE_VERSION_KEY, commit.version)?;
@@ -213,6 +232,9 @@ fn prepare(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(AGENTS)?;
         transaction.open_table(FRAMEWORKS)?;
         transaction.open_table(STORE)?;
+        transaction.open_table(WEIGHTS)?;
+        transaction.open_table(QUOTAS)?;
+        transaction.open_table(WISHES)?;
     }
     transaction.commit()?;
     Ok(())
@@ -255,6 +277,7 @@ fn read(database: &Database, file: &Path) -> Result<Registry, RegistryError> {
             .map_err(|e| corrupt(format!("the record of framework {id} is unreadable: {e}")))?;
         registry.frameworks.insert(id, record);
     }
+    read_allocation(&transaction, file, &mut registry)?;
     let table = transaction.open_table(STORE).map_err(|e| io(e.into()))?;
     for row in table.iter().map_err(|e| io(e.into()))? {
         let (key, value) = row.map_err(|e| io(e.into()))?;
@@ -268,4 +291,46 @@ fn read(database: &Database, file: &Path) -> Result<Registry, RegistryError> {
             .insert(key.into(), entry);
     }
     Ok(registry)
+}
+
+/// What operators set of roles and agents; what was set back to the usual is left out.
+fn read_allocation(
+    transaction: &redb::ReadTransaction,
+    file: &Path,
+    registry: &mut Registry,
+) -> Result<(), RegistryError> {
+    let io = |e: redb::Error| refuse(file, e);
+    let corrupt = |what: String| RegistryError::Corrupt {
+        file: file.to_owned(),
+        what,
+    };
+    let table = transaction.open_table(WEIGHTS).map_err(|e| io(e.into()))?;
+    for row in table.iter().map_err(|e| io(e.into()))? {
+        let (key, value) = row.map_err(|e| io(e.into()))?;
+        registry.apply(Record::Weight(WeightRecord {
+            role: key.value().to_owned(),
+            thousandths: value.value(),
+        }));
+    }
+    let table = transaction.open_table(QUOTAS).map_err(|e| io(e.into()))?;
+    for row in table.iter().map_err(|e| io(e.into()))? {
+        let (key, value) = row.map_err(|e| io(e.into()))?;
+        let record = QuotaRecord::decode(value.value()).map_err(|e| {
+            let role = key.value();
+            corrupt(format!("the quota of role {role} is unreadable: {e}"))
+        })?;
+        registry.apply(Record::Quota(record));
+    }
+    let table = transaction.open_table(WISHES).map_err(|e| io(e.into()))?;
+    for row in table.iter().map_err(|e| io(e.into()))? {
+        let (key, value) = row.map_err(|e| io(e.into()))?;
+        let record = WishRecord::decode(value.value()).map_err(|e| {
+            let agent = key.value();
+            corrupt(format!(
+                "what is wanted of agent {agent} is unreadable: {e}"
+            ))
+        })?;
+        registry.apply(Record::Wish(record));
+    }
+    Ok(())
 }

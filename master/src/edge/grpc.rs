@@ -58,6 +58,7 @@ impl Door {
         reply.map_err(|refusal| match refusal {
             Refusal::NotFound(message) => Status::not_found(message),
             Refusal::Invalid(message) => Status::invalid_argument(message),
+            Refusal::Precondition(message) => Status::failed_precondition(message),
             Refusal::Conflict(conflict) => {
                 let details = conflict.encode_to_vec().into();
                 let message = Refusal::Conflict(conflict).to_string();
@@ -65,6 +66,13 @@ impl Door {
             }
             Refusal::Exhausted(message) => Status::resource_exhausted(message),
         })
+    }
+
+    async fn change_agent(&self, request: Request) -> Result<Response<allot::AgentView>, Status> {
+        match self.ask(request).await? {
+            Reply::Agent(agent) => Ok(Response::new(*agent)),
+            _ => Err(mismatch()),
+        }
     }
 
     /// Reads from a peer until it or our side ends the stream.
@@ -210,6 +218,58 @@ impl Operator for Door {
         let request = Request::RemoveFramework(request.into_inner());
         self.ask(request).await?;
         Ok(Response::new(allot::RemoveFrameworkResponse {}))
+    }
+
+    async fn set_weight(
+        &self,
+        request: Wire<allot::SetWeightRequest>,
+    ) -> Result<Response<allot::RoleView>, Status> {
+        match self.ask(Request::SetWeight(request.into_inner())).await? {
+            Reply::Role(role) => Ok(Response::new(*role)),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn set_quota(
+        &self,
+        request: Wire<allot::SetQuotaRequest>,
+    ) -> Result<Response<allot::SetQuotaResponse>, Status> {
+        match self.ask(Request::SetQuota(request.into_inner())).await? {
+            Reply::Quota(set) => Ok(Response::new(*set)),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn set_agent(
+        &self,
+        request: Wire<allot::SetAgentRequest>,
+    ) -> Result<Response<allot::AgentView>, Status> {
+        self.change_agent(Request::SetAgent(request.into_inner()))
+            .await
+    }
+
+    async fn set_maintenance(
+        &self,
+        request: Wire<allot::SetMaintenanceRequest>,
+    ) -> Result<Response<allot::AgentView>, Status> {
+        let request = Request::SetMaintenance(request.into_inner());
+        self.change_agent(request).await
+    }
+
+    async fn reserve(
+        &self,
+        request: Wire<allot::ReserveRequest>,
+    ) -> Result<Response<allot::AgentView>, Status> {
+        self.change_agent(Request::Reserve(request.into_inner()))
+            .await
+    }
+
+    async fn unreserve(
+        &self,
+        request: Wire<allot::ReserveRequest>,
+    ) -> Result<Response<allot::AgentView>, Status> {
+        self.change_agent(Request::Unreserve(request.into_inner()))
+            .await
     }
 
     async fn why(

@@ -14,7 +14,7 @@ mod turn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use allotment_allocator::Drf;
+use allotment_allocator::{Allocator, Drf};
 use allotment_proto::{VERSION, mesos};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -86,12 +86,23 @@ pub struct Running {
     server: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
-/// Starts a master; returns once it serves.
+/// Starts a master with the default allocation module; returns once it serves.
 ///
 /// # Errors
 /// [`StartError`] when the settings contradict each other, the port is taken or the data folder
 /// cannot be used.
 pub async fn start(config: Config) -> Result<Running, StartError> {
+    start_with(config, || Box::new(Drf::default())).await
+}
+
+/// The same with another module: `make` gives a fresh one whenever this master begins to decide.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    config: Config,
+    make: impl Fn() -> Box<dyn Allocator> + Send + Sync + 'static,
+) -> Result<Running, StartError> {
     config.validate().map_err(StartError::Config)?;
     let folder = config.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || Disk::open(&folder)).await;
@@ -112,7 +123,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         core_config(&config, &host, address),
         clock.now(),
         registry,
-        Box::new(Drf::default()),
+        make(),
     );
     let (events, queue) = mpsc::channel(turn::QUEUE_MAX);
     let core = tokio::spawn(Loop::new(clock, core, disk).run(queue));

@@ -83,6 +83,7 @@ pub(crate) fn launch(tasks: Vec<mesos::TaskInfo>) -> mesos::offer::Operation {
     mesos::offer::Operation {
         r#type: Some(mesos::offer::operation::Type::Launch.into()),
         launch: Some(mesos::offer::operation::Launch { task_infos: tasks }),
+        ..Default::default()
     }
 }
 
@@ -291,7 +292,7 @@ impl Cluster {
         call.framework_id = info.id.clone();
         call.subscribe = Some(call::Subscribe {
             framework_info: info.clone(),
-            suppressed_roles: Vec::new(),
+            ..Default::default()
         });
         self.step(Input::FrameworkCall { conn, call });
         let first = self.framework_inbox.get_mut(&conn).unwrap().pop_front();

@@ -227,7 +227,7 @@ fn a_second_subscribe_on_one_stream_is_refused_and_changes_nothing() {
     let mut call = call_of(call::Type::Subscribe);
     call.subscribe = Some(call::Subscribe {
         framework_info: fw.info.clone(),
-        suppressed_roles: Vec::new(),
+        ..Default::default()
     });
     c.calls(&fw, call);
     assert!(c.rejected(&fw).contains("already"));

@@ -30,7 +30,7 @@ fn agents_with_absurd_registrations_are_turned_away_by_name() {
         with(&cpus(f64::NAN)),
         with(&cpus(1e18)),
         with(&|r| r.agent.resources.clear()),
-        with(&|r| r.agent.resources[0].role = Some("prod".to_owned())),
+        with(&|r| r.agent.resources[0].role = Some("-prod".to_owned())),
         with(&|r| r.agent.hostname.clear()),
         with(&|r| r.agent.hostname = "a\nb".to_owned()),
         with(&|r| r.url = "ftp://a".to_owned()),

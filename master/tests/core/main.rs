@@ -12,4 +12,6 @@ mod hostile;
 mod offers;
 mod operator;
 mod random;
+mod reservations;
+mod shares;
 mod tasks;

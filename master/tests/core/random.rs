@@ -526,6 +526,12 @@ impl ModelAgent {
                 self.tasks.retain(|(owner, _), _| *owner != framework);
                 self.frameworks.remove(&framework);
             }
+            Message::ApplyResources(apply) => {
+                let total = convert::resources_from_wire(&apply.total).unwrap();
+                assert_eq!(total.declared(), self.total.declared());
+                assert!(total.contains(&self.used()), "{total} under what is used");
+                self.total = total;
+            }
             Message::Registered(_) | Message::Rejected(_) | Message::Ping(_) => {}
         }
     }

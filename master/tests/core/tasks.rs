@@ -271,20 +271,20 @@ fn operations_that_are_not_supported_are_refused_whole_and_the_offer_stands() {
     let agent = c.agent("a", "cpus:4; mem:1024");
     let fw = c.framework("web");
     let offer = c.only_offer_to(&fw);
-    let reserve = mesos::offer::Operation {
-        r#type: Some(mesos::offer::operation::Type::Reserve.into()),
-        launch: None,
+    let grow = mesos::offer::Operation {
+        r#type: Some(mesos::offer::operation::Type::GrowVolume.into()),
+        ..Default::default()
     };
     let tasks = launch(vec![task("t", &offer, "cpus:1; mem:32")]);
     c.accepts_all(
         &fw,
         std::slice::from_ref(&offer),
-        vec![tasks.clone(), reserve],
+        vec![tasks.clone(), grow],
         None,
     );
     assert!(
         c.rejected(&fw)
-            .starts_with("not supported yet: operation RESERVE")
+            .starts_with("not supported yet: operation GROW_VOLUME")
     );
     c.accepts_all(&fw, &[offer], vec![tasks], None);
     assert_eq!(c.launched(&agent), ["t"]);

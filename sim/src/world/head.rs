@@ -129,7 +129,7 @@ impl World {
             }
             master::Effect::ToAgent { conn, message } => {
                 if self.checked {
-                    self.ledger.on_order(conn.0, &message);
+                    self.ledger.on_order(conn.0, &message)?;
                 }
                 self.down(conn.0, Down::Message(Box::new(message)));
             }

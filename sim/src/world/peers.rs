@@ -229,6 +229,8 @@ impl World {
             Event::Update(_)
             | Event::Offers(_)
             | Event::Rescinded(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
             | Event::AgentLost(_)
             | Event::Disconnected { .. } => {}
         }

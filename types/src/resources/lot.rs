@@ -160,6 +160,36 @@ impl Lot {
         self.info().is_some_and(|info| info.shared)
     }
 
+    /// What it was before anybody reserved it at run time or made a volume of it: what the agent's
+    /// own settings say.
+    #[must_use]
+    pub fn declared(&self) -> Self {
+        let Some(info) = self.info() else {
+            return Self::PLAIN;
+        };
+        let mut info = info.clone();
+        info.reservations
+            .retain(|reservation| reservation.kind == ReservationKind::Static);
+        info.shared = false;
+        if let Some(disk) = &mut info.disk {
+            disk.volume = None;
+        }
+        info.disk = info.disk.filter(|disk| disk.source.is_some());
+        Self::new(info)
+    }
+
+    /// Without its volume: what the volume was made of.
+    #[must_use]
+    pub fn without_volume(&self) -> Self {
+        self.with(|info| {
+            info.shared = false;
+            if let Some(disk) = &mut info.disk {
+                disk.volume = None;
+            }
+            info.disk = info.disk.take().filter(|disk| disk.source.is_some());
+        })
+    }
+
     /// Which disk, when it is not plain disk.
     pub fn disk(&self) -> Option<&Disk> {
         self.info()?.disk.as_ref()

@@ -236,6 +236,12 @@ fn input(event: Event, died: &mut Option<Died>) -> Option<Input> {
             tracing::info!(%agent, "an agent is lost");
             None
         }
+        // Jobs stay until their agent goes and run again elsewhere.
+        Event::InverseOffers(asked) => {
+            tracing::info!(n_agents = asked.len(), "agents will be away");
+            None
+        }
+        Event::InverseRescinded(_) => None,
         // What it concerned is reconciled: tasks that were never launched come back as lost.
         Event::Rejected { call, message } => {
             tracing::warn!(call, message, "the master refused a call");

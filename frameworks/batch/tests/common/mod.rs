@@ -66,6 +66,8 @@ pub(crate) fn offer(n: u32, agent: &str, resources: &str) -> Offer {
         role: Role::star(),
         resources: resources.parse().unwrap(),
         attributes: Vec::new(),
+        domain: None,
+        unavailability: None,
     }
 }
 

@@ -360,6 +360,8 @@ fn narrate(event: &Event) {
         ),
         Event::Offers(offers) => debug!(n_offers = offers.len(), "offers"),
         Event::Rescinded(offer) => debug!(%offer, "offer rescinded"),
+        Event::InverseOffers(asked) => info!(n_agents = asked.len(), "agents will be away"),
+        Event::InverseRescinded(offer) => debug!(%offer, "an agent stays after all"),
         Event::Error(_) => {}
     }
 }

@@ -192,7 +192,12 @@ impl World {
                 self.reconciled
                     .extend(tasks.into_iter().map(|(task, _)| task));
             }
-            Call::Teardown => panic!("services never tears itself down"),
+            unheard @ (Call::Operate { .. }
+            | Call::Demand { .. }
+            | Call::Update { .. }
+            | Call::AcceptInverse { .. }
+            | Call::DeclineInverse { .. }
+            | Call::Teardown) => panic!("services never says {unheard:?}"),
         }
     }
 
@@ -267,6 +272,8 @@ impl World {
                         value: AttributeValue::Text(value.to_owned()),
                     })
                     .collect(),
+                domain: None,
+                unavailability: None,
             });
         }
         self.event(Event::Offers(offers));

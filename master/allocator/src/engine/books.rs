@@ -314,6 +314,7 @@ impl Books {
         let active = agent.active;
         let open = agent.is_open();
         self.news.set_open(agent_slot, open);
+        self.news.holes = true;
         self.charge(agent_slot, client, (&before, &after), what, more);
         if active {
             let change = if more { Sums::subtract } else { Sums::add };

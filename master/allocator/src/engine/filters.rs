@@ -285,13 +285,11 @@ impl Expiries {
             }
             of.agents.push(agent);
         }
-        if until < Timestamp::MAX {
-            self.heap.push(Reverse(Expiry {
-                until,
-                agent,
-                client,
-            }));
-        }
+        self.heap.push(Reverse(Expiry {
+            until,
+            agent,
+            client,
+        }));
     }
 
     /// Agents and clients whose filters may have ended by `now`, each once.

@@ -23,7 +23,7 @@ pub(crate) struct Holes {
     cooling: BTreeSet<(Timestamp, Slot)>,
     /// Clients that take offers and ask for holes.
     wanting: BTreeSet<Slot>,
-    /// Agents whose hole ended since this was last looked at.
+    /// Agents whose hole ended in this round.
     pub(crate) ended: Vec<Slot>,
 }
 
@@ -128,7 +128,10 @@ impl Books {
             return;
         }
         let mut waiting: Vec<Slot> = self.holes.wanting.iter().copied().collect();
+        let all = waiting.len();
         waiting.retain(|client| !granted.contains(*client as usize));
+        // Who was served in this round may be kept a hole in the next.
+        self.news.holes = waiting.len() < all;
         waiting.sort_by(|left, right| self.compare(*left, *right));
         for client in waiting {
             if self.may_keep_hole(client)

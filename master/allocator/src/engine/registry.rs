@@ -47,6 +47,7 @@ impl Books {
         let open = self.agents[slot].is_open();
         self.news.set_open(slot, open);
         self.more_is_free(slot);
+        self.news.holes = true;
         self.end_asides();
     }
 

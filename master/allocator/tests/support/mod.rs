@@ -1,6 +1,7 @@
 //! A small language for allocation histories.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod broken;
 pub(crate) mod cluster;
 pub(crate) mod lockstep;
 pub(crate) mod reference;

@@ -32,15 +32,13 @@ impl Kept {
 }
 
 impl Reference {
-    /// Ends the holes whose reason is gone, and says whether there were any.
-    pub(super) fn end_holes(&mut self) -> bool {
-        let before = self.holes.len();
+    /// Ends the holes whose reason is gone.
+    pub(super) fn end_holes(&mut self) {
         let kept = self.holes.iter().filter(|hole| {
             let agent = self.agents.iter().find(|agent| agent.id == hole.agent);
             agent.is_some_and(|agent| agent.active) && self.takes_offers(&hole.client)
         });
         self.holes = kept.cloned().collect();
-        self.holes.len() < before
     }
 
     pub(super) fn end_holes_by_time(&mut self, now: Timestamp) {
@@ -95,7 +93,7 @@ impl Reference {
 
     fn fits_now(&self, agent: &Agent, client: &Client, bundle: &Amounts) -> bool {
         self.open_to(client, agent, &agent.free())
-            .and_then(|free| self.cut(Phase::FairShare, agent, client, &free))
+            .map(|free| self.cut(Phase::FairShare, agent, client, &free))
             .is_some_and(|free| holds(&free, bundle))
     }
 

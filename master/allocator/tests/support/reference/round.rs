@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use allotment_allocator::constraint::Described;
 use allotment_allocator::{Allocation, Amounts, Demand, InverseAllocation, Placement, Round};
-use allotment_types::{AgentId, Fixed, Lot, Name, Ranges, Resources, Timestamp, Value};
+use allotment_types::{AgentId, Fixed, Lot, Name, Ranges, Resources, Role, Timestamp, Value};
 
 use super::quota::{is_unreserved_amount, sum};
 use super::ratio::Ratio;
@@ -127,10 +127,11 @@ impl Reference {
             self.nodes.entry(role).or_default().subtree += 1;
         }
         self.nodes.entry(client.1.clone()).or_default().itself += 1;
+        let before = self.holes.len();
         self.holes
             .retain(|hole| hole.client != *client || hole.agent != id);
-        // A hole that ended on this very agent is seen by its next walk already.
-        progress.hole_ended |= self.end_holes();
+        self.end_holes();
+        progress.hole_ended |= self.holes.len() < before;
         progress.allocations.push(Allocation {
             framework: client.0.clone(),
             role: client.1.clone(),
@@ -154,12 +155,15 @@ impl Reference {
                 open.filter(|_, lot| !lot.is_shared()),
             )
         };
-        some = self.cut(phase, agent, client, &some)?;
+        some = self.cut(phase, agent, client, &some);
         let state = self.client(client)?;
         let mut of_demand = 0;
         if let Some(demand) = &state.demand {
             of_demand = bundles_in(&some, demand);
             some = taken_of(&some, &demand.bundle, of_demand);
+        }
+        if phase == Phase::Guarantees && !self.keeps_a_promise(&client.1, &some) {
+            return None;
         }
         let min = &self.settings.common.min_allocatable;
         let min = state.spec.min_allocatable.as_ref().unwrap_or(min);
@@ -222,46 +226,50 @@ impl Reference {
         }))
     }
 
-    /// Rules 3 and 4, and what phase 1 asks of a bundle.
+    /// What phase 1 asks of a bundle.
+    fn keeps_a_promise(&self, role: &Role, bundle: &Resources) -> bool {
+        let unreserved = bundle
+            .iter()
+            .filter(|(_, lot, value)| is_unreserved_amount(lot, value));
+        unreserved
+            .map(|(name, _, _)| self.promised(role, name))
+            .any(|promised| promised > 0)
+    }
+
+    /// Rules 3 and 4.
     pub(super) fn cut(
         &self,
         phase: Phase,
         agent: &Agent,
         client: &Client,
         some: &Resources,
-    ) -> Option<Resources> {
+    ) -> Resources {
         let kept_for_another = |hole: &super::Kept| hole.agent == agent.id && hole.client != *client;
         if self.holes.iter().any(kept_for_another) {
             let reserved_or_revocable = some.iter().filter(|(_, lot, value)| {
                 !is_unreserved_amount(lot, value)
                     && (matches!(value, Value::Scalar(_)) || !lot.reservations().is_empty())
             });
-            let left = collect(reserved_or_revocable);
-            // Without unreserved amounts, phase 1 has nothing to promise.
-            return (phase == Phase::FairShare).then_some(left);
+            return collect(reserved_or_revocable);
         }
         let mut left = collect(
             some.iter()
                 .filter(|(_, lot, value)| !is_unreserved_amount(lot, value)),
         );
         let names: BTreeSet<&Name> = some.iter().map(|(name, _, _)| name).collect();
-        let mut keeps_a_promise = false;
         for name in names {
             let spare = self.spare(name);
-            let promised = self.promised(&client.1, name);
             let permitted = match phase {
-                Phase::Guarantees => spare.max(promised),
+                Phase::Guarantees => spare.max(self.promised(&client.1, name)),
                 Phase::FairShare => spare,
             };
             let room = self.limit_room(&client.1, name).unwrap_or(u128::MAX);
             let unreserved = some
                 .iter()
                 .filter(|(n, lot, value)| *n == name && is_unreserved_amount(lot, value));
-            let filled = fill(unreserved, permitted.min(room));
-            keeps_a_promise |= promised > 0 && !filled.is_empty();
-            left.add(&filled);
+            left.add(&fill(unreserved, permitted.min(room)));
         }
-        (phase == Phase::FairShare || keeps_a_promise).then_some(left)
+        left
     }
 
     fn inverse(&mut self, now: Timestamp) -> Vec<InverseAllocation> {
