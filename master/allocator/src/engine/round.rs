@@ -194,11 +194,6 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// The agents of this round, in turn.
-    pub(crate) fn agents(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.looks.iter().map(|look| look.agent)
-    }
-
     /// Looks at every agent in turn, in one phase or both.
     pub(crate) fn phases(&mut self, policy: &mut impl Policy) {
         if !self.books.roles.required().is_zero() {
@@ -217,7 +212,7 @@ impl<'a> Turn<'a> {
     fn reopen(&mut self, policy: &mut impl Policy) {
         while !self.books.holes.ended.is_empty() {
             self.books.holes.ended.clear();
-            // The agents of holes that ended are news, and so is what quotas left over.
+            // The agents of holes that ended are news.
             let again = &self.books.news.agents;
             let agents = self
                 .order
@@ -236,18 +231,16 @@ impl<'a> Turn<'a> {
     /// Grants of one agent until nobody may be granted more.
     fn look(&mut self, policy: &mut impl Policy, phase: Phase, at: usize) {
         let agent = self.looks[at].agent;
-        let mut granted: Vec<Slot> = Vec::new();
         while self.books.news.open.contains(agent as usize) {
             let who = self.looks[at].who;
             let pick = match who {
-                Who::Everybody => self.first_of_all(policy, phase, agent, &granted),
+                Who::Everybody => self.first_of_all(policy, phase, agent),
                 Who::Newcomers { begin, end } => self.first_of_newcomers(phase, agent, begin..end),
             };
             let Some((client, offer)) = pick else {
                 return;
             };
             self.grant(agent, client, offer);
-            granted.push(client);
             self.looks[at].who = Who::Everybody;
         }
     }
@@ -257,7 +250,6 @@ impl<'a> Turn<'a> {
         policy: &mut impl Policy,
         phase: Phase,
         agent: Slot,
-        granted: &[Slot],
     ) -> Pick {
         let n_clients = self.books.clients.slots();
         let state = &mut self.books.agents[agent];
@@ -275,7 +267,7 @@ impl<'a> Turn<'a> {
         let mut pick = None;
         let mut cuts = Cuts::default();
         policy.order(books, phase, agent, |client, role| {
-            if state.filters.masks(client) || granted.contains(&client) {
+            if state.filters.masks(client) {
                 return Flow::Next;
             }
             let Some(case) = books.case(now, phase, agent, client) else {
@@ -395,10 +387,6 @@ impl<'a> Turn<'a> {
         books.wants_less(client);
         books.turn = books.agents[agent].registration + 1;
         books.news.holes = true;
-        // What quotas cut off may be within them in the next round.
-        if books.roles.any_quota() {
-            books.more_is_free(agent);
-        }
         self.granted.grow_and_insert(client as usize);
     }
 }

@@ -80,12 +80,8 @@ impl Reference {
     fn phase(&mut self, phase: Phase, order: &[usize], progress: &mut Progress) {
         let mut clients = self.clients_in_order();
         for at in order {
-            let mut granted = BTreeSet::new();
-            while let Some((client, bundle)) =
-                self.next_grant(phase, *at, &clients, &granted, progress)
-            {
+            while let Some((client, bundle)) = self.next_grant(phase, *at, &clients, progress) {
                 self.grant(*at, &client, bundle, progress);
-                granted.insert(client);
                 // Only a grant changes the order.
                 clients = self.clients_in_order();
             }
@@ -97,11 +93,9 @@ impl Reference {
         phase: Phase,
         at: usize,
         clients: &[Client],
-        granted: &BTreeSet<Client>,
         progress: &Progress,
     ) -> Option<(Client, Bundle)> {
-        let others = clients.iter().filter(|client| !granted.contains(*client));
-        others.cloned().find_map(|client| {
+        clients.iter().cloned().find_map(|client| {
             let bundle = self.bundle(phase, &self.agents[at], &client, progress)?;
             Some((client, bundle))
         })
