@@ -240,7 +240,7 @@ impl Checker {
                 if self.last.as_ref() == Some(&found) {
                     return Finding::Same;
                 }
-                self.last = Some(found.clone());
+                self.last = Some(found);
                 Finding::Status(found)
             }
             Which::Health => self.on_health(now, probed),
