@@ -1,7 +1,7 @@
 //! How fast one agent starts and reaps `true` beside what the kernel alone takes for it, how soon
 //! a task runs, and what an idle one costs in memory.
 //!
-//! `cargo bench -p allotment-agent --bench launch`. A master stands in (see `tests/support`), so
+//! `cargo bench -p allotment-agent --bench launch [-- rate|latency|idle]`. A master stands in (see `tests/support`), so
 //! that the agent alone is measured: gRPC, sandbox, launcher, walls, two acknowledged updates for
 //! each task. Wants an otherwise idle machine; prints the load it found.
 
@@ -17,9 +17,11 @@ mod support;
 
 use std::fs;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use allotment_proto::convert::is_terminal;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use support::{Cluster, Mode, modes, program};
 
 /// Tasks measured, and how many of them are under way at a time.
@@ -33,25 +35,81 @@ const N_FLOOR: usize = 750;
 async fn main() {
     let load = fs::read_to_string("/proc/loadavg").unwrap();
     println!("load {}", load.trim());
+    let wish = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let wanted = |part: &str| wish.as_deref().is_none_or(|wish| wish == part);
     for mode in modes() {
-        let rate = rate(mode).await;
-        if mode == Mode::Isolated {
-            // Before and after, as other work on the machine comes and goes.
-            let floor = floor();
-            println!(
-                "Isolated: the bare clone and cgroup loop on two cores: {floor:.0}/s; the agent \
-                 reaches {:.0} % of it   target 75 %",
-                rate / floor * 100.0
-            );
+        if wanted("rate") {
+            rate_beside_floor(mode).await;
         }
-        latency(mode).await;
-        idle(mode).await;
+        if wanted("latency") {
+            latency(mode).await;
+        }
+        if wanted("idle") {
+            idle(mode).await;
+        }
     }
 }
 
-/// How often a second the kernel alone does it, with two processes at it.
-fn floor() -> f64 {
-    let begun = Instant::now();
+/// The rate and, with walls, what the kernel alone does, measured before and after, as other work
+/// on the machine comes and goes. The CPU that each takes for a task says more on a busy machine.
+async fn rate_beside_floor(mode: Mode) {
+    if mode == Mode::Plain {
+        let Pace { per_second, cpu_ms } = rate(mode).await;
+        println!(
+            "{mode:?}: {N_TASKS} x true, {WINDOW} at a time: {per_second:.0}/s, {cpu_ms:.2} ms CPU \
+             each"
+        );
+        return;
+    }
+    let before = floor();
+    let own = rate(mode).await;
+    let after = floor();
+    let floor = Pace {
+        per_second: f64::midpoint(before.per_second, after.per_second),
+        cpu_ms: f64::midpoint(before.cpu_ms, after.cpu_ms),
+    };
+    println!(
+        "{mode:?}: {N_TASKS} x true, {WINDOW} at a time: {:.0}/s, {:.2} ms CPU each\n  the bare \
+         clone and cgroup loop on two cores: {:.0}/s, {:.2} ms CPU each\n  the agent reaches \
+         {:.0} % of its rate, {:.0} % by CPU   target 75 %",
+        own.per_second,
+        own.cpu_ms,
+        floor.per_second,
+        floor.cpu_ms,
+        own.per_second / floor.per_second * 100.0,
+        floor.cpu_ms / own.cpu_ms * 100.0
+    );
+}
+
+/// How fast something goes, and what each takes of all processors.
+struct Pace {
+    per_second: f64,
+    cpu_ms: f64,
+}
+
+impl Pace {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn of(n: usize, begun: Instant, cpu_before: Duration) -> Self {
+        Self {
+            per_second: n as f64 / begun.elapsed().as_secs_f64(),
+            cpu_ms: (cpu() - cpu_before).as_secs_f64() * 1e3 / n as f64,
+        }
+    }
+}
+
+/// CPU time of this process and of everything that it started and that has ended.
+fn cpu() -> Duration {
+    let times = [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].map(|who| {
+        let usage = getrusage(who).unwrap();
+        let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap();
+        Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
+    });
+    times.into_iter().sum()
+}
+
+/// How fast the kernel alone does it, with two processes at it.
+fn floor() -> Pace {
+    let (begun, cpu_before) = (Instant::now(), cpu());
     let loops: Vec<_> = (0..2)
         .map(|_| {
             Command::new(env!("CARGO_BIN_EXE_allotment-launcher"))
@@ -63,9 +121,7 @@ fn floor() -> f64 {
     for mut each in loops {
         assert!(each.wait().unwrap().success());
     }
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = (2 * N_FLOOR) as f64 / begun.elapsed().as_secs_f64();
-    rate
+    Pace::of(2 * N_FLOOR, begun, cpu_before)
 }
 
 /// From the master's word to the update that says it runs, one task at a time.
@@ -90,10 +146,10 @@ async fn latency(mode: Mode) {
     c.agent.stop().await;
 }
 
-async fn rate(mode: Mode) -> f64 {
+async fn rate(mode: Mode) -> Pace {
     let mut c = Cluster::start(mode).await;
     let task = |i: usize| program(&format!("t{i}"), &["/bin/true"]);
-    let begun = Instant::now();
+    let (begun, cpu_before) = (Instant::now(), cpu());
     c.master.launch((0..WINDOW).map(task).collect()).await;
     let (mut launched, mut ended) = (WINDOW, 0);
     while ended < N_TASKS {
@@ -110,12 +166,13 @@ async fn rate(mode: Mode) -> f64 {
             launched = until;
         }
     }
-    let took = begun.elapsed();
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = N_TASKS as f64 / took.as_secs_f64();
-    println!("{mode:?}: {N_TASKS} x true, {WINDOW} at a time: {rate:.0}/s");
+    let per_second = Pace::of(N_TASKS, begun, cpu_before).per_second;
+    // The launcher's CPU counts once it has ended.
     c.agent.stop().await;
-    rate
+    Pace {
+        per_second,
+        ..Pace::of(N_TASKS, begun, cpu_before)
+    }
 }
 
 async fn idle(mode: Mode) {

@@ -171,7 +171,7 @@ async fn kills(mode: Mode) {
             // At any instant of what this launch sets in motion.
             tokio::time::sleep(Duration::from_micros(random() % 60_000)).await;
             n_kills += 1;
-            kill_at = n_kills * N_SHORT / N_KILLS;
+            kill_at = n_kills * N_SHORT / (N_KILLS + 1);
             c.dies();
             let back = c.returns().await;
             let known: BTreeSet<String> = back

@@ -406,6 +406,7 @@ impl Observer {
                 | Effect::Terminate(_)
                 | Effect::Destroy(_)
                 | Effect::Release(_)
+                | Effect::Probe { .. }
                 | Effect::Collect { .. }
                 | Effect::MakeVolume { .. }
                 | Effect::DestroyVolume { .. }

@@ -62,6 +62,7 @@ pub fn run_floor(times: u32) -> io::Result<()> {
                 if error.raw_os_error() != Some(Errno::EBUSY as i32) {
                     return Err(error);
                 }
+                std::thread::yield_now();
             }
         }
     }

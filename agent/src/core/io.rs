@@ -5,6 +5,7 @@ use std::time::Duration;
 use allotment_proto::{allot, convert, mesos};
 use allotment_types::{AgentId, Resources, Timestamp};
 
+use super::check::{Probe, Probed, Which};
 use super::launch::{ContainerId, Launch, SandboxId};
 use super::logs::LogBound;
 
@@ -86,6 +87,15 @@ pub enum Input {
         outcome: Outcome,
         /// What the task left.
         sandbox: allot::SandboxSummary,
+    },
+    /// A probe was made.
+    Probed {
+        /// Of the task in this container.
+        container: ContainerId,
+        /// Which of its checks.
+        which: Which,
+        /// What came of it.
+        probed: Probed,
     },
     /// A sandbox of an earlier run lies in the work folder.
     SandboxFound {
@@ -183,6 +193,17 @@ pub enum Effect {
     Destroy(ContainerId),
     /// How a container ended is written down: nobody else has to remember it.
     Release(ContainerId),
+    /// Make a probe.
+    Probe {
+        /// Of the task in this container.
+        container: ContainerId,
+        /// Which of its checks.
+        which: Which,
+        /// What to try.
+        probe: Probe,
+        /// For how long.
+        timeout: Duration,
+    },
     /// Delete a sandbox.
     Collect {
         /// Under which agent id.

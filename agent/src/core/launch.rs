@@ -9,6 +9,7 @@ use allotment_proto::mesos::{self, TaskState};
 use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, TaskId};
 
 use super::Settings;
+use super::check;
 use super::logs::{self, LogBounds};
 use super::random::Random;
 use super::volumes::{Mounted, mounted};
@@ -142,6 +143,7 @@ pub(super) fn plan(
             "task {id} asks for {what}, which this agent does not support yet; use a plain command"
         ))
     })?;
+    check::checks(info).map_err(|what| invalid(format!("task {id} asks for {what}")))?;
     let resources = resources_from_wire(&info.resources)
         .map_err(|error| invalid(format!("task {id}: {error}")))?;
     let volumes = mounted(&resources).map_err(|what| {
@@ -242,9 +244,6 @@ pub(super) fn can(framework: &mesos::FrameworkInfo, wanted: Type) -> bool {
 fn refuse_unsupported(info: &mesos::TaskInfo) -> Result<(), &'static str> {
     if info.executor.is_some() {
         return Err("a custom executor");
-    }
-    if info.health_check.is_some() || info.check.is_some() {
-        return Err("a check run by the agent");
     }
     let Some(container) = &info.container else {
         return Ok(());

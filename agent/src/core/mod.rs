@@ -3,6 +3,7 @@
 //! - [`io`]: what goes in and comes out.
 //! - [`session`]: finding a master and staying registered with it.
 //! - [`task`]: the life of one task and its stream of status updates.
+//! - [`check`]: whether it does what it should.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
 //! - [`logs`]: how large its output may grow.
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
@@ -12,6 +13,7 @@
 //! [`Core`] is input and time in, effects out. How processes are started, files fetched and
 //! bytes sent is left to the edge.
 
+pub mod check;
 pub mod checkpoint;
 pub mod io;
 pub mod launch;
@@ -28,6 +30,7 @@ use allotment_proto::convert::resources_to_wire;
 use allotment_proto::{allot, mesos};
 use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestamp};
 
+pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power};
 pub use launch::{ContainerId, Launch, SandboxId};
@@ -121,6 +124,11 @@ impl Core {
                 outcome,
                 sandbox,
             } => self.on_ended(now, container, (outcome, sandbox), &mut step),
+            Input::Probed {
+                container,
+                which,
+                probed,
+            } => self.on_probed(now, &container, which, &probed, &mut step),
             Input::SandboxFound {
                 sandbox,
                 agent,
@@ -412,13 +420,8 @@ impl Core {
                     // Shared volumes stay for the others.
                     self.free.subtract(&launch.resources.unshared());
                     self.containers.insert(container.clone(), key.clone());
-                    let task = Task::starting(
-                        &agent,
-                        &framework,
-                        info,
-                        container,
-                        launch.resources.clone(),
-                    );
+                    let resources = launch.resources.clone();
+                    let task = Task::starting(&agent, &framework, info, container, resources);
                     step.then.push(Effect::Start(Box::new(launch)));
                     task
                 }
@@ -540,6 +543,38 @@ impl Core {
         };
         if let Some(task) = self.tasks.get_mut(&key) {
             task.on_started(now, pid, &self.settings, &mut self.random);
+        }
+        self.settle(now, &key, step);
+    }
+
+    fn on_probed(
+        &mut self,
+        now: Timestamp,
+        container: &ContainerId,
+        which: Which,
+        probed: &Probed,
+        step: &mut Step,
+    ) {
+        let Some(key) = self.containers.get(container).cloned() else {
+            return;
+        };
+        let order = Kill {
+            grace: self.settings.kill_grace,
+            why: task::Why::Unhealthy,
+            tells_killing: self.tells_killing(&key.0),
+        };
+        if let Some(task) = self.tasks.get_mut(&key) {
+            let order = Kill {
+                grace: task.own_grace().unwrap_or(order.grace),
+                ..order
+            };
+            task.on_probed(
+                now,
+                which,
+                probed,
+                &order,
+                (&mut self.random, &mut step.then),
+            );
         }
         self.settle(now, &key, step);
     }

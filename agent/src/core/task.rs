@@ -16,6 +16,7 @@ use allotment_proto::mesos::{self, TaskState, TaskStatus};
 use allotment_proto::{allot, convert};
 use allotment_types::{AgentId, FrameworkId, Resources, Timestamp};
 
+use super::check::{self, Checker, Finding, Probed, Which};
 use super::checkpoint::Saved;
 use super::launch::{ContainerId, Refusal};
 use super::random::Random;
@@ -43,6 +44,9 @@ pub struct Task {
     in_flight: Option<InFlight>,
     /// Its framework is gone: nobody wants to hear of it any more.
     forgotten: bool,
+    checks: Vec<Checker>,
+    /// What its health check found last.
+    healthy: Option<bool>,
     /// Its progress differs from what was last written down.
     changed: bool,
     /// What is known of its container is what an earlier run wrote down.
@@ -90,6 +94,8 @@ pub(super) enum Why {
     MaxCompletionTime,
     /// The agent leaves for good and takes its tasks along.
     AgentStops,
+    /// Its health check failed too often.
+    Unhealthy,
 }
 
 /// An order to kill.
@@ -121,6 +127,9 @@ impl Task {
         Self {
             agent: agent.clone(),
             framework: framework.clone(),
+            // A task whose checks make no sense was refused, and is not checked.
+            checks: check::checks(&info).unwrap_or_default(),
+            healthy: None,
             info,
             container,
             resources,
@@ -425,11 +434,18 @@ impl Task {
         settings: &Settings,
         random: &mut Random,
     ) {
-        self.recovering = false;
+        if std::mem::replace(&mut self.recovering, false) && self.is_running() {
+            for checker in &mut self.checks {
+                checker.resume(now);
+            }
+        }
         let Phase::Starting { killed: None } = self.phase else {
-            // It began while being stopped; its end follows.
+            // It began while being stopped, and its end follows; or this is known already.
             return;
         };
+        for checker in &mut self.checks {
+            checker.begin(now);
+        }
         let limit =
             self.info.max_completion_time.as_ref().map(|duration| {
                 Duration::from_nanos(u64::try_from(duration.nanoseconds).unwrap_or(0))
@@ -449,6 +465,50 @@ impl Task {
             }];
         }
         self.push(status);
+    }
+
+    /// Something came of a probe; `order` is how to kill it if that was once too often.
+    pub(super) fn on_probed(
+        &mut self,
+        now: Timestamp,
+        which: Which,
+        probed: &Probed,
+        order: &Kill,
+        (random, effects): (&mut Random, &mut Vec<Effect>),
+    ) {
+        let running = self.is_running();
+        let checker = self.checks.iter_mut().find(|c| c.which == which);
+        let Some(checker) = checker.filter(|_| running) else {
+            return;
+        };
+        let (reason, message, kill) = match checker.on_probed(now, probed) {
+            Finding::Same => return,
+            Finding::Status(_) => (Reason::TaskCheckStatusUpdated, None, false),
+            Finding::Healthy => {
+                self.healthy = Some(true);
+                (Reason::TaskHealthCheckStatusUpdated, None, false)
+            }
+            Finding::Unhealthy { why, kill } => {
+                self.healthy = Some(false);
+                (Reason::TaskHealthCheckStatusUpdated, Some(why), kill)
+            }
+        };
+        let mut status = self.status(now, TaskState::TaskRunning, random);
+        status.reason = Some(reason.into());
+        status.message = message;
+        // One that did not go out yet says less than this one: a framework that is away finds a
+        // short list when it is back.
+        let replaces = self.pending.len() > 1
+            && self.pending.back().is_some_and(|last| {
+                last.state() == TaskState::TaskRunning && last.reason == status.reason
+            });
+        if replaces {
+            self.pending.pop_back();
+        }
+        self.push(status);
+        if kill {
+            self.kill(now, order, random, effects);
+        }
     }
 
     /// The container is gone. The state that tells how; `partition_aware` as the framework is.
@@ -543,6 +603,18 @@ impl Task {
             self.changed = true;
             effects.push(Effect::Destroy(self.container.clone()));
         }
+        if self.is_running() {
+            let container = &self.container;
+            let due = self.checks.iter_mut().filter_map(|checker| {
+                checker.take_due(now).then(|| Effect::Probe {
+                    container: container.clone(),
+                    which: checker.which,
+                    probe: checker.probe.clone(),
+                    timeout: checker.timeout,
+                })
+            });
+            effects.extend(due);
+        }
         let due = self
             .in_flight
             .as_ref()
@@ -579,7 +651,9 @@ impl Task {
             .as_ref()
             .filter(|_| online)
             .map(|flight| flight.retry_at);
-        phase.into_iter().chain(retry).min()
+        let checks = self.checks.iter().filter(|_| self.is_running());
+        let checks = checks.filter_map(Checker::next_deadline);
+        phase.into_iter().chain(retry).chain(checks).min()
     }
 
     fn status(&self, now: Timestamp, state: TaskState, random: &mut Random) -> TaskStatus {
@@ -596,6 +670,8 @@ impl Task {
                 value: self.info.task_id.value.clone(),
             }),
             timestamp: Some(now.as_secs_f64()),
+            healthy: self.healthy,
+            check_status: self.checks.iter().find_map(Checker::last).cloned(),
             uuid: Some(bytes::Bytes::copy_from_slice(random.uuid().as_bytes())),
             container_status: Some(mesos::ContainerStatus {
                 container_id: Some(mesos::ContainerId {
@@ -631,6 +707,7 @@ impl Why {
             Self::Asked => WireWhy::Asked,
             Self::MaxCompletionTime => WireWhy::MaxCompletionTime,
             Self::AgentStops => WireWhy::AgentStops,
+            Self::Unhealthy => WireWhy::Unhealthy,
         }
     }
 
@@ -639,6 +716,7 @@ impl Why {
             WireWhy::Asked => Self::Asked,
             WireWhy::MaxCompletionTime => Self::MaxCompletionTime,
             WireWhy::AgentStops => Self::AgentStops,
+            WireWhy::Unhealthy => Self::Unhealthy,
         }
     }
 }
@@ -684,6 +762,11 @@ impl Verdict {
                 TaskState::TaskFailed,
                 Some(Reason::MaxCompletionTimeReached),
                 "Killed because it ran longer than its max_completion_time".to_owned(),
+            ),
+            (Some((Why::Unhealthy, _)), _) => verdict(
+                TaskState::TaskKilled,
+                Some(Reason::TaskHealthCheckStatusUpdated),
+                "Killed because its health check failed too often".to_owned(),
             ),
             (Some((Why::Asked, false)), Outcome::Exited { exit, .. }) => {
                 verdict(TaskState::TaskKilled, None, exit_message(exit))

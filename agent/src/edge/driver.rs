@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::checkpoint::Log;
 use super::link::Link;
-use super::store;
+use super::{probe, store};
 use crate::clock;
 use crate::containerizer::handle::{Containerizer, Order};
 use crate::containerizer::prepare;
@@ -214,6 +214,24 @@ impl Driver {
             Effect::Terminate(id) => self.containerizer.order(Order::Terminate(id)).await,
             Effect::Destroy(id) => self.containerizer.order(Order::Destroy(id)).await,
             Effect::Release(id) => self.containerizer.order(Order::Release(id)).await,
+            Effect::Probe {
+                container,
+                which,
+                probe,
+                timeout,
+            } => {
+                let inputs = self.inputs.clone();
+                tokio::spawn(async move {
+                    let probed = probe::make(probe, timeout).await;
+                    let _ = inputs
+                        .send(Input::Probed {
+                            container,
+                            which,
+                            probed,
+                        })
+                        .await;
+                });
+            }
             Effect::Collect { agent, sandbox } => {
                 let _ = self.garbage.send(sandbox.folder(&agent));
             }

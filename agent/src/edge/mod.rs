@@ -2,7 +2,7 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `files`, `http`: what the agent serves. `store`: its work folder. `checkpoint`: what it
+//! - `probe`: checks of tasks. `files`, `http`: what the agent serves. `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
 mod checkpoint;
@@ -11,6 +11,7 @@ mod driver;
 mod files;
 mod http;
 mod link;
+mod probe;
 mod store;
 
 use std::collections::BTreeMap;
