@@ -357,6 +357,8 @@ impl RealAgent {
                 | Effect::Collect { .. }
                 | Effect::MakeVolume { .. }
                 | Effect::DestroyVolume { .. }
+                // No simulated framework has its tasks checked.
+                | Effect::Probe { .. }
                 | Effect::Warn(_)
                 | Effect::Stopped => {}
             }
