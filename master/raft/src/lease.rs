@@ -31,16 +31,24 @@ impl Lease {
         }
     }
 
-    /// A question to send now; the answer names it.
-    pub(crate) fn ask(&mut self, now: Timestamp) -> Vec<u8> {
+    /// A question to send now; the answer repeats it. It tells the `group`'s time on the way.
+    pub(crate) fn ask(&mut self, now: Timestamp, group: Timestamp) -> Vec<u8> {
         self.next += 1;
         self.asked.push_back((self.next, now));
-        self.next.to_le_bytes().to_vec()
+        let mut question = self.next.to_le_bytes().to_vec();
+        question.extend_from_slice(&group.as_nanos().to_le_bytes());
+        question
+    }
+
+    /// The group's time in a question.
+    pub(crate) fn time_in(question: &[u8]) -> Option<Timestamp> {
+        let nanos = question.get(8..16)?.try_into().ok()?;
+        Some(Timestamp::from_nanos(u64::from_le_bytes(nanos)))
     }
 
     /// A quorum answered: until when the lease is valid now.
     pub(crate) fn on_answer(&mut self, question: &[u8]) -> Option<Timestamp> {
-        let number = u64::from_le_bytes(question.try_into().ok()?);
+        let number = u64::from_le_bytes(question.get(..8)?.try_into().ok()?);
         let mut found = None;
         while let Some((asked, at)) = self.asked.front().copied() {
             if asked > number {
@@ -72,8 +80,9 @@ mod tests {
     #[test]
     fn a_lease_counts_from_the_question_and_not_from_the_answer() {
         let mut lease = Lease::new(Duration::from_millis(50), 12);
-        let question = lease.ask(Timestamp::from_millis(1000));
-        let later = lease.ask(Timestamp::from_millis(1100));
+        let question = lease.ask(Timestamp::from_millis(1000), Timestamp::from_secs(7));
+        let later = lease.ask(Timestamp::from_millis(1100), Timestamp::from_secs(8));
+        assert_eq!(Lease::time_in(&later), Some(Timestamp::from_secs(8)));
         assert_eq!(
             lease.on_answer(&question),
             Some(Timestamp::from_millis(1495))

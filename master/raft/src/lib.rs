@@ -9,6 +9,7 @@
 //!
 //! What the entries mean is left to the application: they are bytes here.
 
+mod clock;
 mod lease;
 mod log;
 pub mod member;

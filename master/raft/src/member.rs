@@ -24,6 +24,7 @@ use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, SnapshotStatus, StateRole, Storage as _};
 
+use crate::clock::GroupClock;
 use crate::lease::Lease;
 use crate::log::Log;
 use crate::members::{Change, Members};
@@ -193,6 +194,7 @@ pub struct Member {
     outstanding: VecDeque<Outstanding>,
     next_write: u64,
     lease: Lease,
+    clock: GroupClock,
     /// The term in which the application was told to lead.
     leading: Option<u64>,
     /// Whom the application was told to follow.
@@ -285,6 +287,7 @@ impl Member {
             outstanding: VecDeque::new(),
             next_write: 1,
             lease: Lease::new(config.tick, config.election_ticks),
+            clock: GroupClock::new(now),
             leading: None,
             following: None,
             last_tick: now,
@@ -320,7 +323,17 @@ impl Member {
         self.last_tick + self.config.tick
     }
 
-    /// Takes one fact in. `now` is monotonic time.
+    /// The group's time at `now`: what deadlines in the log are measured by.
+    pub fn group_time(&self, now: Timestamp) -> Timestamp {
+        self.clock.at(now)
+    }
+
+    /// The log says that it was `group` once, so it is not earlier.
+    pub fn on_past_time(&mut self, now: Timestamp, group: Timestamp) {
+        self.clock.on_past(now, group);
+    }
+
+    /// Takes one fact in. `now` is the machine's time at the start, monotonic from there on.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
         let mut out = Vec::new();
         if self.failed {
@@ -328,7 +341,7 @@ impl Member {
         }
         match input {
             Input::Tick => self.on_tick(now),
-            Input::Message(message) => self.on_message(message, &mut out),
+            Input::Message(message) => self.on_message(now, message, &mut out),
             Input::Propose(data) => self.on_propose(data, &mut out),
             Input::Persisted(number) => self.on_persisted(number, &mut out),
             Input::Unreachable(id) => self.node.report_unreachable(id),
@@ -382,12 +395,17 @@ impl Member {
 
     fn ask_for_lease(&mut self, now: Timestamp) {
         if !self.is_alone() {
-            let question = self.lease.ask(now);
+            let question = self.lease.ask(now, self.clock.at(now));
             self.node.read_index(question);
         }
     }
 
-    fn on_message(&mut self, message: allot::RaftMessage, out: &mut Vec<Effect>) {
+    fn on_message(
+        &mut self,
+        now: Timestamp,
+        message: allot::RaftMessage,
+        out: &mut Vec<Effect>,
+    ) {
         let (from, to) = (message.from, message.to);
         let message = match wire::message_from_wire(message) {
             Ok(message) => message,
@@ -414,6 +432,9 @@ impl Member {
                 if message.commit > last {
                     let had = message.commit;
                     return self.fail(MemberError::LostEntries { last, had }, out);
+                }
+                if let Some(group) = Lease::time_in(&message.context) {
+                    self.clock.on_leader(now, group);
                 }
             }
             _ => {}

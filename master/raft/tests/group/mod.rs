@@ -76,6 +76,8 @@ pub(crate) struct Group {
     network: BTreeMap<(Timestamp, u64), RaftMessage>,
     sent: u64,
     cut: BTreeSet<(u64, u64)>,
+    /// What became of snapshots of members that are stopped: from, to, delivered.
+    unheard: Vec<(u64, u64, bool)>,
     committed: BTreeMap<u64, Bytes>,
     acknowledged: BTreeSet<Bytes>,
     proposals: u64,
@@ -99,6 +101,7 @@ impl Group {
             network: BTreeMap::new(),
             sent: 0,
             cut: BTreeSet::new(),
+            unheard: Vec::new(),
             committed: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             proposals: 0,
@@ -219,6 +222,9 @@ impl Group {
     pub(crate) fn wake(&mut self, id: u64) {
         self.note(format!("{id} wakes"));
         self.stopped.remove(&id);
+        for (from, to, delivered) in std::mem::take(&mut self.unheard) {
+            self.report_snapshot(from, to, delivered);
+        }
     }
 
     /// The member starts again from an empty log under its old number.
@@ -484,7 +490,9 @@ impl Group {
     }
 
     fn report_snapshot(&mut self, from: u64, to: u64, delivered: bool) {
-        if self.running.contains_key(&from) && !self.stopped.contains(&from) {
+        if self.stopped.contains(&from) {
+            self.unheard.push((from, to, delivered));
+        } else if self.running.contains_key(&from) {
             self.input(from, Input::SnapshotSent { to, delivered });
         }
     }
