@@ -31,7 +31,7 @@ use crate::members::{Change, Members};
 use crate::store::Recovered;
 use crate::wire;
 
-pub use inspect::{Peer, Role, Standing};
+pub use inspect::{BackupFrame, Peer, Role, Standing};
 
 /// How many ticks pass between two rounds of heartbeats.
 const HEARTBEAT_TICKS: u64 = 2;

@@ -111,6 +111,11 @@ impl Replica {
         self.member.next_deadline()
     }
 
+    /// Whether a core lives here.
+    pub fn is_leading(&self) -> bool {
+        self.leading
+    }
+
     /// The log's member, to look at.
     pub fn member(&self) -> &Member {
         &self.member
@@ -157,7 +162,7 @@ impl Replica {
         Ok(out)
     }
 
-    /// The registry and the time for a backup; give the encoded bytes to [`Member::backup`].
+    /// The registry and the time for a backup; see [`Member::backup_frame`].
     pub fn for_backup(&self, now: Timestamp) -> (Registry, Timestamp) {
         (self.registry.clone(), self.member.group_time(now))
     }

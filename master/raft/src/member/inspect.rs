@@ -88,13 +88,33 @@ impl Member {
         self.config.id
     }
 
-    /// The bytes of a backup, for an `application` state as of now.
-    pub fn backup(&self, application: Bytes) -> Vec<u8> {
-        let term = self.node.store().term(self.applied).unwrap_or_default();
+    /// What a backup of the application's state as of now says beside it.
+    pub fn backup_frame(&self) -> BackupFrame {
+        BackupFrame {
+            index: self.applied,
+            term: self.node.store().term(self.applied).unwrap_or_default(),
+            voters: self.voters.clone(),
+            members: self.members.clone(),
+        }
+    }
+}
+
+/// A backup that lacks the application's state.
+#[derive(Debug, Clone)]
+pub struct BackupFrame {
+    index: u64,
+    term: u64,
+    voters: ConfState,
+    members: Members,
+}
+
+impl BackupFrame {
+    /// The backup's bytes.
+    pub fn seal(self, application: Bytes) -> Vec<u8> {
         let snapshot = snapshot_of(
-            self.applied,
-            term,
-            self.voters.clone(),
+            self.index,
+            self.term,
+            self.voters,
             &self.members,
             application,
         );
