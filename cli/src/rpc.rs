@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use allotment_proto::allot::GetLeaderRequest;
+use allotment_proto::allot::masters_client::MastersClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::exit::Failure;
@@ -79,6 +81,58 @@ pub(crate) async fn connect(peer: Peer, url: &str) -> Result<Channel, Failure> {
         .connect()
         .await
         .map_err(|error| peer.unreachable(url, &innermost(&error)))
+}
+
+/// How long a master may wait for an election before it says who leads.
+const ELECTION_WAIT: Duration = Duration::from_secs(4);
+
+/// Opens a channel to the leader, by the first of `masters` that knows the way.
+///
+/// # Errors
+/// [`Failure::Usage`] when an address is none, [`Failure::Unreachable`] when nobody leads.
+pub(crate) async fn leader(masters: &[String]) -> Result<Channel, Failure> {
+    let mut failure = Failure::Usage("no master is named; give --master host:port".to_owned());
+    for master in masters {
+        match leader_by(master).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn leader_by(master: &str) -> Result<Channel, Failure> {
+    let first = connect(Peer::Master, master).await?;
+    let mut client = MastersClient::new(first.clone());
+    let mut unlike = None;
+    // Twice: the one that is named first may be the one that just died.
+    for _ in 0..2 {
+        let request = GetLeaderRequest {
+            wait_ms: u32::try_from(ELECTION_WAIT.as_millis()).ok(),
+            unlike,
+        };
+        let answer = match client.get_leader(request).await {
+            Ok(answer) => answer.into_inner(),
+            // A version that is always alone.
+            Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(first),
+            Err(status) => return Err(Peer::Master.unreachable(master, status.message())),
+        };
+        if answer.here {
+            return Ok(first);
+        }
+        let Some(leader) = answer.leader else {
+            break;
+        };
+        match connect(Peer::Master, &leader).await {
+            Ok(channel) => return Ok(channel),
+            Err(_) => unlike = Some(leader),
+        }
+    }
+    let cause = "no master leads; most of the masters must run and reach each other, see `allot \
+                 master check`";
+    Err(Failure::Unreachable(format!(
+        "the masters at {master} cannot be used: {cause}"
+    )))
 }
 
 /// What a refused call means for the user.

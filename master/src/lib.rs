@@ -13,4 +13,4 @@ pub mod edge;
 pub mod replica;
 
 pub use config::{Config, ConfigError};
-pub use edge::{RunError, Running, StartError, start};
+pub use edge::{JoinError, RegistryError, RunError, Running, StartError, restore, start};

@@ -512,8 +512,13 @@ async fn a_taken_port_is_refused_by_name() {
 fn files_of_the_log(folder: &Path, kind: &str) -> Vec<std::path::PathBuf> {
     let all = std::fs::read_dir(folder.join("raft")).unwrap();
     let all = all.map(|entry| entry.unwrap().path());
-    all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(kind))
-        .collect()
+    all.filter(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(kind)
+    })
+    .collect()
 }
 
 #[tokio::test]

@@ -400,12 +400,7 @@ impl Member {
         }
     }
 
-    fn on_message(
-        &mut self,
-        now: Timestamp,
-        message: allot::RaftMessage,
-        out: &mut Vec<Effect>,
-    ) {
+    fn on_message(&mut self, now: Timestamp, message: allot::RaftMessage, out: &mut Vec<Effect>) {
         let (from, to) = (message.from, message.to);
         let message = match wire::message_from_wire(message) {
             Ok(message) => message,

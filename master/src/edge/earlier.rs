@@ -70,7 +70,9 @@ fn read_all(file: &Path) -> Result<Registry, String> {
     };
     let found = number("format")?;
     if found > FORMAT {
-        return Err(format!("it has format {found}, this master reads up to {FORMAT}"));
+        return Err(format!(
+            "it has format {found}, this master reads up to {FORMAT}"
+        ));
     }
     registry.store_version = number("store_version")?;
     let table = transaction.open_table(AGENTS).map_err(text)?;
@@ -123,9 +125,7 @@ mod tests {
                 version: 3,
                 value: "v".into(),
             };
-            store
-                .insert(("web", "k"), &*entry.encode_to_vec())
-                .unwrap();
+            store.insert(("web", "k"), &*entry.encode_to_vec()).unwrap();
         }
         transaction.commit().unwrap();
         drop(database);
@@ -135,7 +135,12 @@ mod tests {
         let mut bytes = std::fs::read(&file).unwrap();
         bytes[..64].fill(7);
         std::fs::write(&file, bytes).unwrap();
-        assert!(read(&file).unwrap_err().to_string().contains("registry.redb"));
+        assert!(
+            read(&file)
+                .unwrap_err()
+                .to_string()
+                .contains("registry.redb")
+        );
         set_aside(&file).unwrap();
         assert_eq!(find(folder.path()).unwrap(), None);
     }

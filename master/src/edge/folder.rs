@@ -208,8 +208,7 @@ impl Folder {
             what,
         };
         let text = std::fs::read_to_string(&file).map_err(|e| damaged(e.to_string()))?;
-        let identity: Identity =
-            serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        let identity: Identity = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
         if identity.id() == 0 {
             return Err(damaged(format!("{:?} is no member's number", identity.id)));
         }

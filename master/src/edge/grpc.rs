@@ -59,7 +59,9 @@ impl Door {
     pub(super) fn routes(self, desk: Desk) -> Routes {
         // Peers may send large calls; replies are bounded by what the core makes.
         Routes::new(desk.server())
-            .add_service(SchedulerServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX))
+            .add_service(
+                SchedulerServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX),
+            )
             .add_service(AgentServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX))
             .add_service(OperatorServer::new(self.clone()))
             .add_service(StoreServer::new(self).max_decoding_message_size(MESSAGE_LEN_MAX))

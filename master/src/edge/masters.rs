@@ -54,9 +54,8 @@ pub(super) fn not_leading(leader: Option<&str>) -> Status {
             "this master does not lead, and no leader is known right now; try again in a moment",
         );
     };
-    let mut status = Status::failed_precondition(format!(
-        "this master does not lead; the leader is {leader}"
-    ));
+    let mut status =
+        Status::failed_precondition(format!("this master does not lead; the leader is {leader}"));
     if let Ok(url) = format!("http://{leader}").parse() {
         status.metadata_mut().insert(LEADER, url);
     }
@@ -239,16 +238,26 @@ impl Masters for Desk {
         &self,
         request: Request<allot::GetLeaderRequest>,
     ) -> Result<Response<allot::GetLeaderResponse>, Status> {
-        let wait = request.into_inner().wait_ms.unwrap_or_default();
-        let wait = Duration::from_millis(wait.into()).min(WAIT_MAX);
+        let request = request.into_inner();
+        let wait = Duration::from_millis(request.wait_ms.unwrap_or_default().into());
+        let unlike = request.unlike.as_deref().unwrap_or_default();
+        let unlike = unlike.strip_prefix("http://").unwrap_or(unlike);
         let mut view = self.handle.view.clone();
+        let found = view.wait_for(|view| {
+            view.leading
+                || view
+                    .leader
+                    .as_deref()
+                    .is_some_and(|leader| leader != unlike)
+        });
         // Whether it came in time or not: what is known now is the answer.
-        let _ = tokio::time::timeout(wait, view.wait_for(|view| view.leader.is_some())).await;
+        let _ = tokio::time::timeout(wait.min(WAIT_MAX), found).await;
         let view = self.handle.view.borrow().clone();
         #[expect(clippy::cast_precision_loss, reason = "agents stay far below 2^53")]
         let spread = view.n_agents as f64 / RETURNS_PER_SEC;
         Ok(Response::new(allot::GetLeaderResponse {
             leader: view.leader.map(|leader| format!("http://{leader}")),
+            here: view.leading,
             cluster_id: self.credentials.cluster_id.clone(),
             term: view.term,
             spread_seconds: spread,
@@ -430,7 +439,12 @@ mod tests {
     fn only_the_whole_secret_opens() {
         let ours = b"0123456789abcdef";
         assert!(same_secret(ours, ours));
-        for wrong in [&b""[..], b"0123456789abcde", b"0123456789abcdeg", b"0123456789abcdef0"] {
+        for wrong in [
+            &b""[..],
+            b"0123456789abcde",
+            b"0123456789abcdeg",
+            b"0123456789abcdef0",
+        ] {
             assert!(!same_secret(wrong, ours));
         }
     }

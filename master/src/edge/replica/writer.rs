@@ -72,4 +72,3 @@ fn write_all(
         }
     }
 }
-
