@@ -5,6 +5,7 @@ mod check;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use allotment_proto::allot::change_masters_request::Change;
 use allotment_proto::allot::masters_client::MastersClient;
@@ -114,15 +115,22 @@ async fn change(ctx: &Context, change: Change) -> anyhow::Result<()> {
     output::line(&answer.into_inner().message)
 }
 
+/// A master that takes longer is of no use to the others either.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+
 async fn status_of(url: &str) -> Result<MasterStatus, String> {
-    let channel = rpc::connect(Peer::Master, url)
-        .await
-        .map_err(|failure| failure.to_string())?;
-    let mut client = MastersClient::new(channel);
-    let answer = client.get_status(GetMasterStatusRequest {}).await;
-    answer
-        .map(tonic::Response::into_inner)
-        .map_err(|status| status.message().to_owned())
+    let asked = async {
+        let channel = rpc::connect(Peer::Master, url)
+            .await
+            .map_err(|failure| failure.to_string())?;
+        let mut client = MastersClient::new(channel);
+        let answer = client.get_status(GetMasterStatusRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| status.message().to_owned())
+    };
+    let asked = tokio::time::timeout(STATUS_TIMEOUT, asked).await;
+    asked.unwrap_or_else(|_| Err(format!("no answer within {} s", STATUS_TIMEOUT.as_secs())))
 }
 
 async fn check(ctx: &Context) -> anyhow::Result<ExitCode> {

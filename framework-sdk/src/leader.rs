@@ -16,8 +16,10 @@ use crate::channel;
 const WAIT: Duration = Duration::from_secs(4);
 /// An answer takes as long as was asked for, and the way there and back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
-/// From one master to the next; more means that they do not agree.
-const HOPS_MAX: usize = 6;
+/// A leader that takes longer to say that it leads is stopped, cut off or gone.
+const REACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often one master is asked: it may name a leader that just died, and one that follows it.
+const ASKED_MAX: usize = 3;
 
 /// The master that leads, or the only one there is.
 #[derive(Debug, Clone)]
@@ -33,37 +35,45 @@ pub struct Leader {
 /// # Errors
 /// A sentence that says who could not be reached, or that nobody leads, and what to check.
 pub async fn connect(url: &str) -> Result<Leader, String> {
-    let mut at = url.to_owned();
-    // A leader that somebody named and that could not be reached, and who named it.
-    let mut dead: Option<String> = None;
-    let mut asked: Option<(String, Channel)> = None;
-    for _ in 0..HOPS_MAX {
-        let channel = match (
-            channel::connect(&at, "master", "allot master").await,
-            &asked,
-        ) {
-            (Ok(channel), _) => channel,
-            // The one who named it will know better in a moment.
-            (Err(_), Some((by, channel))) if dead.as_ref() != Some(&at) => {
-                dead = Some(std::mem::replace(&mut at, by.clone()));
-                channel.clone()
-            }
-            (Err(reason), _) => return Err(reason),
-        };
-        let answer = match ask(&channel, &at, dead.clone()).await? {
-            Some(answer) => answer,
+    let channel = channel::connect(url, "master", "allot master").await?;
+    let here = |channel| Leader {
+        url: url.to_owned(),
+        channel,
+    };
+    let mut unlike = None;
+    for _ in 0..ASKED_MAX {
+        let Some(answer) = ask(&channel, url, WAIT, unlike.clone()).await? else {
             // A version that is always alone.
-            None => return Ok(Leader { url: at, channel }),
+            return Ok(here(channel));
         };
+        if answer.here {
+            return Ok(here(channel));
+        }
         match answer.leader {
-            _ if answer.here => return Ok(Leader { url: at, channel }),
-            Some(leader) if dead.as_ref() != Some(&leader) => {
-                asked = Some((std::mem::replace(&mut at, leader), channel));
-            }
-            _ => return Err(nobody(&at)),
+            // It knows nobody else, even after a while.
+            None => break,
+            leader if leader == unlike => break,
+            Some(leader) => match reach(&leader).await {
+                Some(found) => return Ok(found),
+                // Named from memory: the others are about to elect another one.
+                None => unlike = Some(leader),
+            },
         }
     }
-    Err(nobody(&at))
+    Err(nobody(url))
+}
+
+/// The master at `url`, if it answers and leads, or is about to.
+async fn reach(url: &str) -> Option<Leader> {
+    let reached = tokio::time::timeout(REACH_TIMEOUT, async {
+        let channel = channel::connect(url, "master", "allot master").await.ok()?;
+        let answer = ask(&channel, url, REACH_TIMEOUT / 2, None).await.ok()??;
+        answer.here.then(|| Leader {
+            url: url.to_owned(),
+            channel,
+        })
+    });
+    reached.await.ok().flatten()
 }
 
 fn nobody(at: &str) -> String {
@@ -78,11 +88,12 @@ fn nobody(at: &str) -> String {
 async fn ask(
     channel: &Channel,
     at: &str,
+    wait: Duration,
     unlike: Option<String>,
 ) -> Result<Option<GetLeaderResponse>, String> {
     let place = at.strip_prefix("http://").unwrap_or(at);
     let request = GetLeaderRequest {
-        wait_ms: u32::try_from(WAIT.as_millis()).ok(),
+        wait_ms: u32::try_from(wait.as_millis()).ok(),
         unlike,
     };
     let mut client = MastersClient::new(channel.clone());

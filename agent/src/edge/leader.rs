@@ -14,6 +14,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a master is asked to wait for a leader: a few elections.
 const WAIT: Duration = Duration::from_secs(4);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// A leader that takes longer to say that it leads is stopped, cut off or gone.
+const REACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// A master that is stopped or cut off is noticed in twice this time, so that the one which takes
+/// over is found long before pings are missed.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// The longest that an agent waits so as not to return together with all others; the session
 /// gives up on a connection after ten seconds.
 const SPREAD_MAX: Duration = Duration::from_secs(3);
@@ -60,29 +65,27 @@ impl Leader {
     pub(super) async fn find(url: &str, fence: &Fence) -> Result<Self, String> {
         let first = connect(url).await?;
         let returns = fence.was_here_before();
-        let Some(mut answer) = ask(&first, None).await? else {
-            return Ok(Self {
-                channel: first,
-                fence: fence.clone(),
-                cluster: None,
-            });
-        };
-        let mut channel = first.clone();
-        if !answer.here {
-            channel = match connect_to(&answer).await {
-                Ok(channel) => channel,
-                Err(_) => {
-                    // Named from memory: the others are about to elect another one.
-                    let dead = answer.leader.clone();
-                    answer = ask(&first, dead).await?.unwrap_or_default();
-                    if answer.here {
-                        first
-                    } else {
-                        connect_to(&answer).await?
-                    }
-                }
+        let mut unlike = None;
+        let (channel, answer) = loop {
+            let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
+                return Ok(Self {
+                    channel: first,
+                    fence: fence.clone(),
+                    cluster: None,
+                });
             };
-        }
+            if answer.here {
+                break (first, answer);
+            }
+            match answer.leader.clone() {
+                Some(leader) if unlike.as_ref() != Some(&leader) => match reach(&leader).await {
+                    Some(found) => break found,
+                    // Named from memory: the others are about to elect another one.
+                    None => unlike = Some(leader),
+                },
+                _ => return Err("no master leads right now".to_owned()),
+            }
+        };
         if !fence.admit(&answer.cluster_id, answer.term) {
             return Err("it believes in a leader that was replaced".to_owned());
         }
@@ -117,26 +120,32 @@ async fn connect(url: &str) -> Result<Channel, String> {
     Endpoint::from_shared(url.to_owned())
         .map_err(|error| describe(&error))?
         .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
         .tcp_nodelay(true)
         .connect()
         .await
         .map_err(|error| describe(&error))
 }
 
-async fn connect_to(answer: &GetLeaderResponse) -> Result<Channel, String> {
-    match &answer.leader {
-        Some(leader) => connect(leader).await,
-        None => Err("no master leads right now".to_owned()),
-    }
+/// The master at `url`, if it answers and leads, or is about to.
+async fn reach(url: &str) -> Option<(Channel, GetLeaderResponse)> {
+    let reached = tokio::time::timeout(REACH_TIMEOUT, async {
+        let channel = connect(url).await.ok()?;
+        let answer = ask(&channel, REACH_TIMEOUT / 2, None).await.ok()??;
+        answer.here.then_some((channel, answer))
+    });
+    reached.await.ok().flatten()
 }
 
 /// `None`: the master does not know the question.
 async fn ask(
     channel: &Channel,
+    wait: Duration,
     unlike: Option<String>,
 ) -> Result<Option<GetLeaderResponse>, String> {
     let request = GetLeaderRequest {
-        wait_ms: u32::try_from(WAIT.as_millis()).ok(),
+        wait_ms: u32::try_from(wait.as_millis()).ok(),
         unlike,
     };
     let mut client = MastersClient::new(channel.clone());

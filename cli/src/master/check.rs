@@ -52,7 +52,11 @@ pub(super) fn verdict(
     for (master, answer) in answers {
         let how = match answer {
             Ok(status) => format!("{}, entry {}", status.role, status.committed),
-            Err(reason) => format!("does not answer: {reason}"),
+            // Advice on how to start a master is for those who look for one.
+            Err(reason) => {
+                let cause = reason.split(';').next().unwrap_or_default();
+                format!("does not answer: {cause}")
+            }
         };
         lines.push(format!("  {} ({}): {how}", master.address, master.role));
     }

@@ -10,6 +10,7 @@ mod common;
 mod demo;
 mod framework;
 mod local;
+mod masters;
 mod nonroot;
 mod offers;
 mod operator;

@@ -13,6 +13,8 @@ use super::replica::{Credentials, connect};
 
 /// How long a master that wants to join keeps asking.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The members have to agree, which takes a few milliseconds when most of them are there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(300);
 /// A leader that changes while we follow the way to it.
 const HOPS_MAX: usize = 4;
@@ -61,15 +63,16 @@ pub(super) async fn join(
         cluster_id: identity.map_or_else(String::new, |i| i.cluster_id.clone()),
         secret,
         id: identity.map_or_else(new_id, Identity::id),
+        address: address.to_owned(),
     };
-    let asked = ask(&credentials, masters, address).await;
+    let asked = ask(&credentials, masters).await;
     match (known, asked) {
         (Some(home), Ok(answer)) if answer.removed => {
             info!("this master was removed; its log is kept aside and it joins as a new one");
             folder.set_aside(home)?;
             credentials.id = new_id();
             credentials.cluster_id = String::new();
-            let answer = ask(&credentials, masters, address).await?;
+            let answer = ask(&credentials, masters).await?;
             Ok(folder.begin_joined(identity_in(&answer))?)
         }
         (Some(home), Ok(_)) => Ok(home),
@@ -89,7 +92,6 @@ fn identity_in(answer: &allot::JoinResponse) -> Identity {
 async fn ask(
     credentials: &Credentials,
     masters: &[String],
-    address: &str,
 ) -> Result<allot::JoinResponse, JoinError> {
     // A member that starts again does not wait for the others: they may be down as well.
     let patience = if credentials.cluster_id.is_empty() {
@@ -101,7 +103,7 @@ async fn ask(
     let asking = async {
         loop {
             for master in masters {
-                match ask_one(credentials, master, address).await {
+                match ask_one(credentials, master).await {
                     Ok(answer) => return Ok(answer),
                     Err(JoinError::Unreachable { reason: why }) => reason = why,
                     Err(error) => return Err(error),
@@ -119,23 +121,31 @@ async fn ask(
 async fn ask_one(
     credentials: &Credentials,
     master: &str,
-    address: &str,
 ) -> Result<allot::JoinResponse, JoinError> {
     let mut at = master.to_owned();
     for _ in 0..HOPS_MAX {
+        if at == credentials.address {
+            // Known from before this master lost its folder; the others find out in a moment.
+            let reason = "the others believe that this master leads".to_owned();
+            return Err(JoinError::Unreachable { reason });
+        }
         let mut client = connect(&at)
             .await
             .map_err(|reason| JoinError::Unreachable { reason })?;
         let cluster_id = Some(credentials.cluster_id.clone()).filter(|id| !id.is_empty());
         let mut request = Request::new(allot::JoinRequest {
             id: credentials.id,
-            address: address.to_owned(),
+            address: credentials.address.clone(),
             cluster_id,
         });
         credentials.sign(&mut request, None);
-        let status = match client.join(request).await {
-            Ok(answer) => return Ok(answer.into_inner()),
-            Err(status) => status,
+        let status = match tokio::time::timeout(ANSWER_TIMEOUT, client.join(request)).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) => status,
+            Err(_) => {
+                let reason = format!("master {at} did not answer");
+                return Err(JoinError::Unreachable { reason });
+            }
         };
         let reason = status.message().to_owned();
         match status.code() {

@@ -21,7 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::folder::new_id;
-use super::replica::{CLUSTER, Credentials, FROM, Handle, Overview, SECRET, TO, ToReplica};
+use super::replica::{
+    ADDRESS, CLUSTER, Credentials, FROM, Handle, Overview, SECRET, TO, ToReplica, View,
+};
 
 /// The longest that a search for the leader may wait here.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -242,21 +244,26 @@ impl Masters for Desk {
         let wait = Duration::from_millis(request.wait_ms.unwrap_or_default().into());
         let unlike = request.unlike.as_deref().unwrap_or_default();
         let unlike = unlike.strip_prefix("http://").unwrap_or(unlike);
+        let me = self.credentials.address.as_str();
+        // This master, elected a moment ago, leads once it has caught up.
+        let other = |view: &View| {
+            let leader = view.leader.clone();
+            leader.filter(|leader| leader != me)
+        };
         let mut view = self.handle.view.clone();
-        let found = view.wait_for(|view| {
-            view.leading
-                || view
-                    .leader
-                    .as_deref()
-                    .is_some_and(|leader| leader != unlike)
-        });
+        let found = view.wait_for(|view| view.leading || other(view).is_some_and(|l| l != unlike));
         // Whether it came in time or not: what is known now is the answer.
         let _ = tokio::time::timeout(wait.min(WAIT_MAX), found).await;
         let view = self.handle.view.borrow().clone();
+        let leader = if view.leading {
+            Some(me.to_owned())
+        } else {
+            other(&view)
+        };
         #[expect(clippy::cast_precision_loss, reason = "agents stay far below 2^53")]
         let spread = view.n_agents as f64 / RETURNS_PER_SEC;
         Ok(Response::new(allot::GetLeaderResponse {
-            leader: view.leader.map(|leader| format!("http://{leader}")),
+            leader: leader.map(|leader| format!("http://{leader}")),
             here: view.leading,
             cluster_id: self.credentials.cluster_id.clone(),
             term: view.term,
@@ -396,6 +403,10 @@ impl Masters for Desk {
             return Err(Status::not_found(
                 "that master was removed from the cluster; start it with --join to come back",
             ));
+        }
+        // A version that does not say it is where the log says.
+        if let Ok(address) = checked_address(text(metadata, ADDRESS)) {
+            self.send(ToReplica::Heard { from, address }).await?;
         }
         self.listen(request.into_inner(), from).await?;
         Ok(Response::new(allot::DeliverResponse {}))

@@ -149,13 +149,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         cluster_id: home.identity.cluster_id.clone(),
         secret: secret.clone(),
         id: home.identity.id(),
+        address: address.clone(),
     };
     let parts = Parts {
         clock,
         folder,
         home,
         credentials: credentials.clone(),
-        address: address.clone(),
         election_timeout: config.election_timeout,
     };
     let (replica, handle, news) = replica::prepare(parts)?;
@@ -344,16 +344,14 @@ impl Running {
             ended = &mut self.replica => {
                 why(ended).unwrap_or_else(|| RunError::Died("its replica ended".to_owned()))
             }
-            ended = &mut self.core => {
-                let reason = why(ended);
-                if reason.is_none() && !self.replica.is_finished() {
-                    return RunError::Died("its loop ended".to_owned());
-                }
-                match reason {
-                    Some(error) => error,
-                    None => why((&mut self.replica).await)
+            ended = &mut self.core => match why(ended) {
+                Some(error) => error,
+                // It ends with its replica, which is about to say why.
+                None => match tokio::time::timeout(STOP_GRACE, &mut self.replica).await {
+                    Ok(ended) => why(ended)
                         .unwrap_or_else(|| RunError::Died("its replica ended".to_owned())),
-                }
+                    Err(_) => RunError::Died("its loop ended".to_owned()),
+                },
             },
             ended = &mut self.server => match ended {
                 Ok(Ok(())) => RunError::Died("its server ended".to_owned()),

@@ -24,7 +24,7 @@ use super::folder::{Folder, Home, RegistryError};
 use crate::core::registry::{Record, Registry};
 use crate::replica::{Effect, Input, Replica, entry};
 use peers::Peers;
-pub(super) use peers::{CLUSTER, Credentials, FROM, SECRET, TO, connect};
+pub(super) use peers::{ADDRESS, CLUSTER, Credentials, FROM, SECRET, TO, connect};
 use requests::Goal;
 pub(super) use requests::{Joined, Overview};
 use writer::Writer;
@@ -57,6 +57,8 @@ pub(super) enum ToReplica {
     DiskFailed(StoreError),
     /// Another master says that this one was removed.
     Expelled,
+    /// A member opened a stream and said where it is reached.
+    Heard { from: u64, address: String },
     /// A master wants to be a member, or moved.
     Join {
         id: u64,
@@ -131,8 +133,6 @@ pub(super) struct Parts {
     pub(super) folder: Folder,
     pub(super) home: Home,
     pub(super) credentials: Credentials,
-    /// Where others reach this master, `host:port`.
-    pub(super) address: String,
     pub(super) election_timeout: Duration,
 }
 
@@ -149,10 +149,14 @@ pub(super) struct Handle {
 pub(super) struct ReplicaLoop {
     clock: Clock,
     replica: Replica,
-    address: String,
     credentials: Credentials,
     /// From the folder: others that the log may not tell yet.
     seeds: BTreeMap<u64, String>,
+    /// Where the log says that the others are.
+    known: BTreeMap<u64, String>,
+    /// What they said themselves since: the log may not be able to go on before one that moved is
+    /// reached.
+    heard: BTreeMap<u64, String>,
     inbox: mpsc::Receiver<ToReplica>,
     sender: mpsc::Sender<ToReplica>,
     news: mpsc::UnboundedSender<News>,
@@ -177,7 +181,6 @@ pub(super) fn prepare(
         folder,
         home,
         credentials,
-        address,
         election_timeout,
     } = parts;
     let (sender, inbox) = mpsc::channel(QUEUE_MAX);
@@ -203,8 +206,9 @@ pub(super) fn prepare(
     let mut made = ReplicaLoop {
         clock,
         replica,
-        address,
         seeds,
+        known: BTreeMap::new(),
+        heard: BTreeMap::new(),
         peers: Peers::new(credentials.clone(), sender.clone()),
         credentials,
         inbox,
@@ -292,6 +296,12 @@ impl ReplicaLoop {
             }),
             ToReplica::DiskFailed(source) => {
                 self.failed = Some(RunError::Log(source));
+            }
+            ToReplica::Heard { from, address } => {
+                let news = self.heard.insert(from, address.clone());
+                if news.as_ref() != Some(&address) {
+                    self.on_changed();
+                }
             }
             ToReplica::Expelled => self.failed = Some(RunError::Removed),
             ToReplica::Resign => self.step(Input::Raft(RaftInput::Resign)),
@@ -398,10 +408,19 @@ impl ReplicaLoop {
         if members.members.is_empty() {
             others.clone_from(&self.seeds);
         }
+        // The log has moved them since.
+        self.heard
+            .retain(|id, _| self.known.get(id) == others.get(id));
+        self.known.clone_from(&others);
+        for (id, address) in &mut others {
+            if let Some(heard) = self.heard.get(id) {
+                address.clone_from(heard);
+            }
+        }
         self.peers.set(&others);
         let leader = standing.leader.and_then(|id| {
             if id == me {
-                Some(self.address.clone())
+                Some(self.credentials.address.clone())
             } else {
                 others.get(&id).cloned()
             }

@@ -37,12 +37,15 @@ pub(in crate::edge) struct Credentials {
     pub(in crate::edge) cluster_id: String,
     pub(in crate::edge) secret: Option<String>,
     pub(in crate::edge) id: u64,
+    /// Where others reach it, `host:port`.
+    pub(in crate::edge) address: String,
 }
 
 pub(in crate::edge) const CLUSTER: &str = "allot-cluster";
 pub(in crate::edge) const SECRET: &str = "allot-secret";
 pub(in crate::edge) const FROM: &str = "allot-from";
 pub(in crate::edge) const TO: &str = "allot-to";
+pub(in crate::edge) const ADDRESS: &str = "allot-address";
 
 impl Credentials {
     /// Marks a request as coming from this master; `to`: the member it is for.
@@ -55,6 +58,7 @@ impl Credentials {
         };
         put(CLUSTER, &self.cluster_id);
         put(FROM, &format!("{:x}", self.id));
+        put(ADDRESS, &self.address);
         if let Some(secret) = &self.secret {
             put(SECRET, secret);
         }

@@ -44,7 +44,7 @@ impl ReplicaLoop {
         let members = &self.replica.member().members().members;
         let addresses = members.iter().map(|(id, m)| (*id, m.address.clone()));
         let mut addresses: BTreeMap<u64, String> = addresses.collect();
-        addresses.insert(self.credentials.id, self.address.clone());
+        addresses.insert(self.credentials.id, self.credentials.address.clone());
         Overview {
             standing: self.replica.member().standing(),
             addresses,
@@ -190,19 +190,21 @@ impl ReplicaLoop {
     pub(super) fn announce_address(&mut self, leader: Option<String>) {
         let me = self.credentials.id;
         let members = &self.replica.member().members().members;
-        let moved = members.get(&me).is_some_and(|m| m.address != self.address);
+        let moved = members
+            .get(&me)
+            .is_some_and(|m| m.address != self.credentials.address);
         if !moved {
             self.announced_to = None;
             return;
         }
         if self.replica.is_leading() {
-            let (id, address) = (me, self.address.clone());
+            let (id, address) = (me, self.credentials.address.clone());
             let change = Change::Move { id, address };
             // Refused while another change is under way; its end brings us here again.
-            if self.announced_to.as_ref() != Some(&self.address)
+            if self.announced_to.as_ref() != Some(&self.credentials.address)
                 && let Ok(effects) = self.replica.change(self.clock.now(), &change)
             {
-                self.announced_to = Some(self.address.clone());
+                self.announced_to = Some(self.credentials.address.clone());
                 self.perform(effects);
             }
             return;
@@ -210,7 +212,7 @@ impl ReplicaLoop {
         if leader.is_some() && self.announced_to != leader {
             self.announced_to.clone_from(&leader);
             let credentials = self.credentials.clone();
-            let (leader, address) = (leader.unwrap_or_default(), self.address.clone());
+            let (leader, address) = (leader.unwrap_or_default(), self.credentials.address.clone());
             tokio::spawn(async move {
                 let request = allotment_proto::allot::JoinRequest {
                     id: me,
