@@ -87,7 +87,10 @@ fn what_an_old_session_still_says_is_not_heard() {
         },
         tasks: vec![task("t", "cpus:1")],
     }));
-    let message = allot::MasterMessage { message, term: None };
+    let message = allot::MasterMessage {
+        message,
+        term: None,
+    };
     a.feed(Input::Master {
         session: old,
         message,

@@ -13,4 +13,6 @@ pub mod edge;
 pub mod replica;
 
 pub use config::{Config, ConfigError};
-pub use edge::{JoinError, RegistryError, RunError, Running, StartError, restore, start};
+pub use edge::{
+    JoinError, RegistryError, RunError, Running, StartError, restore, start, start_with,
+};

@@ -38,7 +38,14 @@ impl Masters {
 
     fn begin(&mut self, i: usize, flags: &[&str]) {
         let (port, data) = (self.ports[i].to_string(), self.data(i));
-        let mut args = vec!["--log-level=info", "master", "--port", &port, "--data", &data];
+        let mut args = vec![
+            "--log-level=info",
+            "master",
+            "--port",
+            &port,
+            "--data",
+            &data,
+        ];
         args.extend(flags);
         let mut master = Process::start(&args);
         master.ready("master");
@@ -72,9 +79,14 @@ impl Masters {
     fn leader(&self, not: Option<usize>) -> usize {
         eventually("another master leads", || {
             let masters = self.list("master");
-            let leads = masters.iter().find(|master| master["leader"] == json!(true))?;
+            let leads = masters
+                .iter()
+                .find(|master| master["leader"] == json!(true))?;
             let address = leads["address"].as_str()?;
-            let found = self.ports.iter().position(|p| address.ends_with(&p.to_string()))?;
+            let found = self
+                .ports
+                .iter()
+                .position(|p| address.ends_with(&p.to_string()))?;
             (Some(found) != not).then_some(found)
         })
     }
@@ -131,7 +143,8 @@ fn nothing_is_lost_when_leaders_are_killed_stopped_or_all_die_at_once() {
     ]);
     batch.ready("batch");
     let app = masters.folder.path().join("app.json");
-    let sleep = json!({"id": "/sleep", "cmd": "sleep 1000", "cpus": 0.1, "mem": 16, "instances": 2});
+    let sleep =
+        json!({"id": "/sleep", "cmd": "sleep 1000", "cpus": 0.1, "mem": 16, "instances": 2});
     std::fs::write(&app, sleep.to_string()).unwrap();
     masters.ask(&["app", "add", text(&app)]).ok();
     let before = eventually("the cluster is complete", || {
@@ -176,8 +189,17 @@ fn nothing_is_lost_when_leaders_are_killed_stopped_or_all_die_at_once() {
     masters.unchanged(&before);
 
     // And the app goes on under the same framework.
-    allot(&["app", "scale", "/sleep", "3", "--services", &services_url, "--master", &masters.all])
-        .ok();
+    allot(&[
+        "app",
+        "scale",
+        "/sleep",
+        "3",
+        "--services",
+        &services_url,
+        "--master",
+        &masters.all,
+    ])
+    .ok();
     eventually("the app has three instances", || {
         let tasks = masters.list("task");
         let running = tasks.iter().filter(|task| task["state"] == "TASK_RUNNING");

@@ -21,6 +21,7 @@ mod turn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use allotment_allocator::{Allocator, Drf};
 use allotment_proto::{VERSION, mesos};
 use allotment_raft::MemberError;
 use allotment_raft::store::StoreError;
@@ -114,13 +115,24 @@ pub struct Running {
     server: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
-/// Starts a master; returns once it serves. One that is alone leads by then; others serve as soon
-/// as they can say who leads.
+/// Starts a master with the default allocation module; returns once it serves. One that is alone
+/// leads by then; others serve as soon as they can say who leads.
 ///
 /// # Errors
 /// [`StartError`] when the settings contradict each other, the port is taken, the data folder
 /// cannot be used or the cluster cannot be joined.
 pub async fn start(config: Config) -> Result<Running, StartError> {
+    start_with(config, || Box::new(Drf::default())).await
+}
+
+/// The same with another module: `make` gives a fresh one whenever this master begins to decide.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    config: Config,
+    make: impl Fn() -> Box<dyn Allocator> + Send + Sync + 'static,
+) -> Result<Running, StartError> {
     config.validate().map_err(StartError::Config)?;
     let (folder, found, secret) = open(&config).await?;
     let bind = |source| StartError::Bind {
@@ -165,6 +177,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let turns = Loop::new(
         clock,
         core_config(&config, &host, bound),
+        Box::new(make),
         handle.lease.clone(),
         handle.inbox.clone(),
     );

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use allotment_allocator::Drf;
+use allotment_allocator::Allocator;
 use allotment_proto::{allot, scheduler};
 use allotment_types::{Effects, Timestamp};
 use prost::Message;
@@ -61,11 +61,14 @@ enum Waiting {
     Reader(Outbox<Arc<allot::ClusterEvent>>),
 }
 
-#[derive(Debug)]
+/// Makes the allocation module of a reign.
+type Make = Box<dyn Fn() -> Box<dyn Allocator> + Send + Sync>;
+
 pub(super) struct Loop {
     clock: Clock,
     /// What a core is made of, for each reign anew.
     config: CoreConfig,
+    make: Make,
     reign: Option<Reign>,
     lease: Lease,
     replica: mpsc::Sender<ToReplica>,
@@ -89,12 +92,14 @@ impl Loop {
     pub(super) fn new(
         clock: Clock,
         config: CoreConfig,
+        make: Make,
         lease: Lease,
         replica: mpsc::Sender<ToReplica>,
     ) -> Self {
         Self {
             clock,
             config,
+            make,
             reign: None,
             lease,
             replica,
@@ -222,7 +227,7 @@ impl Loop {
                 let mut config = self.config.clone();
                 // Ids of this reign begin with it and are never given again.
                 config.info.id = uuid::Uuid::new_v4().to_string();
-                let core = Core::new(config, time.0, *registry, Box::new(Drf::default()));
+                let core = Core::new(config, time.0, *registry, (self.make)());
                 self.reign = Some(Reign::new(core, term, epoch, time));
             }
             News::Follow => self.abdicate(),

@@ -175,8 +175,22 @@ mod tests {
         ]
     }
 
+    /// Whoever adds a kind of record meets this match, and adds one to `records` and its tag to
+    /// [`Boxed`].
+    fn tag(record: &Record) -> u32 {
+        match record {
+            Record::Agent(_) => 1,
+            Record::AgentRemoved(_) => 2,
+            Record::Framework(_) => 3,
+            Record::FrameworkForgotten(_) => 4,
+            Record::Store(_) => 5,
+        }
+    }
+
     #[test]
     fn every_record_survives_the_log() {
+        let tags: std::collections::BTreeSet<u32> = records().iter().map(tag).collect();
+        assert!(tags.into_iter().eq(1..=5));
         let time = Timestamp::from_secs(5);
         let (epoch, sequence, at, read) = decode(encode(1, 2, time, records())).unwrap();
         assert_eq!((epoch, sequence, at), (1, 2, time));
