@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "allot/v1/batch.proto",
         "allot/v1/store.proto",
         "allot/v1/operator.proto",
+        "allot/v1/masters.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed=proto/{file}");
@@ -28,6 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "JobClusterView",
         "JobVariable",
         "JobView",
+        "MasterStatus",
+        "MasterView",
         "RangesView",
         "ResourcesView",
         "RoleView",

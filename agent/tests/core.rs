@@ -34,6 +34,7 @@ fn the_first_registration_has_no_id_and_every_later_one_has() {
                     },
                     ..Default::default()
                 })),
+                term: None,
             },
         },
     );
@@ -86,7 +87,10 @@ fn what_an_old_session_still_says_is_not_heard() {
         },
         tasks: vec![task("t", "cpus:1")],
     }));
-    let message = allot::MasterMessage { message };
+    let message = allot::MasterMessage {
+        message,
+        term: None,
+    };
     a.feed(Input::Master {
         session: old,
         message,

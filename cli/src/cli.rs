@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a master: collect resources, offer them
+    /// Run a master: collect resources, offer them; or look after the masters
     Master(roles::master::Args),
     /// Run an agent: run tasks in containers
     Agent(roles::agent::Args),
@@ -75,10 +75,12 @@ enum Command {
 impl Cli {
     /// Whether the command is a server.
     pub(crate) const fn serves(&self) -> bool {
+        if let Command::Master(args) = &self.command {
+            return args.serves();
+        }
         matches!(
             self.command,
-            Command::Master(_)
-                | Command::Agent(_)
+            Command::Agent(_)
                 | Command::Services(_)
                 | Command::Batch(_)
                 | Command::Local(_)
@@ -103,7 +105,7 @@ pub(crate) fn parse() -> Cli {
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let ctx = Context::new(cli.connection);
     match cli.command {
-        Command::Master(args) => roles::master::run(args).await,
+        Command::Master(args) => roles::master::run(&ctx, args).await,
         Command::Agent(args) => roles::agent::run(&ctx, args).await,
         Command::Local(args) => local::run(args).await,
         Command::Demo(args) => demo::run(args).await,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::operator_client::OperatorClient;
 use tonic::transport::Channel;
 
@@ -14,7 +15,7 @@ pub(crate) const COMMON: &str = "Common options";
 /// Flags that every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Connection {
-    /// The master's address
+    /// The masters' addresses, separated by commas; any one of them leads to the rest
     #[arg(
         long,
         global = true,
@@ -50,8 +51,10 @@ pub(crate) struct Connection {
 /// What a command needs beside its own arguments.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
-    /// The master's address, `http://host:port` without a slash at the end.
+    /// The masters' addresses, `http://host:port` without a slash at the end, with commas between.
     pub(crate) master: String,
+    /// The same as a list.
+    pub(crate) masters: Vec<String>,
     /// How to print listings and single things.
     pub(crate) output: Format,
     services: Option<String>,
@@ -63,8 +66,11 @@ const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Context {
     pub(crate) fn new(connection: Connection) -> Self {
+        let given = connection.master.split(',').map(str::trim);
+        let masters: Vec<String> = given.filter(|m| !m.is_empty()).map(base_url).collect();
         Self {
-            master: base_url(&connection.master),
+            master: masters.join(","),
+            masters,
             output: connection.output,
             services: connection.services.as_deref().map(base_url),
             batch: connection.batch.as_deref().map(base_url),
@@ -89,11 +95,16 @@ impl Context {
 
     /// A client of the master's operator API.
     pub(crate) async fn operator(&self) -> anyhow::Result<OperatorClient<Channel>> {
-        let channel = rpc::connect(rpc::Peer::Master, &self.master).await?;
+        let channel = rpc::leader(&self.masters).await?;
         Ok(
             OperatorClient::new(channel)
                 .max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX),
         )
+    }
+
+    /// A client of the leading master's membership API.
+    pub(crate) async fn leading_master(&self) -> anyhow::Result<MastersClient<Channel>> {
+        Ok(MastersClient::new(rpc::leader(&self.masters).await?))
     }
 
     /// What a call that the master refused means for the user.
@@ -124,7 +135,7 @@ impl Context {
 }
 
 /// `host:port`, `http://host:port/` and `http://host:port` are one address.
-fn base_url(given: &str) -> String {
+pub(crate) fn base_url(given: &str) -> String {
     let trimmed = given.trim_end_matches('/');
     if trimmed.contains("://") {
         trimmed.to_owned()

@@ -20,6 +20,7 @@ mod http;
 mod job;
 mod local;
 mod logging;
+mod master;
 mod node;
 mod output;
 mod role;

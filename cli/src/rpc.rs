@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use allotment_proto::allot::masters_client::MastersClient;
+use allotment_proto::allot::{GetLeaderRequest, GetLeaderResponse};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::exit::Failure;
@@ -79,6 +81,79 @@ pub(crate) async fn connect(peer: Peer, url: &str) -> Result<Channel, Failure> {
         .connect()
         .await
         .map_err(|error| peer.unreachable(url, &innermost(&error)))
+}
+
+/// How long a master may wait for an election before it says who leads.
+const ELECTION_WAIT: Duration = Duration::from_secs(4);
+
+/// A leader that takes longer to say that it leads is stopped, cut off or gone.
+const REACH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Opens a channel to the leader, by the first of `masters` that knows the way.
+///
+/// # Errors
+/// [`Failure::Usage`] when an address is none, [`Failure::Unreachable`] when nobody leads.
+pub(crate) async fn leader(masters: &[String]) -> Result<Channel, Failure> {
+    let mut failure = Failure::Usage("no master is named; give --master host:port".to_owned());
+    for master in masters {
+        match leader_by(master).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn leader_by(master: &str) -> Result<Channel, Failure> {
+    let first = connect(Peer::Master, master).await?;
+    let mut unlike = None;
+    loop {
+        let answer = match who_leads(&first, ELECTION_WAIT, unlike.clone()).await {
+            Ok(answer) => answer,
+            // A version that is always alone.
+            Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(first),
+            Err(status) => return Err(Peer::Master.unreachable(master, status.message())),
+        };
+        if answer.here {
+            return Ok(first);
+        }
+        match answer.leader {
+            Some(leader) if unlike.as_ref() != Some(&leader) => match reach(&leader).await {
+                Some(channel) => return Ok(channel),
+                // Named from memory: the others are about to elect another one.
+                None => unlike = Some(leader),
+            },
+            _ => {
+                return Err(Failure::Unreachable(format!(
+                    "no master leads, says {master}: most of the masters must run and reach each \
+                     other; see `allot master check`"
+                )));
+            }
+        }
+    }
+}
+
+async fn who_leads(
+    channel: &Channel,
+    wait: Duration,
+    unlike: Option<String>,
+) -> Result<GetLeaderResponse, tonic::Status> {
+    let request = GetLeaderRequest {
+        wait_ms: u32::try_from(wait.as_millis()).ok(),
+        unlike,
+    };
+    let mut client = MastersClient::new(channel.clone());
+    Ok(client.get_leader(request).await?.into_inner())
+}
+
+/// The master at `url`, if it answers and leads, or is about to.
+async fn reach(url: &str) -> Option<Channel> {
+    let reached = tokio::time::timeout(REACH_TIMEOUT, async {
+        let channel = connect(Peer::Master, url).await.ok()?;
+        let answer = who_leads(&channel, REACH_TIMEOUT / 2, None).await.ok()?;
+        answer.here.then_some(channel)
+    });
+    reached.await.ok().flatten()
 }
 
 /// What a refused call means for the user.

@@ -122,6 +122,7 @@ async fn try_run(ctx: &Context, args: Args) -> anyhow::Result<u8> {
         user: crate::roles::user(),
         roles: vec![role],
         failover_timeout: FAILOVER_TIMEOUT,
+        masters: ctx.masters.clone(),
         ..Config::new(&ctx.master, format!("run {}", task.name))
     };
     let mut signals = Signals::listen()?;

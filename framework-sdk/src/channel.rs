@@ -9,6 +9,10 @@ use tonic::{Code, Status};
 /// A TCP connection takes milliseconds; a host that drops packets takes forever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A master that is stopped or cut off is noticed in twice this time, so that the one which takes
+/// over is found long before heartbeats are missed.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
 /// An endpoint for `url` (`http://host:port`), or what is wrong with it.
 pub(crate) fn endpoint(url: &str) -> Result<Endpoint, String> {
     if !url.starts_with("http://") {
@@ -17,6 +21,8 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint, String> {
     Ok(Endpoint::from_shared(url.to_owned())
         .map_err(|error| format!("address {url:?} is not http://host:port: {error}"))?
         .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
         .tcp_nodelay(true)
         // A batch of a few thousand updates fits without waiting for the receiver's window.
         .initial_stream_window_size(1 << 20)

@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use crate::channel;
 use crate::config::{ConfigError, master_url};
+use crate::leader;
 
 /// Longer than a master needs; whoever asks why something waits should not wait for that too.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,11 +75,15 @@ impl Cluster {
             }
         }
         for master in self.masters.iter() {
-            let connected = channel::connect(master, "master", "allot master").await;
-            match connected {
-                Ok(channel) => match ask(channel.clone()).await {
+            let found = tokio::time::timeout(CALL_TIMEOUT, leader::connect(master)).await;
+            let found = found.unwrap_or_else(|_| {
+                let place = master.strip_prefix("http://").unwrap_or(master);
+                Err(format!("master {place} does not say who leads"))
+            });
+            match found {
+                Ok(leader) => match ask(leader.channel.clone()).await {
                     Ok(agents) => {
-                        *held = Some(channel);
+                        *held = Some(leader.channel);
                         return Ok(agents);
                     }
                     Err(error) => reason = error,

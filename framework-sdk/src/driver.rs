@@ -23,6 +23,7 @@ use crate::api::{Call, Event};
 use crate::channel;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::leader;
 use crate::session::{Effect, Input, Session, Step};
 
 /// How many messages are taken in one turn, in either direction.
@@ -462,13 +463,13 @@ impl Driver {
         let _ = out.try_send(subscribe);
         self.unsent.clear();
         let opening = Box::pin(async move {
-            let channel = channel::connect(&master, "master", "allot master").await?;
+            let leader = leader::connect(&master).await?;
             let mut client =
-                SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+                SchedulerClient::new(leader.channel).max_decoding_message_size(MESSAGE_LEN_MAX);
             match client.connect(ReceiverStream::new(calls)).await {
                 Ok(response) => Ok(Box::new(response.into_inner().ready_chunks(BATCH))),
                 Err(status) => {
-                    let place = master.strip_prefix("http://").unwrap_or(&master);
+                    let place = leader.url.strip_prefix("http://").unwrap_or(&leader.url);
                     let text = channel::status_text(&status);
                     Err(format!("master {place} refused the stream: {text}"))
                 }

@@ -4,6 +4,7 @@
 //! - [`config`]: who the framework is and where its masters are.
 //! - [`driver`]: the connection that keeps itself up, on tokio.
 //! - [`session`]: the same as a pure state machine, for simulators.
+//! - [`leader`]: which of several masters leads.
 //! - [`store`]: state that outlives the framework's machine, kept by the masters.
 //! - [`cluster`]: what agents there are and what they have free, to tell people why something waits.
 //! - [`sandbox`]: what tasks write, while they write it.
@@ -21,6 +22,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 pub mod driver;
+pub mod leader;
 pub mod sandbox;
 pub mod session;
 pub mod store;

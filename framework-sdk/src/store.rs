@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use crate::channel;
 use crate::config::{ConfigError, master_url};
+use crate::leader;
 
 /// The largest value, in bytes.
 pub const VALUE_LEN_MAX: usize = 1024 * 1024;
@@ -271,7 +272,8 @@ impl Store {
         F: Future<Output = Result<T, Status>>,
     {
         let mut reasons: Vec<String> = Vec::new();
-        for _ in 0..self.shared.masters.len() {
+        // Once more than there are: the leader that was used last may lead no more.
+        for _ in 0..=self.shared.masters.len() {
             let (master, channel) = match self.channel().await {
                 Ok(found) => found,
                 Err((master, reason)) => {
@@ -329,9 +331,8 @@ impl Store {
             return Ok((master, channel.clone()));
         }
         let url = self.shared.masters.get(master).map_or("", String::as_str);
-        let channel = channel::connect(url, "master", "allot master")
-            .await
-            .map_err(|reason| (master, reason))?;
+        let leader = leader::connect(url).await;
+        let channel = leader.map_err(|reason| (master, reason))?.channel;
         current.channel = Some(channel.clone());
         Ok((master, channel))
     }

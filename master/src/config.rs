@@ -15,6 +15,16 @@ pub struct Config {
     pub hostname: Option<String>,
     /// The folder of the registry. Created when missing; one master at a time may use it.
     pub data_dir: PathBuf,
+    /// Let other masters join: make a secret unless there is one.
+    pub bootstrap: bool,
+    /// Masters of a cluster to become a member of, `host:port` each, tried in turn; empty: the
+    /// cluster that the folder belongs to, or a new one.
+    pub join: Vec<String>,
+    /// What masters show each other; `None`: the one kept in the folder, if any.
+    pub secret: Option<String>,
+    /// How long the other masters wait for a silent leader before they elect another; the real
+    /// time is up to twice that, at random. Longer than any pause of a healthy machine or network.
+    pub election_timeout: Duration,
     /// The time between two heartbeats to a framework (Mesos: 15 s).
     pub heartbeat_interval: Duration,
     /// The time between two pings to an agent (Mesos: 15 s).
@@ -44,6 +54,9 @@ pub enum ConfigError {
         /// A sensible value.
         example: &'static str,
     },
+    /// A master begins a cluster or joins one.
+    #[error("a master either begins a cluster or joins one; give bootstrap or join, not both")]
+    BootstrapAndJoin,
     /// Two settings contradict each other.
     #[error("{smaller_name} {smaller:?} must be shorter than {larger_name} {larger:?}")]
     NotShorter {
@@ -64,6 +77,10 @@ impl Default for Config {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5050),
             hostname: None,
             data_dir: PathBuf::from("allot-master"),
+            bootstrap: false,
+            join: Vec::new(),
+            secret: None,
+            election_timeout: Duration::from_millis(600),
             heartbeat_interval: Duration::from_secs(15),
             agent_ping_interval: Duration::from_secs(15),
             agent_ping_misses: 5,
@@ -83,6 +100,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let positive = [
             ("heartbeat_interval", self.heartbeat_interval, "15s"),
+            ("election_timeout", self.election_timeout, "600ms"),
             ("agent_ping_interval", self.agent_ping_interval, "15s"),
             ("offer_timeout", self.offer_timeout, "5m"),
             ("allocation_coalesce", self.allocation_coalesce, "1ms"),
@@ -92,6 +110,9 @@ impl Config {
             if value.is_zero() {
                 return Err(ConfigError::Zero { name, example });
             }
+        }
+        if self.bootstrap && !self.join.is_empty() {
+            return Err(ConfigError::BootstrapAndJoin);
         }
         if self.agent_ping_misses == 0 {
             let (name, example) = ("agent_ping_misses", "5 pings");

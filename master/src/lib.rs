@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: what an operator may set, with units and checks.
 //! - [`core`]: the master as a pure state machine.
+//! - [`replica`]: one master's copy of the replicated registry, and whether it leads; pure.
 //! - [`edge`]: sockets, disk and clock around the core; [`start`] and [`Running`].
 //!
 //! Who is offered what is decided by the allocation module (`allotment-allocator`); a program of
@@ -10,6 +11,9 @@
 pub mod config;
 pub mod core;
 pub mod edge;
+pub mod replica;
 
 pub use config::{Config, ConfigError};
-pub use edge::{RunError, Running, StartError, start, start_with};
+pub use edge::{
+    JoinError, RegistryError, RunError, Running, StartError, restore, start, start_with,
+};

@@ -509,36 +509,58 @@ async fn a_taken_port_is_refused_by_name() {
     assert!(error.contains(&listen.to_string()), "{error}");
 }
 
+/// The files of the registry whose names begin so.
+fn files_of_the_log(folder: &Path, kind: &str) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(folder.join("raft")).unwrap();
+    let all = all.map(|entry| entry.unwrap().path());
+    all.filter(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(kind)
+    })
+    .collect()
+}
+
 #[tokio::test]
-async fn a_damaged_registry_is_refused_and_left_as_it_is() {
+async fn a_damaged_registry_is_refused_by_name_and_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("registry.redb");
     let master = start(config(folder.path())).await.unwrap();
     framework(&channel(master.url()).await, None).await;
     master.stop().await;
-    let whole = std::fs::read(&file).unwrap();
-    let damages: [(&str, Vec<u8>); 3] = [
-        ("garbage", b"not a registry".repeat(1000)),
-        ("cut off", whole[..whole.len() / 3].to_vec()),
-        ("overwritten", {
-            let mut bytes = whole.clone();
-            let half = bytes.len() / 2;
-            for byte in &mut bytes[512..half] {
-                *byte = 0xa5;
-            }
-            bytes
-        }),
-    ];
-    for (what, bytes) in damages {
-        std::fs::write(&file, &bytes).unwrap();
-        let error = refused(config(folder.path())).await.to_string();
-        assert!(
-            error.contains("registry.redb") && error.contains("damaged"),
-            "{what}: {error}"
-        );
+    for kind in ["log-", "snapshot-"] {
+        let file = &files_of_the_log(folder.path(), kind)[0];
+        let whole = std::fs::read(file).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        let garbage = b"not a registry".repeat(1000);
+        for bytes in [flipped, garbage, whole[..10].to_vec()] {
+            std::fs::write(file, &bytes).unwrap();
+            let error = anyhow::Error::from(refused(config(folder.path())).await);
+            let error = format!("{error:#}");
+            assert!(error.contains(kind) && error.contains("damaged"), "{error}");
+            assert_eq!(std::fs::read(file).unwrap(), bytes);
+        }
+        std::fs::write(file, whole).unwrap();
     }
-    std::fs::write(&file, whole).unwrap();
     start(config(folder.path())).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_tail_that_a_crash_tore_is_cut_and_the_rest_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = start(config(folder.path())).await.unwrap();
+    let (_, id) = framework(&channel(master.url()).await, None).await;
+    master.stop().await;
+    let file = &files_of_the_log(folder.path(), "log-")[0];
+    let mut torn = std::fs::read(file).unwrap();
+    torn.extend_from_slice(b"aBlk\x00\x10\x00\x00 what was being written");
+    std::fs::write(file, torn).unwrap();
+    let master = start(config(folder.path())).await.unwrap();
+    // It is known, and so may come back under its id.
+    let (_, again) = framework(&channel(master.url()).await, Some(&id)).await;
+    assert_eq!(again, id);
+    master.stop().await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::checkpoint::Log;
+use super::leader::Fence;
 use super::link::Link;
 use super::{probe, store};
 use crate::clock;
@@ -48,6 +49,7 @@ pub(super) struct Driver {
     /// Sandboxes to delete. Unbounded, but never longer than there are sandboxes on the disk.
     pub(super) garbage: mpsc::UnboundedSender<String>,
     pub(super) link: Option<Link>,
+    pub(super) fence: Fence,
     pub(super) waiting: BTreeMap<(FrameworkId, TaskId), Vec<oneshot::Sender<()>>>,
 }
 
@@ -192,7 +194,12 @@ impl Driver {
                 }
                 if let Some(url) = self.masters.get(master) {
                     tracing::debug!(%url, session, "connecting to the master");
-                    self.link = Some(Link::open(session, url.clone(), self.inputs.clone()));
+                    self.link = Some(Link::open(
+                        session,
+                        url.clone(),
+                        self.fence.clone(),
+                        self.inputs.clone(),
+                    ));
                 }
             }
             Effect::Disconnect { session, reason } => {

@@ -9,14 +9,13 @@ use allotment_proto::{MESSAGE_LEN_MAX, allot};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 
+use super::leader::{Fence, Leader};
 use crate::core::Input;
 
 /// Messages that may wait for a slow master; more end the connection, and registering again
 /// makes good what was lost.
 const QUEUE_LEN: usize = 8192;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection, or an attempt at one.
 #[derive(Debug)]
@@ -34,12 +33,17 @@ pub(super) struct Full;
 
 impl Link {
     /// Starts connecting; what becomes of it arrives at `inputs`.
-    pub(super) fn open(session: u64, url: String, inputs: mpsc::Sender<Input>) -> Self {
+    pub(super) fn open(
+        session: u64,
+        url: String,
+        fence: Fence,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
         let (outgoing, queue) = mpsc::channel(QUEUE_LEN);
         let leaving = Arc::new(AtomicBool::new(false));
         let left = Arc::clone(&leaving);
         let task = tokio::spawn(async move {
-            match run(session, &url, queue, &inputs).await {
+            match run(session, &url, &fence, queue, &inputs).await {
                 Ok(()) => tracing::info!(%url, "the master closed the connection"),
                 Err(_) if left.load(Ordering::Relaxed) => {}
                 Err(Broken::Unreachable(error)) => tracing::warn!(
@@ -106,17 +110,14 @@ enum Broken {
 async fn run(
     session: u64,
     url: &str,
+    fence: &Fence,
     queue: mpsc::Receiver<allot::AgentMessage>,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), Broken> {
-    let channel = Endpoint::from_shared(url.to_owned())
-        .map_err(|error| Broken::Unreachable(describe(&error)))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect()
-        .await
-        .map_err(|error| Broken::Unreachable(describe(&error)))?;
-    let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+    let leader = Leader::find(url, fence).await;
+    let leader = leader.map_err(Broken::Unreachable)?;
+    let mut client =
+        AgentClient::new(leader.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX);
     // The core answers with `register`, which has to be under way before the master replies.
     let _ = inputs.send(Input::Connected { session }).await;
     let mut messages = client
@@ -129,12 +130,16 @@ async fn run(
         .await
         .map_err(|status| Broken::Lost(status_text(&status)))?
     {
+        if !leader.may_say(message.term) {
+            let reason = "it was replaced by another leader and does not know it";
+            return Err(Broken::Lost(reason.to_owned()));
+        }
         let _ = inputs.send(Input::Master { session, message }).await;
     }
     Ok(())
 }
 
-fn status_text(status: &tonic::Status) -> String {
+pub(super) fn status_text(status: &tonic::Status) -> String {
     match status.message() {
         "" => status.code().to_string(),
         message => message.to_owned(),
@@ -142,7 +147,7 @@ fn status_text(status: &tonic::Status) -> String {
 }
 
 /// An error with its causes, which tonic hides.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

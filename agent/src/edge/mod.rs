@@ -10,6 +10,7 @@ mod detect;
 mod driver;
 mod files;
 mod http;
+mod leader;
 mod link;
 mod probe;
 mod store;
@@ -169,6 +170,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         inputs: inputs.clone(),
         garbage,
         link: None,
+        fence: leader::Fence::default(),
         waiting: BTreeMap::new(),
     };
     let found = inputs.clone();

@@ -108,7 +108,10 @@ impl Master {
         let session = self.session.lock().unwrap().clone().expect("a session");
         let message = Some(message);
         session
-            .send(Ok(allot::MasterMessage { message }))
+            .send(Ok(allot::MasterMessage {
+                message,
+                term: None,
+            }))
             .await
             .unwrap();
     }

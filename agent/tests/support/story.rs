@@ -122,7 +122,10 @@ impl Agent {
 
     pub fn hears(&mut self, message: Told) {
         let (session, message) = (self.session, Some(message));
-        let message = allot::MasterMessage { message };
+        let message = allot::MasterMessage {
+            message,
+            term: None,
+        };
         self.feed(Input::Master { session, message });
     }
 

@@ -70,7 +70,7 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         listen: SocketAddr::new(args.ip, args.port),
         hostname: args.hostname,
         advertise: args.advertise,
-        masters: vec![ctx.master.clone()],
+        masters: ctx.masters.clone(),
         work_dir: args.work_dir.map_or_else(|| state_folder("agent"), Ok)?,
         resources: args.resources,
         attributes: args.attributes.unwrap_or_default(),

@@ -44,7 +44,7 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let config = Config {
         listen: SocketAddr::new(args.ip, args.port),
         data_dir: args.data.map_or_else(|| state_folder("batch"), Ok)?,
-        masters: vec![ctx.master.clone()],
+        masters: ctx.masters.clone(),
         name: args.name,
         user: args.user.unwrap_or_else(user),
         role: args.role,

@@ -6,12 +6,32 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use allotment_master::Config;
+use anyhow::Context as _;
+
+use crate::context::Context;
+use crate::output;
 
 use super::{Common, Role, duration, serve, set, state_folder, usage};
 
 /// Arguments of `allot master`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<crate::master::Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+impl Args {
+    /// Whether it runs a master, rather than a command about masters.
+    pub(crate) const fn serves(&self) -> bool {
+        self.command.is_none()
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
     /// Port to serve on; 0 picks a free one
     #[arg(long, default_value_t = 5050)]
     port: u16,
@@ -25,6 +45,23 @@ pub(crate) struct Args {
     /// ~/.local/state unless set]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Let other masters join; makes the secret that they must show
+    #[arg(long)]
+    bootstrap: bool,
+    /// Become a member of the cluster of these masters, separated by commas
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        conflicts_with = "bootstrap"
+    )]
+    join: Vec<String>,
+    /// File with the secret that masters show each other [default: `secret` in the data folder]
+    #[arg(long, env = "ALLOT_MASTER_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// How long the other masters wait for a silent leader, at least
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    election_timeout: Option<Duration>,
     /// How long an agent may be silent before it counts as unreachable
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     agent_timeout: Option<Duration>,
@@ -38,20 +75,49 @@ pub(crate) struct Args {
     common: Common,
 }
 
-/// Runs the role.
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+/// Runs the role, or a command about masters.
+pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Some(command) => crate::master::run(ctx, command).await,
+        None => serve_master(args.serve).await,
+    }
+}
+
+async fn serve_master(args: Serve) -> anyhow::Result<ExitCode> {
+    let secret = args.secret_file.map(|file| {
+        std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read the secret file {}", file.display()))
+    });
+    let join = args.join.iter().map(|at| {
+        let at = at.trim().trim_end_matches('/');
+        at.strip_prefix("http://").unwrap_or(at).to_owned()
+    });
     let mut config = Config {
         listen: SocketAddr::new(args.ip, args.port),
         hostname: args.hostname,
+        bootstrap: args.bootstrap,
+        join: join.collect(),
+        secret: secret.transpose()?,
         data_dir: args.data.map_or_else(|| state_folder("master"), Ok)?,
         ..Config::default()
     };
+    set(&mut config.election_timeout, args.election_timeout);
     set(&mut config.agent_timeout, args.agent_timeout);
     set(&mut config.agent_ping_interval, args.agent_ping_interval);
     set(&mut config.offer_timeout, args.offer_timeout);
     config.validate().map_err(usage)?;
     serve(&args.common, config, async |config| {
-        allotment_master::start(config).await.map(Role::Master)
+        let (bootstrap, folder) = (config.bootstrap, config.data_dir.clone());
+        let master = allotment_master::start(config).await?;
+        if bootstrap {
+            output::note(&format!(
+                "other masters join with `allot master --join {} --secret-file FILE`, where FILE \
+                 is a copy of {}",
+                master.url().trim_start_matches("http://"),
+                folder.join("secret").display()
+            ));
+        }
+        Ok::<_, anyhow::Error>(Role::Master(master))
     })
     .await
 }

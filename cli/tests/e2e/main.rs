@@ -11,6 +11,7 @@ mod demo;
 mod framework;
 mod full_disk;
 mod local;
+mod masters;
 mod nonroot;
 mod offers;
 mod operator;

@@ -121,6 +121,8 @@ impl Out {
     pub(super) fn send_agent(&mut self, conn: ConnId, message: Message) {
         let message = allot::MasterMessage {
             message: Some(message),
+            // Put in by whoever knows it.
+            term: None,
         };
         self.effects.then.push(Effect::ToAgent { conn, message });
     }

@@ -255,4 +255,44 @@ impl Registry {
             }
         }
     }
+
+    /// Records that add up to this registry.
+    pub fn into_records(self) -> Vec<Record> {
+        // By name, so that a new field cannot be forgotten here.
+        let Self {
+            agents,
+            frameworks,
+            store,
+            store_version,
+            weights,
+            quotas,
+            wishes,
+        } = self;
+        let mut records = Vec::new();
+        records.extend(agents.into_values().map(Record::Agent));
+        records.extend(frameworks.into_values().map(Record::Framework));
+        for (namespace, entries) in store {
+            records.extend(entries.into_iter().map(|(key, entry)| {
+                Record::Store(StoreRecord {
+                    namespace: namespace.to_string(),
+                    version: entry.version,
+                    changes: vec![StoreChange {
+                        key: key.to_string(),
+                        value: Some(entry.value),
+                    }],
+                })
+            }));
+        }
+        let weight = |(role, thousandths)| Record::Weight(WeightRecord { role, thousandths });
+        records.extend(weights.into_iter().map(weight));
+        records.extend(quotas.into_values().map(Record::Quota));
+        records.extend(wishes.into_values().map(Record::Wish));
+        // The latest commit may have deleted its keys; its version must not be given again.
+        records.push(Record::Store(StoreRecord {
+            namespace: String::new(),
+            version: store_version,
+            changes: Vec::new(),
+        }));
+        records
+    }
 }

@@ -11,19 +11,22 @@ use allotment_proto::allot::store_server::{Store, StoreServer};
 use allotment_proto::{MESSAGE_LEN_MAX, allot, scheduler};
 use futures_util::{Stream, StreamExt};
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 use tonic::{Code, Request as Wire, Response, Status, Streaming};
 
+use super::masters::{Desk, not_leading};
 use super::outbox::{Bound, Outgoing, outbox};
+use super::replica::View;
 use super::turn::Event;
 use crate::core::{ConnId, Input, Refusal, Reply, Request};
 
-/// A door to the loop, one for all services.
+/// A door to the loop, one for all services. It is open while this master leads.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
     events: mpsc::Sender<Event>,
     next_conn: Arc<AtomicU64>,
+    view: watch::Receiver<View>,
 }
 
 fn stopping() -> Status {
@@ -31,16 +34,34 @@ fn stopping() -> Status {
 }
 
 impl Door {
-    pub(super) fn new(events: mpsc::Sender<Event>) -> Self {
+    pub(super) fn new(events: mpsc::Sender<Event>, view: watch::Receiver<View>) -> Self {
         Self {
             events,
             next_conn: Arc::new(AtomicU64::new(0)),
+            view,
         }
     }
 
-    pub(super) fn routes(self) -> Routes {
+    /// Who leads, when this master does not: `host:port`, if it is known.
+    pub(super) fn leader_elsewhere(&self) -> Option<Option<String>> {
+        let view = self.view.borrow();
+        (!view.leading).then(|| view.leader.clone())
+    }
+
+    /// Nothing is taken in, and so nothing is done, by a master that does not lead.
+    fn open(&self) -> Result<(), Status> {
+        match self.leader_elsewhere() {
+            Some(leader) => Err(not_leading(leader.as_deref())),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn routes(self, desk: Desk) -> Routes {
         // Peers may send large calls; replies are bounded by what the core makes.
-        Routes::new(SchedulerServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX))
+        Routes::new(desk.server())
+            .add_service(
+                SchedulerServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX),
+            )
             .add_service(AgentServer::new(self.clone()).max_decoding_message_size(MESSAGE_LEN_MAX))
             .add_service(OperatorServer::new(self.clone()))
             .add_service(StoreServer::new(self).max_decoding_message_size(MESSAGE_LEN_MAX))
@@ -51,6 +72,7 @@ impl Door {
     }
 
     pub(super) async fn ask(&self, request: Request) -> Result<Reply, Status> {
+        self.open()?;
         let (answer, answered) = oneshot::channel();
         let event = Event::Ask(request, answer);
         self.events.send(event).await.map_err(|_| stopping())?;
@@ -117,6 +139,7 @@ impl Scheduler for Door {
         &self,
         request: Wire<Streaming<scheduler::Call>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        self.open()?;
         let conn = self.conn();
         let (outbox, outgoing, dead) = outbox(Bound::PEER);
         let opened = Event::Framework(conn, outbox);
@@ -136,6 +159,7 @@ impl Agent for Door {
         &self,
         request: Wire<Streaming<allot::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        self.open()?;
         let conn = self.conn();
         let (outbox, outgoing, dead) = outbox(Bound::PEER);
         let opened = Event::Agent(conn, outbox);
@@ -288,6 +312,7 @@ impl Operator for Door {
         &self,
         request: Wire<allot::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
+        self.open()?;
         let (outbox, outgoing, _) = outbox(Bound::WATCHER);
         let watch = Event::Watch(request.into_inner(), outbox);
         self.events.send(watch).await.map_err(|_| stopping())?;

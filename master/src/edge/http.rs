@@ -1,11 +1,15 @@
-//! The plain HTTP pages: `/metrics`, `/health`, `/version`.
+//! The plain HTTP pages: `/metrics`, `/health`, `/version`, `/redirect`.
+//!
+//! A master that does not lead answers these itself and sends everything else to the leader, in
+//! Mesos' shape: 307 with a `Location` that has no scheme.
 
 use allotment_proto::VERSION;
 use axum::extract::{Request as HttpRequest, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
-use http::{StatusCode, header};
+use http::{StatusCode, Uri, header};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -13,10 +17,11 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use super::grpc::Door;
+use super::masters::Desk;
 use crate::core::{Counters, Metrics, Reply, Request};
 
-pub(super) fn router(door: Door) -> Router {
-    let grpc = door.clone().routes().into_axum_router();
+pub(super) fn router(door: Door, desk: Desk) -> Router {
+    let grpc = door.clone().routes(desk).into_axum_router();
     let pages = Router::new()
         .route("/metrics", get(metrics))
         .route(
@@ -24,8 +29,52 @@ pub(super) fn router(door: Door) -> Router {
             get(|| async { Json(json!({ "healthy": true })) }),
         )
         .route("/version", get(version))
-        .with_state(door);
-    grpc.merge(pages).fallback(nothing_here)
+        .route("/redirect", any(redirect))
+        .with_state(door.clone());
+    grpc.merge(pages)
+        .fallback(nothing_here)
+        .layer(axum::middleware::from_fn_with_state(door, to_leader))
+}
+
+/// What every master answers itself.
+const OWN_PAGES: [&str; 4] = ["/metrics", "/health", "/version", "/redirect"];
+
+fn is_grpc(request: &HttpRequest) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+async fn to_leader(State(door): State<Door>, request: HttpRequest, next: Next) -> Response {
+    // gRPC services refuse by themselves, with the leader's address in the status.
+    if is_grpc(&request) || OWN_PAGES.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    match door.leader_elsewhere() {
+        None => next.run(request).await,
+        Some(leader) => elsewhere(leader.as_deref(), request.uri()),
+    }
+}
+
+fn elsewhere(leader: Option<&str>, uri: &Uri) -> Response {
+    let Some(leader) = leader else {
+        let message = "this master does not lead, and no leader is known right now\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+    };
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let location = format!("//{leader}{path}");
+    (
+        StatusCode::TEMPORARY_REDIRECT,
+        [(header::LOCATION, location)],
+    )
+        .into_response()
+}
+
+/// Mesos' `/redirect`: whoever asks any master ends at the leader.
+async fn redirect(State(door): State<Door>) -> Response {
+    match door.leader_elsewhere() {
+        Some(leader) => elsewhere(leader.as_deref(), &Uri::from_static("/")),
+        None => (StatusCode::OK, "this master leads\n").into_response(),
+    }
 }
 
 async fn version() -> Json<serde_json::Value> {
@@ -33,16 +82,19 @@ async fn version() -> Json<serde_json::Value> {
 }
 
 async fn nothing_here(request: HttpRequest) -> Response {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if is_grpc(&request) {
         let message = format!("{} is no method of this master", request.uri().path());
         return tonic::Status::unimplemented(message).into_http();
     }
-    let message = "the master serves /metrics, /health, /version and its gRPC services here\n";
+    let message =
+        "the master serves /metrics, /health, /version, /redirect and its gRPC services here\n";
     (StatusCode::NOT_FOUND, message).into_response()
 }
 
 async fn metrics(State(door): State<Door>) -> Response {
+    if door.leader_elsewhere().is_some() {
+        return page(render_follower());
+    }
     let reading = match door.ask(Request::Metrics).await {
         Ok(Reply::Metrics(reading)) => reading,
         Ok(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -51,13 +103,27 @@ async fn metrics(State(door): State<Door>) -> Response {
             return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
         }
     };
-    match render(&reading) {
+    page(render(&reading))
+}
+
+fn page(text: Result<String, std::fmt::Error>) -> Response {
+    match text {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Err(std::fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// All that a master knows which does not lead.
+fn render_follower() -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    let help = "Whether this master leads";
+    registry.register("master_elected", help, ConstGauge::new(0.0));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 /// Mesos' names with `_` for `/`; counters end in `_total`, as the text format asks.

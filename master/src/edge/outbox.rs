@@ -124,6 +124,15 @@ impl<T> Outbox<T> {
         }
     }
 
+    /// Ends the stream now: what is queued is not said any more.
+    pub(super) fn cut(&self, why: Status) {
+        let mut state = lock(&self.shared);
+        state.queue = VecDeque::new();
+        state.bytes = 0;
+        state.end = Some(Err(why));
+        wake(&mut state);
+    }
+
     /// Whether the peer's end was dropped.
     pub(super) fn is_gone(&self) -> bool {
         lock(&self.shared).gone

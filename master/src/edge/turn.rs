@@ -1,9 +1,11 @@
-//! The loop that owns the core: take what is queued, step, write once, act in order.
+//! The loop that owns the core while this master leads: take what is queued, step, propose the
+//! records of the turn together, act in order once they are kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use allotment_allocator::Allocator;
 use allotment_proto::{allot, scheduler};
 use allotment_types::{Effects, Timestamp};
 use prost::Message;
@@ -13,10 +15,12 @@ use tracing::{debug, info, warn};
 
 use super::RunError;
 use super::clock::Clock;
-use super::disk::Disk;
+use super::masters::not_leading;
 use super::outbox::{Outbox, Overflow};
+use super::reign::{Proposal, Reign};
+use super::replica::{Lease, News, ToReplica};
 use crate::core::registry::Record;
-use crate::core::{ConnId, Core, Effect, Input, Refusal, Reply, Request, RequestId};
+use crate::core::{ConnId, Core, CoreConfig, Effect, Input, Refusal, Reply, Request, RequestId};
 
 /// How many inputs share one turn, and so one write and one allocation round.
 const TURN_MAX: usize = 512;
@@ -28,6 +32,8 @@ const TURN_SLOW: Duration = Duration::from_millis(500);
 const WATCHERS_MAX: usize = 1000;
 
 pub(super) type Answer = Result<Reply, Refusal>;
+type Step = Effects<Record, Effect>;
+type Done = oneshot::Sender<()>;
 
 /// What reaches the loop.
 #[derive(Debug)]
@@ -55,11 +61,17 @@ enum Waiting {
     Reader(Outbox<Arc<allot::ClusterEvent>>),
 }
 
-#[derive(Debug)]
+/// Makes the allocation module of a reign.
+type Make = Box<dyn Fn() -> Box<dyn Allocator> + Send + Sync>;
+
 pub(super) struct Loop {
     clock: Clock,
-    core: Core,
-    disk: Arc<Disk>,
+    /// What a core is made of, for each reign anew.
+    config: CoreConfig,
+    make: Make,
+    reign: Option<Reign>,
+    lease: Lease,
+    replica: mpsc::Sender<ToReplica>,
     frameworks: BTreeMap<ConnId, Outbox<scheduler::Event>>,
     agents: BTreeMap<ConnId, Outbox<allot::MasterMessage>>,
     watchers: Vec<Outbox<Arc<allot::ClusterEvent>>>,
@@ -69,12 +81,28 @@ pub(super) struct Loop {
     own: Vec<Input>,
 }
 
+/// What woke the loop.
+enum Woken {
+    News(Option<News>),
+    Events(usize),
+    Due,
+}
+
 impl Loop {
-    pub(super) fn new(clock: Clock, core: Core, disk: Disk) -> Self {
+    pub(super) fn new(
+        clock: Clock,
+        config: CoreConfig,
+        make: Make,
+        lease: Lease,
+        replica: mpsc::Sender<ToReplica>,
+    ) -> Self {
         Self {
             clock,
-            core,
-            disk: Arc::new(disk),
+            config,
+            make,
+            reign: None,
+            lease,
+            replica,
             frameworks: BTreeMap::new(),
             agents: BTreeMap::new(),
             watchers: Vec::new(),
@@ -84,44 +112,63 @@ impl Loop {
         }
     }
 
-    /// Runs until told to stop, or until the registry cannot be written.
-    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), RunError> {
+    /// Runs until told to stop, or until the replica is gone.
+    pub(super) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut news: mpsc::UnboundedReceiver<News>,
+    ) -> Result<(), RunError> {
         let mut batch = Vec::with_capacity(TURN_MAX);
         loop {
-            if self.own.is_empty() {
-                let deadline = self.core.next_deadline();
-                let nap = deadline.map(|at| at.since(self.clock.now()));
+            let acts = self.reign.is_none() || self.lease.is_valid(self.clock.now());
+            // Without a lease everybody waits, until it is renewed or the reign is over.
+            let takes = acts && self.reign.as_ref().is_none_or(Reign::has_room);
+            let nap = if takes { self.nap() } else { None };
+            let woken = if takes && !self.own.is_empty() {
+                Woken::Due
+            } else {
                 tokio::select! {
-                    n = events.recv_many(&mut batch, TURN_MAX) => {
-                        if n == 0 {
-                            return Ok(());
-                        }
-                    }
-                    () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
+                    biased;
+                    said = news.recv() => Woken::News(said),
+                    n = events.recv_many(&mut batch, TURN_MAX), if takes => Woken::Events(n),
+                    () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => Woken::Due,
                 }
+            };
+            match woken {
+                // It says why by itself.
+                Woken::News(None) | Woken::Events(0) => return Ok(()),
+                Woken::News(Some(said)) => {
+                    self.hear(said);
+                    while let Ok(said) = news.try_recv() {
+                        self.hear(said);
+                    }
+                    self.act();
+                    continue;
+                }
+                Woken::Events(_) | Woken::Due => {}
             }
             let now = self.clock.now();
-            let mut effects = Effects::none();
-            for input in std::mem::take(&mut self.own) {
-                effects.append(self.core.step(now, input));
-            }
             let n_events = batch.len();
-            let mut stop = None;
-            for event in batch.drain(..) {
-                if let Event::Stop(done) = event {
-                    stop = Some(done);
-                    break;
-                }
-                effects.append(self.take_in(now, event));
+            let (effects, stop) = self.turn(now, &mut batch);
+            let proposals = match &mut self.reign {
+                Some(reign) => reign.hold(effects),
+                None => Vec::new(),
+            };
+            for Proposal {
+                epoch,
+                sequence,
+                records,
+            } in proposals
+            {
+                let proposal = ToReplica::Propose {
+                    epoch,
+                    sequence,
+                    records,
+                };
+                // The replica is gone only with its news, which are heard next.
+                let _ = self.replica.send(proposal).await;
             }
-            if self.core.next_deadline().is_some_and(|at| at <= now) {
-                effects.append(self.core.step(now, Input::Tick));
-            }
-            let Effects { persist, then } = effects;
-            persist_all(&self.disk, persist).await?;
-            for effect in then {
-                self.perform(effect);
-            }
+            self.act();
             if let Some(done) = stop {
                 // Dropping the outboxes tells every peer.
                 drop(self);
@@ -136,15 +183,108 @@ impl Loop {
         }
     }
 
-    fn take_in(&mut self, now: Timestamp, event: Event) -> Effects<Record, Effect> {
+    /// How long the core has nothing to do by itself.
+    fn nap(&self) -> Option<Duration> {
+        let reign = self.reign.as_ref()?;
+        let at = reign.core.next_deadline()?;
+        Some(reign.machine_time(at).since(self.clock.now()))
+    }
+
+    /// Steps everything that is there, and the clock.
+    fn turn(&mut self, now: Timestamp, batch: &mut Vec<Event>) -> (Step, Option<Done>) {
+        let mut effects = Effects::none();
+        let own = std::mem::take(&mut self.own);
+        let time = self.reign.as_ref().map(|reign| reign.time_at(now));
+        if let (Some(reign), Some(time)) = (&mut self.reign, time) {
+            for input in own {
+                effects.append(reign.core.step(time, input));
+            }
+        }
+        let mut stop = None;
+        for event in batch.drain(..) {
+            if let Event::Stop(done) = event {
+                stop = Some(done);
+                break;
+            }
+            effects.append(self.take_in(now, event));
+        }
+        if let (Some(reign), Some(time)) = (&mut self.reign, time)
+            && reign.core.next_deadline().is_some_and(|at| at <= time)
+        {
+            effects.append(reign.core.step(time, Input::Tick));
+        }
+        (effects, stop)
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Lead {
+                epoch,
+                term,
+                registry,
+                time,
+            } => {
+                let mut config = self.config.clone();
+                // Ids of this reign begin with it and are never given again.
+                config.info.id = uuid::Uuid::new_v4().to_string();
+                let core = Core::new(config, time.0, *registry, (self.make)());
+                self.reign = Some(Reign::new(core, term, epoch, time));
+            }
+            News::Follow => self.abdicate(),
+            News::Committed { epoch, sequence } => {
+                if let Some(reign) = &mut self.reign {
+                    reign.on_committed(epoch, sequence);
+                }
+            }
+            News::Lease => {}
+        }
+    }
+
+    /// Drops the core and everything that it was about to do or say.
+    fn abdicate(&mut self) {
+        self.reign = None;
+        self.own.clear();
+        let why = || Status::unavailable("this master does not lead any more; find the leader");
+        for outbox in std::mem::take(&mut self.frameworks).into_values() {
+            outbox.cut(why());
+        }
+        for outbox in std::mem::take(&mut self.agents).into_values() {
+            outbox.cut(why());
+        }
+        for outbox in std::mem::take(&mut self.watchers) {
+            outbox.cut(why());
+        }
+        // Whoever waits for an answer learns from its absence that nothing is certain.
+        self.waiting.clear();
+    }
+
+    /// Performs what has become certain, as long as nobody else can lead.
+    fn act(&mut self) {
+        while self.lease.is_valid(self.clock.now()) {
+            let ready = self.reign.as_mut().and_then(Reign::next_ready);
+            let Some(effects) = ready else {
+                return;
+            };
+            for effect in effects {
+                self.perform(effect);
+            }
+        }
+    }
+
+    fn take_in(&mut self, now: Timestamp, event: Event) -> Step {
+        let Some(reign) = &mut self.reign else {
+            refuse(event);
+            return Effects::none();
+        };
+        let time = reign.time_at(now);
         match event {
             Event::Framework(conn, outbox) => {
                 self.frameworks.insert(conn, outbox);
-                self.core.step(now, Input::FrameworkOpened { conn })
+                reign.core.step(time, Input::FrameworkOpened { conn })
             }
             Event::Agent(conn, outbox) => {
                 self.agents.insert(conn, outbox);
-                self.core.step(now, Input::AgentOpened { conn })
+                reign.core.step(time, Input::AgentOpened { conn })
             }
             Event::Input(input) => {
                 // A peer that closed its half has said all it had to say: a clean end.
@@ -161,31 +301,29 @@ impl Loop {
                     }
                     _ => {}
                 }
-                self.core.step(now, *input)
+                reign.core.step(time, *input)
             }
-            Event::Ask(request, answer) => self.ask(now, request, Waiting::Answer(answer)),
+            Event::Ask(request, answer) => self.ask(time, request, Waiting::Answer(answer)),
             Event::Watch(request, outbox) => {
                 let waiting = if request.follow.unwrap_or(true) {
                     Waiting::Watcher(outbox)
                 } else {
                     Waiting::Reader(outbox)
                 };
-                self.ask(now, Request::Events(request), waiting)
+                self.ask(time, Request::Events(request), waiting)
             }
             Event::Stop(_) => Effects::none(),
         }
     }
 
-    fn ask(
-        &mut self,
-        now: Timestamp,
-        request: Request,
-        waiting: Waiting,
-    ) -> Effects<Record, Effect> {
+    fn ask(&mut self, time: Timestamp, request: Request, waiting: Waiting) -> Step {
+        let Some(reign) = &mut self.reign else {
+            return Effects::none();
+        };
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.waiting.insert(id, waiting);
-        self.core.step(now, Input::Request { id, request })
+        reign.core.step(time, Input::Request { id, request })
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -206,10 +344,12 @@ impl Loop {
                     outbox.end(Err(Status::failed_precondition(reason)));
                 }
             }
-            Effect::ToAgent { conn, message } => {
+            Effect::ToAgent { conn, mut message } => {
                 let Some(outbox) = self.agents.get(&conn) else {
                     return;
                 };
+                // The fence: agents that heard a later leader refuse what an older one says.
+                message.term = self.reign.as_ref().map(|reign| reign.term);
                 let bytes = message.encoded_len();
                 if outbox.push(message, bytes) == Err(Overflow) {
                     warn!(conn = conn.0, "an agent reads too slowly and is cut off");
@@ -277,15 +417,13 @@ fn show_past(outbox: &Outbox<Arc<allot::ClusterEvent>>, reply: Answer) {
     }
 }
 
-async fn persist_all(disk: &Arc<Disk>, records: Vec<Record>) -> Result<(), RunError> {
-    if records.is_empty() {
-        return Ok(());
-    }
-    let disk = Arc::clone(disk);
-    let written = tokio::task::spawn_blocking(move || disk.commit(&records)).await;
-    match written {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(RunError::Registry(error)),
-        Err(join) => Err(RunError::Died(join.to_string())),
+/// Came through the door just before it closed.
+fn refuse(event: Event) {
+    match event {
+        Event::Framework(_, outbox) => outbox.end(Err(not_leading(None))),
+        Event::Agent(_, outbox) => outbox.end(Err(not_leading(None))),
+        Event::Watch(_, outbox) => outbox.end(Err(not_leading(None))),
+        // The end of the channel says that nothing is certain.
+        Event::Ask(_, _) | Event::Input(_) | Event::Stop(_) => {}
     }
 }

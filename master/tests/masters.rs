@@ -1,0 +1,327 @@
+//! Several masters over real sockets, in one process: they elect, replicate, refuse and return.
+//! Processes that are killed and stopped are in `cli/tests/e2e/masters.rs`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it did not expect"
+)]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use allotment_master::{Config, RegistryError, RunError, Running, StartError, restore, start};
+use allotment_proto::allot;
+use allotment_proto::allot::masters_client::MastersClient;
+use allotment_proto::allot::store_client::StoreClient;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+/// Long enough for a slow machine; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SECRET: &str = "a-secret-that-tests-share";
+
+fn config(folder: &Path) -> Config {
+    Config {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        data_dir: folder.to_owned(),
+        secret: Some(SECRET.to_owned()),
+        ..Config::default()
+    }
+}
+
+fn address(master: &Running) -> String {
+    master.url().trim_start_matches("http://").to_owned()
+}
+
+async fn begin(folder: &Path) -> Running {
+    let config = Config {
+        bootstrap: true,
+        ..config(folder)
+    };
+    start(config).await.unwrap()
+}
+
+async fn join(folder: &Path, to: &Running) -> Running {
+    let config = Config {
+        join: vec![address(to)],
+        ..config(folder)
+    };
+    start(config).await.unwrap()
+}
+
+/// Starts again what was dropped, as soon as its last write has ended.
+async fn again(folder: &Path, join: Vec<String>) -> Running {
+    let started = async {
+        loop {
+            let config = Config {
+                join: join.clone(),
+                ..config(folder)
+            };
+            match start(config).await {
+                Ok(master) => return master,
+                Err(StartError::Registry(RegistryError::InUse { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, started).await.unwrap()
+}
+
+async fn channel(url: &str) -> Channel {
+    let endpoint = Channel::from_shared(url.to_owned()).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+async fn masters(master: &Running) -> MastersClient<Channel> {
+    MastersClient::new(channel(master.url()).await)
+}
+
+async fn status(master: &Running) -> allot::MasterStatus {
+    let mut client = masters(master).await;
+    let asked = client.get_status(allot::GetMasterStatusRequest {}).await;
+    asked.unwrap().into_inner()
+}
+
+/// Waits until `master` says so of itself.
+async fn until(master: &Running, what: impl Fn(&allot::MasterStatus) -> bool) {
+    let waited = async {
+        while !what(&status(master).await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, waited).await.is_err() {
+        panic!("not so: {:#?}", status(master).await);
+    }
+}
+
+fn voters(status: &allot::MasterStatus) -> usize {
+    status.masters.iter().filter(|m| m.role == "voter").count()
+}
+
+/// Where the one of these leads that does, once it does.
+async fn leader_of(masters_left: &[&Running]) -> String {
+    let found = async {
+        loop {
+            for master in masters_left {
+                let mut client = masters(master).await;
+                let request = allot::GetLeaderRequest {
+                    wait_ms: Some(1000),
+                    unlike: None,
+                };
+                if client.get_leader(request).await.unwrap().get_ref().here {
+                    return master.url().to_owned();
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.unwrap()
+}
+
+async fn put(url: &str, key: &str, value: &'static str) -> Result<u64, Status> {
+    let request = allot::StoreCommitRequest {
+        namespace: "web".to_owned(),
+        operations: vec![allot::StoreOperation {
+            key: key.to_owned(),
+            value: Some(value.into()),
+            expected_version: None,
+        }],
+    };
+    let mut store = StoreClient::new(channel(url).await);
+    Ok(store.commit(request).await?.into_inner().version)
+}
+
+async fn keys(url: &str) -> Vec<String> {
+    let request = allot::StoreListRequest {
+        namespace: "web".to_owned(),
+        prefix: String::new(),
+    };
+    let mut store = StoreClient::new(channel(url).await);
+    let mut entries = store.list(request).await.unwrap().into_inner();
+    let mut keys = Vec::new();
+    while let Some(entry) = entries.message().await.unwrap() {
+        keys.push(entry.key);
+    }
+    keys
+}
+
+fn folders() -> [tempfile::TempDir; 3] {
+    std::array::from_fn(|_| tempfile::tempdir().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_acknowledged_is_there_under_the_next_one() {
+    let [a, b, c] = folders();
+    let first = begin(a.path()).await;
+    let second = join(b.path(), &first).await;
+    let third = join(c.path(), &first).await;
+    until(&first, |status| voters(status) == 3).await;
+    put(first.url(), "before", "1").await.unwrap();
+    drop(first);
+    let leader = leader_of(&[&second, &third]).await;
+    assert_eq!(keys(&leader).await, ["before"]);
+    put(&leader, "after", "2").await.unwrap();
+
+    // Back on its folder, at another port, it learns what it missed and tells where it is.
+    let first = again(a.path(), Vec::new()).await;
+    let here = address(&first);
+    until(&first, |status| {
+        status.masters.iter().any(|m| m.address == here) && status.leader.is_some()
+    })
+    .await;
+    // A clean stop hands over, and the one that was away can lead.
+    let (leading, following) = if leader == second.url() {
+        (second, third)
+    } else {
+        (third, second)
+    };
+    leading.stop().await;
+    let leader = leader_of(&[&first, &following]).await;
+    assert_eq!(keys(&leader).await, ["after", "before"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_sends_everybody_to_the_leader() {
+    let [a, b, _] = folders();
+    let first = begin(a.path()).await;
+    let second = join(b.path(), &first).await;
+    until(&second, |status| status.leader.is_some()).await;
+    let refused = put(second.url(), "k", "v").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let leader = refused.metadata().get("allot-leader").unwrap();
+    assert_eq!(leader.to_str().unwrap(), first.url());
+    let (code, head) = get(second.url(), "/frameworks?x=1").await;
+    assert_eq!(code, 307);
+    let location = format!("location: //{}/frameworks?x=1\r\n", address(&first));
+    assert!(head.to_lowercase().contains(&location), "{head}");
+    assert_eq!(get(second.url(), "/health").await.0, 200);
+    let (_, metrics) = get(second.url(), "/metrics").await;
+    assert!(metrics.contains("master_elected 0.0"), "{metrics}");
+    let mut client = masters(&second).await;
+    let answer = client.get_leader(allot::GetLeaderRequest::default()).await;
+    let answer = answer.unwrap().into_inner();
+    assert_eq!(
+        (answer.leader.as_deref(), answer.here),
+        (Some(first.url()), false)
+    );
+}
+
+async fn get(url: &str, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = url.strip_prefix("http://").unwrap();
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchanged_disk_and_a_removed_master_come_back_as_new_members() {
+    let [a, b, c] = folders();
+    let first = begin(a.path()).await;
+    let second = join(b.path(), &first).await;
+    let third = join(c.path(), &first).await;
+    until(&first, |status| voters(status) == 3).await;
+    put(first.url(), "k", "v").await.unwrap();
+
+    // The same address, an empty folder.
+    let place = address(&third).parse().unwrap();
+    let old = status(&third).await.id;
+    third.stop().await;
+    let empty = tempfile::tempdir().unwrap();
+    let third = Config {
+        listen: place,
+        join: vec![address(&first)],
+        ..config(empty.path())
+    };
+    let third = start(third).await.unwrap();
+    until(&first, |status| {
+        voters(status) == 3 && status.masters.iter().all(|m| m.id != old)
+    })
+    .await;
+
+    // Removed: it stops by itself and says why.
+    let mut second = second;
+    let gone = address(&second);
+    let mut client = masters(&first).await;
+    let change = allot::change_masters_request::Change::Remove(gone);
+    let change = allot::ChangeMastersRequest {
+        change: Some(change),
+    };
+    client.change(change).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, second.wait()).await.unwrap();
+    assert!(matches!(ended, RunError::Removed), "{ended}");
+    drop(second);
+    until(&first, |status| voters(status) == 2).await;
+    let second = again(b.path(), vec![address(&first)]).await;
+    until(&first, |status| voters(status) == 3).await;
+    drop(first);
+    let leader = leader_of(&[&second, &third]).await;
+    assert_eq!(keys(&leader).await, ["k"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_members_of_other_clusters_are_refused() {
+    let [a, b, c] = folders();
+    let first = begin(a.path()).await;
+    let stranger = Config {
+        join: vec![address(&first)],
+        secret: Some("some-other-secret-text".to_owned()),
+        ..config(b.path())
+    };
+    let error = anyhow::Error::from(start(stranger).await.unwrap_err());
+    assert!(format!("{error:#}").contains("secret is not"), "{error:#}");
+
+    // Not a byte of Raft without the secret.
+    let mut client = masters(&first).await;
+    let frame = allot::RaftFrame {
+        data: "anything".into(),
+        last: true,
+    };
+    let speak = Request::new(tokio_stream::iter([frame]));
+    let refused = client.deliver(speak).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    // The right secret, but a folder of another cluster.
+    begin(c.path()).await.stop().await;
+    let other = Config {
+        join: vec![address(&first)],
+        ..config(c.path())
+    };
+    let error = anyhow::Error::from(start(other).await.unwrap_err());
+    assert!(
+        format!("{error:#}").contains("belongs to cluster"),
+        "{error:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_becomes_a_new_cluster_with_all_that_was_there() {
+    let [a, b, _] = folders();
+    let first = begin(a.path()).await;
+    put(first.url(), "k", "v").await.unwrap();
+    let mut client = masters(&first).await;
+    let mut chunks = client.backup(allot::BackupRequest {}).await.unwrap();
+    let mut backup = Vec::new();
+    while let Some(chunk) = chunks.get_mut().message().await.unwrap() {
+        backup.extend_from_slice(&chunk.data);
+    }
+    let occupied = restore(a.path(), backup.clone(), "127.0.0.1:1");
+    assert!(matches!(occupied, Err(RegistryError::InUse { .. })));
+    let mut damaged = backup.clone();
+    damaged[30] ^= 1;
+    let refused = restore(b.path(), damaged, "127.0.0.1:1").unwrap_err();
+    assert!(refused.to_string().contains("checksum"), "{refused}");
+    restore(b.path(), backup.clone(), "127.0.0.1:1").unwrap();
+    let twice = restore(b.path(), backup, "127.0.0.1:1");
+    assert!(matches!(twice, Err(RegistryError::Occupied { .. })));
+    let restored = again(b.path(), Vec::new()).await;
+    assert_eq!(keys(restored.url()).await, ["k"]);
+    let ids = (status(&first).await, status(&restored).await);
+    assert_ne!(ids.0.cluster_id, ids.1.cluster_id);
+}
