@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use allotment_agent::Attributes;
 use allotment_types::Resources;
@@ -35,6 +36,11 @@ pub(crate) struct Args {
     /// machine]
     #[arg(long, value_name = "RESOURCES")]
     resources: Vec<Resources>,
+    /// How long a framework may hold an offer
+    #[arg(long, value_parser = roles::duration, value_name = "DURATION")]
+    offer_timeout: Option<Duration>,
+    #[command(flatten)]
+    allocator: roles::allocator::Flags,
 }
 
 /// Runs the cluster until SIGINT, SIGTERM or the death of a role.
@@ -120,6 +126,8 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
     });
     Ok(Settings {
         folder,
+        allocator: args.allocator.choice()?,
+        offer_timeout: args.offer_timeout,
         master_port: args.port,
         services_port: frameworks(args.services_port, 8080),
         batch_port: frameworks(args.batch_port, 9618),

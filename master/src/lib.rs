@@ -13,6 +13,7 @@ pub mod core;
 pub mod edge;
 pub mod replica;
 
+pub use allotment_allocator::modules;
 pub use config::{Config, ConfigError};
 pub use edge::{
     JoinError, RegistryError, RunError, Running, StartError, restore, start, start_with,

@@ -35,6 +35,10 @@ const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) struct Settings {
     /// Holds everything that is durable; made when missing.
     pub(crate) folder: PathBuf,
+    /// Who decides who is offered what.
+    pub(crate) allocator: roles::allocator::Choice,
+    /// How long a framework may hold an offer; `None`: the master's default.
+    pub(crate) offer_timeout: Option<Duration>,
     /// The master's port; 0 picks a free one, as for the others.
     pub(crate) master_port: u16,
     /// The port of the services framework.
@@ -116,12 +120,17 @@ impl Cluster {
         settings: &Settings,
         on_ready: &mut impl FnMut(&Role) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let master = allotment_master::start(allotment_master::Config {
+        let mut config = allotment_master::Config {
             listen: SocketAddr::new(IP, settings.master_port),
             data_dir: settings.folder.join("master"),
             ..Default::default()
-        })
-        .await?;
+        };
+        if let Some(timeout) = settings.offer_timeout {
+            config.offer_timeout = timeout;
+        }
+        config.validate().map_err(roles::usage)?;
+        let make = settings.allocator.make()?;
+        let master = allotment_master::start_with(config, move || make()).await?;
         let master_url = master.url().to_owned();
         self.add(Role::Master(master), on_ready)?;
         for (agent, i) in settings.agents.iter().zip(1..) {

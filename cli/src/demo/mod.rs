@@ -115,6 +115,8 @@ fn settings(folder: PathBuf) -> anyhow::Result<Settings> {
             }
         });
     Ok(Settings {
+        allocator: crate::roles::allocator::Choice::default(),
+        offer_timeout: None,
         folder,
         master_port: 0,
         services_port: 0,

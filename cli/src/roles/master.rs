@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use crate::context::Context;
 use crate::output;
 
-use super::{Common, Role, duration, serve, set, state_folder, usage};
+use super::{Common, Role, allocator, duration, serve, set, state_folder, usage};
 
 /// Arguments of `allot master`.
 #[derive(Debug, clap::Args)]
@@ -72,6 +72,8 @@ struct Serve {
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     offer_timeout: Option<Duration>,
     #[command(flatten)]
+    allocator: allocator::Flags,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -106,9 +108,10 @@ async fn serve_master(args: Serve) -> anyhow::Result<ExitCode> {
     set(&mut config.agent_ping_interval, args.agent_ping_interval);
     set(&mut config.offer_timeout, args.offer_timeout);
     config.validate().map_err(usage)?;
+    let make = args.allocator.choice()?.make()?;
     serve(&args.common, config, async |config| {
         let (bootstrap, folder) = (config.bootstrap, config.data_dir.clone());
-        let master = allotment_master::start(config).await?;
+        let master = allotment_master::start_with(config, move || make()).await?;
         if bootstrap {
             output::note(&format!(
                 "other masters join with `allot master --join {} --secret-file FILE`, where FILE \

@@ -3,6 +3,7 @@
 //! What a role does is left to its crate.
 
 pub(crate) mod agent;
+pub(crate) mod allocator;
 pub(crate) mod batch;
 pub(crate) mod master;
 pub(crate) mod services;

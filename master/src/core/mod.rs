@@ -6,7 +6,7 @@
 //! `wants` (what a framework wants to be offered), `offers`, `accept`, `launch` and `operations`
 //! (resources on their way to tasks), `inverse` (resources asked back), `calls` and `reconcile`
 //! (the other calls), `updates` (how tasks do), `shares`, `wishes` and `reserve` (what operators
-//! set), `recovery` (waiting after a restart), `views`, `why` and `offer_news` (what operators
+//! set), `recovery` (waiting after a restart), `views`, `why`, `why_sharing` and `offer_news` (what operators
 //! see), `kv` (the store), `check` (the invariants).
 //!
 //! Who is offered what is left to the allocation module; see [`allotment_allocator`].
@@ -43,6 +43,7 @@ mod updates;
 mod views;
 mod wants;
 mod why;
+mod why_sharing;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

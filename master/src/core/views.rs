@@ -67,7 +67,6 @@ impl Core {
             total: resources_view(&total.to_resources()),
             allocated: resources_view(&allocated.to_resources()),
             offered: resources_view(&offered.to_resources()),
-            allocator: None,
             recovering_agents: self.recovery.as_ref().map(|r| count(r.awaited())),
             recovering_until: self.recovery.as_ref().map(|r| r.until.as_secs_f64()),
         }

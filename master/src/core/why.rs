@@ -14,7 +14,7 @@ use super::io::Refusal;
 use super::views::{agent_state, ended_view, scalars_of};
 
 /// How many agents or tasks a sentence names before it only counts.
-const NAMED: usize = 3;
+pub(super) const NAMED: usize = 3;
 
 impl Core {
     pub(super) fn why(&self, subject: &str) -> Result<allot::WhyResponse, Refusal> {
@@ -61,7 +61,7 @@ impl Core {
             .or_else(|| named().next())
     }
 
-    fn hostname(&self, id: &AgentId) -> String {
+    pub(super) fn hostname(&self, id: &AgentId) -> String {
         self.agents
             .get(id)
             .map_or_else(|| id.to_string(), |a| a.hostname.to_string())
@@ -258,6 +258,7 @@ impl Core {
                 ));
             }
         }
+        lines.extend(self.why_sharing_of_agent(&agent.id));
         lines
     }
 
@@ -324,6 +325,9 @@ impl Core {
             view.weight,
             view.dominant_share * 100.0
         )];
+        if let Ok(role) = Role::parse(&view.name) {
+            lines.extend(self.why_sharing_of_role(&role));
+        }
         for framework in self.frameworks.values() {
             let Some(role) = framework.roles.iter().find(|r| r.as_str() == view.name) else {
                 continue;
@@ -389,7 +393,7 @@ fn holders(n: usize, what: &str) -> String {
 }
 
 /// `3 s`, `5 min`: whole seconds, milliseconds below one.
-fn span(from: Timestamp, to: Timestamp) -> String {
+pub(super) fn span(from: Timestamp, to: Timestamp) -> String {
     let duration = to.since(from);
     let seconds = duration.as_secs();
     match seconds {

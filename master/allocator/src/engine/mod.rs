@@ -31,8 +31,8 @@ use std::collections::BTreeSet;
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
 use crate::{
-    AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
-    Recovery, RoleReport, Round, Settings, Share, Unavailability, Unoffered,
+    AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
+    Quota, Recovery, RoleReport, Round, Settings, Share, Unavailability, Unoffered,
 };
 
 pub(crate) use books::Books;
