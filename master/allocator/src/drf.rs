@@ -36,4 +36,8 @@ impl Policy for Shares {
     ) {
         books.walk(View::of(books, phase, agent), &mut visit);
     }
+
+    fn first(&self, books: &Books, eligible: impl FnMut(Slot) -> bool) -> Option<Slot> {
+        books.first_by_share(eligible)
+    }
 }

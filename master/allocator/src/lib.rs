@@ -9,10 +9,13 @@
 //! - [`spec`]: the facts and the decisions.
 //! - [`config`]: the settings of the shipped modules.
 //! - [`constraint`]: which agents a framework wants offers of.
+//! - [`modules`]: the modules by name.
 //! - [`drf`]: the default module, hierarchical weighted dominant resource fairness.
+//! - [`random`], [`best_fit`]: two others.
 //! - [`explain`]: why a framework was not offered an agent, as data.
 //! - `conformance` (feature of that name): what every module must keep to, as a test suite.
 
+pub mod best_fit;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -20,6 +23,8 @@ pub mod constraint;
 pub mod drf;
 mod engine;
 pub mod explain;
+pub mod modules;
+pub mod random;
 pub mod spec;
 
 use std::collections::BTreeSet;
@@ -27,11 +32,14 @@ use std::fmt;
 
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
+pub use best_fit::BestFit;
 pub use config::{Placement, Settings};
 pub use constraint::Constraints;
 pub use drf::Drf;
 pub use engine::Engine;
-pub use explain::Unoffered;
+pub use explain::{AgentReport, ClientReport, RoleReport, Room, Standing, Unoffered};
+pub use modules::{Make, ModuleError, Modules};
+pub use random::RandomSorter;
 pub use spec::*;
 
 /// An allocation module.
@@ -124,6 +132,17 @@ pub trait Allocator: fmt::Debug + Send {
     /// Why `framework` was offered nothing on the agents where it was offered nothing: one reason
     /// per agent, or one for the whole framework. The cost is paid only here.
     fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered>;
+
+    /// How a role stands, and why it gets no more; `None` when the module knows nothing of it.
+    fn explain_role(&self, _role: &Role) -> Option<RoleReport> {
+        None
+    }
+
+    /// How an agent stands, and why what is free there was not offered; `None` when the module
+    /// knows nothing of it.
+    fn explain_agent(&self, _now: Timestamp, _agent: &AgentId) -> Option<AgentReport> {
+        None
+    }
 
     /// The dominant share of a role, all that its descendants hold counted.
     fn role_share(&self, role: &Role) -> Share;

@@ -131,6 +131,8 @@ impl Core {
                 Unoffered::TooSmall { .. } => "5".to_owned(),
                 Unoffered::NothingFree { .. } => "6".to_owned(),
                 Unoffered::AgentInactive { .. } => "7".to_owned(),
+                Unoffered::Demand { role, .. } => format!("8 {role}"),
+                other => format!("9 {}", other.sentence()),
             };
             groups.entry(key).or_default().push(reason);
         }
@@ -141,7 +143,7 @@ impl Core {
     }
 
     fn group_sentence(&self, group: &[Unoffered]) -> Option<String> {
-        let agents: Vec<&AgentId> = group.iter().filter_map(agent_of).collect();
+        let agents: Vec<&AgentId> = group.iter().filter_map(Unoffered::agent).collect();
         let several = agents.len() != 1;
         let who = self.named_agents(&agents);
         let (have, are, go) = if several {
@@ -150,9 +152,12 @@ impl Core {
             ("has", "is", "goes")
         };
         Some(match group.first()? {
-            reason @ (Unoffered::Inactive | Unoffered::Suppressed { .. } | Unoffered::NoAgents) => {
-                reason.to_string()
-            }
+            reason if reason.agent().is_none() => reason.to_string(),
+            // Those that lack least come first.
+            reason @ Unoffered::Demand { .. } => format!(
+                "{who} {have} no room for the demand; the nearest: {}",
+                reason.sentence()
+            ),
             Unoffered::AgentInactive { .. } => format!("{who} {are} disconnected"),
             Unoffered::NothingFree { .. } => format!("{who} {have} nothing free"),
             Unoffered::TooSmall { .. } => format!(
@@ -190,6 +195,7 @@ impl Core {
                     share.as_f64() * 100.0
                 )
             }
+            other => format!("{who}: {}", other.sentence()),
         })
     }
 
@@ -360,17 +366,6 @@ fn respond(kind: &str, id: &impl ToString, lines: Vec<String>) -> allot::WhyResp
         kind: kind.to_owned(),
         id: id.to_string(),
         lines,
-    }
-}
-
-fn agent_of(reason: &Unoffered) -> Option<&AgentId> {
-    match reason {
-        Unoffered::Inactive | Unoffered::Suppressed { .. } | Unoffered::NoAgents => None,
-        Unoffered::AgentInactive { agent }
-        | Unoffered::NothingFree { agent }
-        | Unoffered::TooSmall { agent, .. }
-        | Unoffered::Filtered { agent, .. }
-        | Unoffered::Behind { agent, .. } => Some(agent),
     }
 }
 

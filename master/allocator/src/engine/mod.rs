@@ -31,15 +31,17 @@ use std::collections::BTreeSet;
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
 use crate::{
-    AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
-    Recovery, Round, Settings, Share, Unavailability, Unoffered,
+    AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
+    Recovery, RoleReport, Round, Settings, Share, Unavailability, Unoffered,
 };
 
 pub(crate) use books::Books;
 pub(crate) use eligible::Phase;
 pub(crate) use order::View;
 pub(crate) use policy::Policy;
-pub(crate) use roles::Flow;
+
+pub(crate) use placement::mix;
+pub(crate) use roles::{Branch, Flow, ROOT};
 pub(crate) use round::Turn;
 pub(crate) use slab::Slot;
 
@@ -59,10 +61,6 @@ impl<P> Engine<P> {
     }
 }
 
-#[expect(
-    private_bounds,
-    reason = "policies are chosen, not written, outside of this crate"
-)]
 impl<P: Policy> Allocator for Engine<P> {
     fn add_framework(&mut self, framework: &FrameworkId, spec: FrameworkSpec) {
         self.books.add_framework(framework, spec);
@@ -152,7 +150,15 @@ impl<P: Policy> Allocator for Engine<P> {
     }
 
     fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered> {
-        self.books.explain(now, framework)
+        self.books.explain(now, framework, &self.policy)
+    }
+
+    fn explain_role(&self, role: &Role) -> Option<RoleReport> {
+        self.books.report_role(role)
+    }
+
+    fn explain_agent(&self, now: Timestamp, agent: &AgentId) -> Option<AgentReport> {
+        self.books.report_agent(now, agent, &self.policy)
     }
 
     fn role_share(&self, role: &Role) -> Share {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use allotment_types::{FrameworkId, Role};
+
 use super::books::Books;
 use super::eligible::Phase;
 use super::order::View;
-use super::roles::Flow;
+use super::roles::{Branch, Flow};
 use super::round::Turn;
 use super::slab::Slot;
 
@@ -21,16 +23,85 @@ pub(crate) trait Policy: fmt::Debug + Send + Sized {
         visit: impl FnMut(Slot, Slot) -> Flow,
     );
 
+    /// Who comes first of those for whom `eligible` says yes; `None`: that is left to chance.
+    fn first(&self, books: &Books, eligible: impl FnMut(Slot) -> bool) -> Option<Slot>;
+
     /// Decides a round.
     fn decide(&mut self, turn: &mut Turn<'_>) {
-        turn.phases(self);
+        turn.guarantees(self);
+        turn.fair_share(self);
     }
 }
 
+/// What policies ask of the books.
 impl Books {
     /// Visits the clients that take offers, the lowest share first.
     pub(crate) fn walk(&self, view: View, visit: &mut impl FnMut(Slot, Slot) -> Flow) {
         self.roles.walk(view, visit);
+    }
+
+    /// What competes below a role, with weights, and what is looked at further down.
+    pub(crate) fn branches(&self, role: Slot, view: View) -> (View, Vec<(Branch, u64)>) {
+        self.roles.branches(role, view)
+    }
+
+    /// The clients of the role itself that take offers.
+    pub(crate) fn clients_in(&self, role: Slot) -> impl Iterator<Item = Slot> + '_ {
+        self.roles.clients_in(role)
+    }
+
+    pub(crate) fn all_takers(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.takers.ones().map(super::news::slot)
+    }
+
+    pub(crate) fn is_taker(&self, client: Slot) -> bool {
+        self.takers.contains(client as usize)
+    }
+
+    /// The clients that take offers and have a demand, with its number.
+    pub(crate) fn asking(&self) -> impl Iterator<Item = (u64, Slot)> + '_ {
+        self.all_takers().filter_map(|client| {
+            let asked = self.clients[client].wish.as_ref()?.demand.as_ref()?;
+            Some((asked.number, client))
+        })
+    }
+
+    pub(crate) fn is_aside(&self, client: Slot) -> bool {
+        let wish = self.clients[client].wish.as_ref();
+        wish.is_some_and(|wish| wish.aside_until.is_some())
+    }
+
+    /// The number of the grant that the client got last; 0: none.
+    pub(crate) fn served(&self, client: Slot) -> u64 {
+        let client = self.clients.get(client);
+        let wish = client.and_then(|client| client.wish.as_ref());
+        wish.map_or(0, |wish| wish.served)
+    }
+
+    /// The client by name.
+    pub(crate) fn names(&self, client: Slot) -> (&FrameworkId, Option<&Role>) {
+        let framework = &self.frameworks[self.clients[client].framework];
+        (&framework.id, self.role_of(client))
+    }
+
+    pub(crate) fn role_slot(&self, client: Slot) -> Slot {
+        self.clients[client].role
+    }
+
+    pub(crate) const fn seed(&self) -> u64 {
+        self.settings.seed
+    }
+
+    pub(crate) const fn round(&self) -> u64 {
+        self.rounds
+    }
+
+    pub(crate) const fn n_grants(&self) -> u64 {
+        self.grants
+    }
+
+    pub(crate) fn registration(&self, agent: Slot) -> u64 {
+        self.agents[agent].registration
     }
 }
 

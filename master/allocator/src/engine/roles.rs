@@ -124,12 +124,18 @@ impl Node {
     }
 }
 
+/// What competes below a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Branch {
+    /// The clients of the role itself.
+    Leaf,
+    Role(Slot),
+}
+
 /// Whether a walk goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     Next,
-    /// Nobody else in this role.
-    NextRole,
     Stop,
 }
 
@@ -452,14 +458,32 @@ impl Roles {
                 continue;
             }
             for client in node.clients.iter() {
-                match visit(client.slot, slot) {
-                    Flow::Next => {}
-                    Flow::NextRole => break,
-                    Flow::Stop => return true,
+                if visit(client.slot, slot) == Flow::Stop {
+                    return true;
                 }
             }
         }
         false
+    }
+
+    /// What competes below a role, with weights, and what is looked at further down.
+    pub(crate) fn branches(&self, slot: Slot, view: View) -> (View, Vec<(Branch, u64)>) {
+        let node = &self.nodes[slot];
+        let view = if view == View::Guaranteed && node.is_unsatisfied() {
+            View::All
+        } else {
+            view
+        };
+        let branches = node.children.view(view).map(|key| match key.name {
+            Name::Leaf => (Branch::Leaf, WEIGHT_DEFAULT),
+            _ => (Branch::Role(key.slot), self.nodes[key.slot].weight()),
+        });
+        (view, branches.collect())
+    }
+
+    /// The clients of the role itself that take offers, in order.
+    pub(crate) fn clients_in(&self, slot: Slot) -> impl Iterator<Item = Slot> + '_ {
+        self.nodes[slot].clients.iter().map(|key| key.slot)
     }
 
     /// The takers of a subtree, in order.

@@ -6,12 +6,13 @@ use allotment_types::{Resources, Timestamp};
 use fixedbitset::FixedBitSet;
 
 use super::books::Books;
-use super::eligible::{Cut, Offer, Phase, is_enough, is_open};
+use super::eligible::{Case, Cut, Offer, Phase, is_enough, is_open, measure};
 use super::news::slot;
 use super::order::Key;
 use super::policy::Policy;
 use super::roles::{Flow, ROOT};
 use super::slab::Slot;
+use super::sums::Ratio;
 use crate::{Allocation, Round};
 
 /// Whom to look at on an agent.
@@ -194,12 +195,50 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Looks at every agent in turn, in one phase or both.
-    pub(crate) fn phases(&mut self, policy: &mut impl Policy) {
+    /// Phase 1: looks at every agent in turn, when some guarantee is unsatisfied.
+    pub(crate) fn guarantees(&mut self, policy: &mut impl Policy) {
         if !self.books.roles.required().is_zero() {
             self.phase(policy, Phase::Guarantees);
         }
+    }
+
+    /// Phase 2: looks at every agent in turn.
+    pub(crate) fn fair_share(&mut self, policy: &mut impl Policy) {
         self.phase(policy, Phase::FairShare);
+    }
+
+    /// Grants the client what it may have of the agent where that leaves least of what was
+    /// asked; says whether there was one.
+    pub(crate) fn place_best(&mut self, client: Slot) -> bool {
+        if !self.books.is_taker(client) {
+            return false;
+        }
+        let mut best: Option<(Ratio, u64, usize, Offer)> = None;
+        for (at, look) in self.looks.iter().enumerate() {
+            if !self.books.news.open.contains(look.agent as usize) {
+                continue;
+            }
+            let case = self.books.case(self.now, Phase::FairShare, look.agent, client);
+            let Some(case) = case else {
+                return false;
+            };
+            if let Ok(offer) = self.books.judge(&case, &mut Cut::default()) {
+                let left = self.books.left_over(&case, &offer);
+                let registration = case.agent.registration;
+                if best.as_ref().is_none_or(|(least, number, ..)| {
+                    (left, registration) < (*least, *number)
+                }) {
+                    best = Some((left, registration, at, offer));
+                }
+            }
+        }
+        let Some((_, _, at, offer)) = best else {
+            return false;
+        };
+        self.grant(self.looks[at].agent, client, offer);
+        // What is left may be for anybody.
+        self.looks[at].who = Who::Everybody;
+        true
     }
 
     fn phase(&mut self, policy: &mut impl Policy, phase: Phase) {
@@ -392,6 +431,19 @@ impl<'a> Turn<'a> {
 }
 
 impl Books {
+    /// The largest part, of any name of the demand, of the agent's total that stays free.
+    fn left_over(&self, case: &Case<'_>, offer: &Offer) -> Ratio {
+        let (Offer::Part(taken, _), Some(asked)) = (offer, &case.wish.demand) else {
+            return Ratio::ZERO;
+        };
+        let names = asked.demand.bundle.keys().map(|name| {
+            let free = measure(&case.agent.free.resources, name);
+            let left = free.saturating_sub(measure(taken, name));
+            Ratio::new(left, measure(&case.agent.total.resources, name).max(1), 1)
+        });
+        names.max().unwrap_or(Ratio::ZERO)
+    }
+
     /// The shared lots of the agent that the client may have and that nobody was offered in this
     /// round.
     fn share(&mut self, now: Timestamp, agent: Slot, client: Slot) -> Resources {

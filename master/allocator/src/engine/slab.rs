@@ -57,9 +57,8 @@ impl<T> Slab<T> {
         self.things.len()
     }
 
-    /// How many things there are.
-    pub(crate) fn len(&self) -> usize {
-        self.things.len() - self.free.len()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.things.len() == self.free.len()
     }
 }
 
@@ -93,6 +92,6 @@ mod tests {
         assert_eq!(slab.remove(a), None);
         assert_eq!(slab.insert("c"), a);
         assert_eq!(slab.iter().collect::<Vec<_>>(), [(a, &"c"), (b, &"b")]);
-        assert_eq!((slab.len(), slab.slots()), (2, 2));
+        assert_eq!((slab.is_empty(), slab.slots()), (false, 2));
     }
 }

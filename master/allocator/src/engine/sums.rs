@@ -128,11 +128,6 @@ impl Sums {
         self.0.iter().all(|(_, sum)| *sum == 0)
     }
 
-    /// Whether any kind has more here than in `before`.
-    pub(crate) fn exceeds(&self, before: &Self) -> bool {
-        self.0.iter().any(|(kind, sum)| *sum > before.get(*kind))
-    }
-
     /// The largest part of `totals` that this is, of kinds that count; 0 of nothing.
     pub(crate) fn dominant(&self, totals: &Totals) -> Ratio {
         let mut dominant = Ratio::ZERO;
