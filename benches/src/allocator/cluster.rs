@@ -120,7 +120,8 @@ impl Bench {
     pub(super) fn recover(&mut self, offers: &[Allocation], recovery: Recovery) {
         for offer in offers {
             let grant = grant_of(offer);
-            self.module.recover(self.now, &offer.agent, &grant, recovery);
+            self.module
+                .recover(self.now, &offer.agent, &grant, recovery);
         }
     }
 

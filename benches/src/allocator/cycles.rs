@@ -30,7 +30,14 @@ pub(super) fn empty(
 ) -> anyhow::Result<Vec<Number>> {
     let mut bench = Bench::new(agents, frameworks)?;
     let mut numbers = Vec::new();
-    filled(&mut bench, agents, frameworks, roles, targets[0], &mut numbers)?;
+    filled(
+        &mut bench,
+        agents,
+        frameworks,
+        roles,
+        targets[0],
+        &mut numbers,
+    )?;
     let (_, idle, memory) = peer(agents, roles);
     let title = title("W-EMPTY", agents, frameworks, roles);
     numbers.push(nothing_left(&mut bench, &title, idle)?);
@@ -127,7 +134,14 @@ pub(super) fn largest(agents: usize, frameworks: usize) -> anyhow::Result<Vec<Nu
     let roles = Roles::Single;
     let mut bench = Bench::new(agents, frameworks)?;
     let mut numbers = Vec::new();
-    filled(&mut bench, agents, frameworks, roles, "≤ 70 ms", &mut numbers)?;
+    filled(
+        &mut bench,
+        agents,
+        frameworks,
+        roles,
+        "≤ 70 ms",
+        &mut numbers,
+    )?;
     let title = title("W-EMPTY", agents, frameworks, roles);
     let (_, idle, memory) = peer(agents, roles);
     numbers.push(nothing_left(&mut bench, &title, idle)?);
@@ -207,7 +221,12 @@ pub(super) fn used(agents: usize, frameworks: usize) -> anyhow::Result<Vec<Numbe
         row("cycle 0", first, "Mesos 476 ms"),
         row("steady cycle", steady, "Mesos 451 ms"),
         row("recover all", recover, "Mesos 341 ms"),
-        Number::new(&format!("{title}: peak memory"), peak()?, "", "Mesos 442 MB"),
+        Number::new(
+            &format!("{title}: peak memory"),
+            peak()?,
+            "",
+            "Mesos 442 MB",
+        ),
     ])
 }
 

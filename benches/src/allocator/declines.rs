@@ -123,14 +123,23 @@ fn revived(bench: &mut Bench, agents: usize) -> anyhow::Result<String> {
     let mut samples = Samples::default();
     for _ in 0..3 {
         let offers = samples.time(|| {
-            bench.module.revive(&framework, &std::collections::BTreeSet::new());
+            bench
+                .module
+                .revive(&framework, &std::collections::BTreeSet::new());
             bench.cycle()
         });
-        anyhow::ensure!(offers.len() == agents, "{} offers after revive", offers.len());
-        bench.recover(&offers, Recovery::Declined {
-            refuse_for: YEAR,
-            used_some: false,
-        });
+        anyhow::ensure!(
+            offers.len() == agents,
+            "{} offers after revive",
+            offers.len()
+        );
+        bench.recover(
+            &offers,
+            Recovery::Declined {
+                refuse_for: YEAR,
+                used_some: false,
+            },
+        );
         anyhow::ensure!(bench.cycle().is_empty(), "saturated again");
     }
     Ok(samples.median())

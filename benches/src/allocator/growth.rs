@@ -74,7 +74,9 @@ const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 50.0;
 /// From light to dark with the frameworks.
-const COLOURS: [&str; 6] = ["#f2a541", "#d9822b", "#a1632c", "#6aa9d6", "#1b6ca8", "#0b3c5d"];
+const COLOURS: [&str; 6] = [
+    "#f2a541", "#d9822b", "#a1632c", "#6aa9d6", "#1b6ca8", "#0b3c5d",
+];
 
 /// Two panels, both axes logarithmic: what a full cycle takes, and one agent that comes free.
 fn plot(rows: &[(usize, Vec<Cell>)]) -> String {
@@ -87,7 +89,13 @@ fn plot(rows: &[(usize, Vec<Cell>)]) -> String {
     );
     panel(&mut out, LEFT, "a full cycle", rows, |cell| cell.full);
     let right = LEFT + WIDTH + LEFT + 20.0;
-    panel(&mut out, right, "one agent freed, to its allocation", rows, |cell| cell.freed);
+    panel(
+        &mut out,
+        right,
+        "one agent freed, to its allocation",
+        rows,
+        |cell| cell.freed,
+    );
     for (n, (frameworks, colour)) in FRAMEWORKS.iter().zip(COLOURS).enumerate() {
         let (x, y) = (right + WIDTH - 120.0, TOP + 14.0 + 16.0 * n as f64);
         let _ = writeln!(
@@ -95,7 +103,13 @@ fn plot(rows: &[(usize, Vec<Cell>)]) -> String {
             "<rect x=\"{x}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>",
             y - 9.0
         );
-        text(&mut out, x + 15.0, y, "start", &format!("{frameworks} frameworks"));
+        text(
+            &mut out,
+            x + 15.0,
+            y,
+            "start",
+            &format!("{frameworks} frameworks"),
+        );
     }
     out.push_str("</svg>\n");
     out
@@ -145,7 +159,13 @@ fn panel(
         let label = format!("{}k", agents / 1000);
         text(out, x(*agents), TOP + HEIGHT + 16.0, "middle", &label);
     }
-    text(out, left + WIDTH / 2.0, TOP + HEIGHT + 34.0, "middle", "agents");
+    text(
+        out,
+        left + WIDTH / 2.0,
+        TOP + HEIGHT + 34.0,
+        "middle",
+        "agents",
+    );
     for (n, colour) in COLOURS.iter().enumerate() {
         let points: Vec<String> = rows
             .iter()

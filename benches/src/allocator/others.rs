@@ -158,7 +158,9 @@ pub(super) fn finishing_frameworks() -> anyhow::Result<Vec<Number>> {
                 refuse_for: Duration::ZERO,
                 used_some: here > 0,
             };
-            bench.module.recover(bench.now, &offer.agent, &grant, recovery);
+            bench
+                .module
+                .recover(bench.now, &offer.agent, &grant, recovery);
         }
     }
     let took = start.elapsed();
@@ -261,7 +263,11 @@ pub(super) fn memory(
         bench.module.add_agent(&id, spec);
     }
     let offers = bench.cycle();
-    anyhow::ensure!(offers.len() == agents, "{} offers of what is left", offers.len());
+    anyhow::ensure!(
+        offers.len() == agents,
+        "{} offers of what is left",
+        offers.len()
+    );
     drop(offers);
     let (end, peak) = resident()?;
     let megabytes = |bytes: u64| bytes / 1_000_000;

@@ -33,7 +33,12 @@ impl Samples {
         let least = self.cpu.iter().min().copied().unwrap_or_default();
         let cpu = percentile(&mut self.cpu, 50);
         let wall = percentile(&mut self.wall, 50);
-        format!("{} / {} CPU, {} wall", short(least), short(cpu), short(wall))
+        format!(
+            "{} / {} CPU, {} wall",
+            short(least),
+            short(cpu),
+            short(wall)
+        )
     }
 
     /// `p50 12 µs, p99 40 µs CPU; p50 12 µs, p99 60 µs wall`.
@@ -70,7 +75,10 @@ pub(super) fn resident() -> anyhow::Result<(u64, u64)> {
     let field = |name: &str| -> anyhow::Result<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.with_context(|| format!("no {name} in /proc/self/status"))?.parse::<u64>()? * 1024)
+        Ok(kib
+            .with_context(|| format!("no {name} in /proc/self/status"))?
+            .parse::<u64>()?
+            * 1024)
     };
     Ok((field("VmRSS:")?, field("VmHWM:")?))
 }

@@ -69,7 +69,10 @@ impl Fit {
         }
         let one_more = self.as_of == Some((now.0, now.1.wrapping_sub(1)));
         self.as_of = Some(now);
-        let served = self.line.iter().position(|client| books.served(*client) == now.1);
+        let served = self
+            .line
+            .iter()
+            .position(|client| books.served(*client) == now.1);
         if one_more && let Some(at) = served {
             let client = self.line.remove(at);
             if books.is_taker(client) {
@@ -87,6 +90,12 @@ impl Fit {
 
 /// Who is aside comes last; then the one that was served least recently comes first.
 fn before(books: &Books, left: Slot, right: Slot) -> Ordering {
-    let key = |client| (books.is_aside(client), books.served(client), books.names(client));
+    let key = |client| {
+        (
+            books.is_aside(client),
+            books.served(client),
+            books.names(client),
+        )
+    };
     key(left).cmp(&key(right))
 }

@@ -61,7 +61,9 @@ impl Default for Modules {
         });
         modules.add("random", |config| {
             let settings = settings(config)?;
-            Ok(Arc::new(move || Box::new(RandomSorter::new(settings.clone()))))
+            Ok(Arc::new(move || {
+                Box::new(RandomSorter::new(settings.clone()))
+            }))
         });
         modules.add("best-fit", |config| {
             let settings = settings(config)?;
@@ -210,7 +212,10 @@ mod tests {
     use serde_json::json;
 
     fn refused(config: &Value) -> String {
-        let error = Modules::default().make("drf", config).err().expect("refused");
+        let error = Modules::default()
+            .make("drf", config)
+            .err()
+            .expect("refused");
         match error {
             ModuleError::Unreadable(source) => source.to_string(),
             other => other.to_string(),
@@ -220,9 +225,14 @@ mod tests {
     #[test]
     fn the_shipped_modules_are_made_by_name() {
         let modules = Modules::default();
-        assert_eq!(modules.names().collect::<Vec<_>>(), ["best-fit", "drf", "random"]);
+        assert_eq!(
+            modules.names().collect::<Vec<_>>(),
+            ["best-fit", "drf", "random"]
+        );
         for name in modules.names() {
-            modules.make(name, &Value::Null).expect("the defaults are valid")();
+            modules
+                .make(name, &Value::Null)
+                .expect("the defaults are valid")();
         }
         let unknown = modules.make("fair", &Value::Null).err().expect("unknown");
         assert_eq!(

@@ -30,7 +30,13 @@ impl Policy for Chance {
         mut visit: impl FnMut(Slot, Slot) -> Flow,
     ) {
         let mut lots = Lots::new(books, phase, agent);
-        draw_below(books, &mut lots, ROOT, View::of(books, phase, agent), &mut visit);
+        draw_below(
+            books,
+            &mut lots,
+            ROOT,
+            View::of(books, phase, agent),
+            &mut visit,
+        );
     }
 
     fn first(&self, _: &Books, _: impl FnMut(Slot) -> bool) -> Option<Slot> {
@@ -78,8 +84,18 @@ impl Lots {
             Phase::Guarantees => 1,
             Phase::FairShare => 2,
         };
-        let seeds = [books.seed(), books.round(), books.registration(agent), books.n_grants(), phase];
-        Self(seeds.into_iter().fold(0, |state, seed| mix(state ^ mix(seed))))
+        let seeds = [
+            books.seed(),
+            books.round(),
+            books.registration(agent),
+            books.n_grants(),
+            phase,
+        ];
+        Self(
+            seeds
+                .into_iter()
+                .fold(0, |state, seed| mix(state ^ mix(seed))),
+        )
     }
 
     /// A number below `bound`, which is above 0; even but for one part in 2^64 / bound.

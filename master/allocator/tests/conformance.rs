@@ -20,10 +20,8 @@ fn the_reference_passes() {
 #[test]
 fn every_fault_is_found_and_shown_by_a_short_history() {
     for fault in Fault::ALL {
-        let violation = conformance::find_violation(
-            || Box::new(Broken::new(fault)),
-            Effort::default(),
-        );
+        let violation =
+            conformance::find_violation(|| Box::new(Broken::new(fault)), Effort::default());
         let violation = violation.unwrap_or_else(|| panic!("{fault:?} was not found"));
         println!("{fault:?}: {violation}");
         assert!(violation.history.len() <= 12, "{fault:?}: {violation}");
@@ -39,7 +37,13 @@ fn a_module_that_always_prefers_one_framework_is_found_to_starve_the_others() {
     };
     let find = |fault| conformance::find_violation(|| Box::new(Broken::new(fault)), no_histories);
     let violation = find(Fault::ForgetsCountsOfOne).expect("it starves the others");
-    assert!(violation.law.contains("nobody else wants them"), "{violation}");
+    assert!(
+        violation.law.contains("nobody else wants them"),
+        "{violation}"
+    );
     let violation = find(Fault::IgnoresOneFramework).expect("it starves that one");
-    assert!(violation.law.contains("framework f1 was offered nothing"), "{violation}");
+    assert!(
+        violation.law.contains("framework f1 was offered nothing"),
+        "{violation}"
+    );
 }

@@ -37,7 +37,8 @@ fn play_many(settings: &Settings, first_seed: u64, facts: u64) {
             Ok(facts) => told += facts,
             Err(_) => {
                 let (steps, fault) = shrink::shortest(steps, broken);
-                let steps: Vec<String> = steps.iter().map(|s| format!("    Step::{s:?},")).collect();
+                let steps: Vec<String> =
+                    steps.iter().map(|s| format!("    Step::{s:?},")).collect();
                 panic!("seed {seed}, {settings:?}\n{}\n{fault}", steps.join("\n"));
             }
         }

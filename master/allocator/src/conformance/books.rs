@@ -144,7 +144,10 @@ impl Books {
         // A new volume with the id of one that is shared already, or only some of its copies.
         let made_before = agent.spec.total.iter().any(|(_, lot, _)| lot.is_shared())
             && from.iter().any(|(_, lot, _)| lot.volume().is_none());
-        let others = agent.held.iter().filter(|(client, _)| Some(*client) != holder);
+        let others = agent
+            .held
+            .iter()
+            .filter(|(client, _)| Some(*client) != holder);
         let shared = from.filter(|_, lot| lot.is_shared());
         let with_others = shared.iter().any(|(name, lot, _)| {
             let mut others = others.clone();
@@ -164,9 +167,10 @@ impl Books {
             }
         };
         for agent in self.agents.values() {
-            add(&agent.spec.total.filter(|_, lot| {
-                lot.reserved_for().is_some_and(below) && !lot.is_revocable()
-            }));
+            add(&agent
+                .spec
+                .total
+                .filter(|_, lot| lot.reserved_for().is_some_and(below) && !lot.is_revocable()));
             for (_, held) in agent.held.iter().filter(|((_, role), _)| below(role)) {
                 add(&held.filter(|_, lot| lot.reservations().is_empty() && !lot.is_revocable()));
             }
@@ -277,9 +281,8 @@ impl Books {
             let stays = spec.roles.get(role);
             framework == id && stays.is_none_or(|spec| was_suppressed && !spec.suppressed)
         });
-        self.demands.retain(|(framework, role), _| {
-            framework != id || spec.roles.contains_key(role)
-        });
+        self.demands
+            .retain(|(framework, role), _| framework != id || spec.roles.contains_key(role));
         let framework = Framework {
             active: true,
             spec: spec.clone(),
@@ -415,13 +418,15 @@ pub(super) fn bundles_of(resources: &Resources, bundle: &Amounts) -> Option<u32>
         };
     }
     let asked = bundle.iter().filter(|(_, each)| !each.is_zero());
-    let asked: BTreeMap<&str, u64> = asked.map(|(n, each)| (n.as_str(), each.thousandths())).collect();
+    let asked: BTreeMap<&str, u64> = asked
+        .map(|(n, each)| (n.as_str(), each.thousandths()))
+        .collect();
     let (first, each) = asked.iter().next()?;
     let bundles = sums.get(first)? / each;
     let product = |each: &u64| each.checked_mul(bundles);
     let whole = sums.len() == asked.len()
-        && sums.iter().all(|(name, sum)| {
-            asked.get(name).and_then(product) == Some(*sum)
-        });
+        && sums
+            .iter()
+            .all(|(name, sum)| asked.get(name).and_then(product) == Some(*sum));
     u32::try_from(bundles).ok().filter(|_| whole)
 }

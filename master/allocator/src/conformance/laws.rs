@@ -4,7 +4,7 @@ use allotment_types::{AgentId, FrameworkId, Lot, Name, Resources, Role, Timestam
 
 use super::books::{Agent, Books, Client, bundles_of};
 use crate::constraint::Described;
-use crate::{Allocation, Allocator, Common, MinAllocatable, Round, RoleSpec};
+use crate::{Allocation, Allocator, Common, MinAllocatable, RoleSpec, Round};
 
 impl Books {
     /// Holds a round against what was told before it.
@@ -13,12 +13,18 @@ impl Books {
             return Err(format!("decided while paused: {round:?}"));
         }
         if self.quiet_since == Some(now) && *round != Round::default() {
-            return Err(format!("a second round without news decided again: {round:?}"));
+            return Err(format!(
+                "a second round without news decided again: {round:?}"
+            ));
         }
         self.filters.retain(|filter| now < filter.until);
         let limited: Vec<Role> = self.quotas.keys().cloned().collect();
         let before: Vec<_> = limited.iter().map(|role| self.consumed(role)).collect();
-        let held: Vec<_> = self.agents.values().map(|agent| agent.held.clone()).collect();
+        let held: Vec<_> = self
+            .agents
+            .values()
+            .map(|agent| agent.held.clone())
+            .collect();
         let mut demands = self.demands.clone();
         for allocation in &round.allocations {
             let client = (allocation.framework.clone(), allocation.role.clone());
@@ -51,7 +57,10 @@ impl Books {
         let Some(agent) = self.agents.get(&allocation.agent).filter(|a| a.active) else {
             return refuse("but there is no such agent, or it is inactive".to_owned());
         };
-        let Some(framework) = self.frameworks.get(&client.0).filter(|_| self.takes_offers(client))
+        let Some(framework) = self
+            .frameworks
+            .get(&client.0)
+            .filter(|_| self.takes_offers(client))
         else {
             return refuse("which takes no offers".to_owned());
         };
@@ -71,7 +80,9 @@ impl Books {
                 && (!lot.is_unchoppable() || whole)
                 && (lot.reservations().len() < 2 || can.reservation_refinement);
             if !allowed {
-                return refuse(format!("which must not have {name}{lot}:{value}; it can {can:?}"));
+                return refuse(format!(
+                    "which must not have {name}{lot}:{value}; it can {can:?}"
+                ));
             }
         }
         if !can.gpu && !agent.spec.total.scalar(&Name::GPUS).is_zero() {
@@ -81,7 +92,10 @@ impl Books {
             return refuse(format!("but its constraint fails: {failing}"));
         }
         if spec.min_allocatable.is_some() && !is_worth(granted, spec) {
-            return refuse(format!("which is less than it wants: {:?}", spec.min_allocatable));
+            return refuse(format!(
+                "which is less than it wants: {:?}",
+                spec.min_allocatable
+            ));
         }
         match self.filter(client, &allocation.agent, granted) {
             Some(until) => refuse(format!("but it declined that until {until}")),
@@ -146,13 +160,18 @@ impl Books {
             let (free, held) = (module.free(id), module.held(id));
             if free != agent.free() {
                 let ours = agent.free();
-                return Err(format!("agent {id} has {ours} free, but {free} was answered"));
+                return Err(format!(
+                    "agent {id} has {ours} free, but {free} was answered"
+                ));
             }
             let ours = self.held_on(id);
             let same = held.len() == ours.len()
-                && held.iter().zip(&ours).all(|(grant, ((framework, role), held))| {
-                    (&grant.framework, &grant.role, &grant.resources) == (framework, role, held)
-                });
+                && held
+                    .iter()
+                    .zip(&ours)
+                    .all(|(grant, ((framework, role), held))| {
+                        (&grant.framework, &grant.role, &grant.resources) == (framework, role, held)
+                    });
             if !same {
                 return Err(format!("on agent {id}, {ours:?} is held, but not {held:?}"));
             }
@@ -179,7 +198,9 @@ impl Books {
         module: &dyn Allocator,
     ) -> Result<(), String> {
         if let Some(deadline) = module.next_deadline().filter(|deadline| *deadline <= now) {
-            return Err(format!("after a round at {now}, {deadline} is still awaited"));
+            return Err(format!(
+                "after a round at {now}, {deadline} is still awaited"
+            ));
         }
         if self.paused || !self.quotas.is_empty() || !module.holes().is_empty() {
             return Ok(());
@@ -224,7 +245,9 @@ fn told(allocation: &Allocation, why: &str) -> String {
         agent,
         resources,
     } = allocation;
-    format!("{resources} of agent {agent} was granted to framework {framework} in role {role}, {why}")
+    format!(
+        "{resources} of agent {agent} was granted to framework {framework} in role {role}, {why}"
+    )
 }
 
 fn failing_constraint(spec: &RoleSpec, agent: &Agent) -> Option<String> {

@@ -108,11 +108,7 @@ fn shape(which: u8) -> Resources {
             resources("cpus:4; mem:4096")
                 .with(Name::CPUS, revocable.clone(), scalar(2))
                 .with(Name::MEM, revocable.clone(), scalar(1024))
-                .with(
-                    Name::PORTS,
-                    revocable,
-                    Value::Ranges(Ranges::new([(7, 9)])),
-                )
+                .with(Name::PORTS, revocable, Value::Ranges(Ranges::new([(7, 9)])))
         }
         8 => {
             let shared = LotInfo {
@@ -327,7 +323,10 @@ pub(super) fn demand(bundle: u8, count: u8) -> Option<Demand> {
         3 => (amounts(&[(Name::CPUS, 4), (Name::MEM, 2048)]), true),
         4 => {
             let rest = amounts(&[(Name::PORTS, 2), (Name::DISK, 20)]);
-            (rest.into_iter().chain([(Name::CPUS, half)]).collect(), false)
+            (
+                rest.into_iter().chain([(Name::CPUS, half)]).collect(),
+                false,
+            )
         }
         5 => (amounts(&[(Name::CPUS, 6)]), true),
         6 => (amounts(&[(Name::CPUS, 1), (Name::GPUS, 1)]), true),

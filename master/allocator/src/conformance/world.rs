@@ -15,7 +15,10 @@ use crate::{
 
 /// One call of a module, with what it is told.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "each is the method of `Allocator` of that name")]
+#[expect(
+    missing_docs,
+    reason = "each is the method of `Allocator` of that name"
+)]
 pub enum Fact {
     AddFramework(FrameworkId, FrameworkSpec),
     DeactivateFramework(FrameworkId),
@@ -129,7 +132,10 @@ impl World {
                     start: now + Duration::from_secs(60 * u64::from(which)),
                     duration: (which > 1).then_some(Duration::from_secs(600)),
                 });
-                vec![Fact::SetUnavailability(material::agent_id(n), unavailability)]
+                vec![Fact::SetUnavailability(
+                    material::agent_id(n),
+                    unavailability,
+                )]
             }
             Step::AnswerInverse { which, secs } => {
                 let waiting = self.books.inverse_waiting();
@@ -212,7 +218,9 @@ impl World {
         let held = self.books.held_on(agent);
         // Every second time what is free.
         let (holder, there) = match pick(&held, holder / 2) {
-            Some((client, resources)) if holder % 2 == 0 => (Some(client.clone()), resources.clone()),
+            Some((client, resources)) if holder % 2 == 0 => {
+                (Some(client.clone()), resources.clone())
+            }
             _ => (None, self.books.free_on(agent)?),
         };
         let (from, to) = material::conversion(&there, into)?;

@@ -15,6 +15,7 @@ mod holes;
 mod maintenance;
 mod news;
 mod order;
+mod patience;
 mod placement;
 mod policy;
 mod quota;
@@ -31,8 +32,8 @@ use std::collections::BTreeSet;
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
 use crate::{
-    AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
-    Recovery, RoleReport, Round, Settings, Share, Unavailability, Unoffered,
+    AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
+    Quota, Recovery, RoleReport, Round, Settings, Share, Unavailability, Unoffered,
 };
 
 pub(crate) use books::Books;

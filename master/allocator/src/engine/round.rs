@@ -218,16 +218,19 @@ impl<'a> Turn<'a> {
             if !self.books.news.open.contains(look.agent as usize) {
                 continue;
             }
-            let case = self.books.case(self.now, Phase::FairShare, look.agent, client);
+            let case = self
+                .books
+                .case(self.now, Phase::FairShare, look.agent, client);
             let Some(case) = case else {
                 return false;
             };
             if let Ok(offer) = self.books.judge(&case, &mut Cut::default()) {
                 let left = self.books.left_over(&case, &offer);
                 let registration = case.agent.registration;
-                if best.as_ref().is_none_or(|(least, number, ..)| {
-                    (left, registration) < (*least, *number)
-                }) {
+                if best
+                    .as_ref()
+                    .is_none_or(|(least, number, ..)| (left, registration) < (*least, *number))
+                {
                     best = Some((left, registration, at, offer));
                 }
             }
@@ -263,7 +266,7 @@ impl<'a> Turn<'a> {
                     who: Who::Everybody,
                 })
                 .collect();
-            self.phase(policy, Phase::FairShare);
+            policy.decide(self);
         }
     }
 
@@ -284,12 +287,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn first_of_all(
-        &mut self,
-        policy: &mut impl Policy,
-        phase: Phase,
-        agent: Slot,
-    ) -> Pick {
+    fn first_of_all(&mut self, policy: &mut impl Policy, phase: Phase, agent: Slot) -> Pick {
         let n_clients = self.books.clients.slots();
         let state = &mut self.books.agents[agent];
         let free = std::sync::Arc::clone(&state.free);

@@ -14,9 +14,7 @@ use super::policy::Policy;
 use super::roles::{Flow, ROOT};
 use super::slab::Slot;
 use super::sums::{Kind, Ratio, amount, fixed};
-use crate::{
-    AgentReport, Amounts, ClientReport, RoleReport, Room, Standing, Unoffered,
-};
+use crate::{AgentReport, Amounts, ClientReport, RoleReport, Room, Standing, Unoffered};
 
 /// How many frameworks a report on an agent names, and how many roles one on a role.
 const CLIENTS_NAMED: usize = 100;
@@ -64,7 +62,9 @@ impl Books {
         }
         let mut lacking: Vec<(Ratio, Unoffered)> = Vec::new();
         for (agent, _) in self.agents.iter() {
-            let told = takers.iter().map(|client| self.tell(now, agent, *client, policy));
+            let told = takers
+                .iter()
+                .map(|client| self.tell(now, agent, *client, policy));
             let Some((_, lack, reason)) = told.max_by_key(|(farther, _, _)| *farther) else {
                 continue;
             };
@@ -114,8 +114,16 @@ impl Books {
             Err(No::Gpus) => (3, Unoffered::Gpus { agent: id() }),
             Err(No::Region) => {
                 let domain = agent.about.domain.as_ref();
-                let region = domain.map(|domain| domain.region.clone()).unwrap_or_default();
-                (4, Unoffered::Region { agent: id(), region })
+                let region = domain
+                    .map(|domain| domain.region.clone())
+                    .unwrap_or_default();
+                (
+                    4,
+                    Unoffered::Region {
+                        agent: id(),
+                        region,
+                    },
+                )
             }
             Err(No::Lots) => (5, closed(&case)),
             Err(No::Limit) => (7, self.limit(&case)),
@@ -283,7 +291,11 @@ impl Books {
 
     /// What one bundle lacks on the agent.
     fn missing(&self, case: &Case<'_>, asked: &Asked) -> Amounts {
-        let free = case.agent.free.resources.filter(|_, lot| is_open(lot, case));
+        let free = case
+            .agent
+            .free
+            .resources
+            .filter(|_, lot| is_open(lot, case));
         let wanted = asked.demand.bundle.iter();
         wanted
             .map(|(name, amount)| {
@@ -316,7 +328,9 @@ fn closed(case: &Case<'_>) -> Unoffered {
             free: free.clone(),
         };
     }
-    let revocable = free.iter().any(|(_, lot, _)| lot.is_revocable() && is_unreserved_lot(lot));
+    let revocable = free
+        .iter()
+        .any(|(_, lot, _)| lot.is_revocable() && is_unreserved_lot(lot));
     Unoffered::Capability {
         agent,
         capability: if revocable && !case.capabilities.revocable {
@@ -350,10 +364,13 @@ impl Books {
             .collect();
         before.sort_by(|(a, _), (b, _)| a.cmp(b));
         let n_before = before.len();
-        let named = before.into_iter().skip(n_before.saturating_sub(ROLES_NAMED));
+        let named = before
+            .into_iter()
+            .skip(n_before.saturating_sub(ROLES_NAMED));
         let guarantees = node.guarantees().iter();
-        let unsatisfied: Vec<(Kind, u128)> =
-            guarantees.map(|(kind, _)| (*kind, node.unsatisfied(*kind))).collect();
+        let unsatisfied: Vec<(Kind, u128)> = guarantees
+            .map(|(kind, _)| (*kind, node.unsatisfied(*kind)))
+            .collect();
         let mut clients: Vec<ClientReport> = self
             .clients
             .iter()

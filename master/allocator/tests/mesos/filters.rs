@@ -16,7 +16,10 @@ fn a_declined_offer_comes_again_when_its_filter_ends_and_not_before() {
         c.agent("a1", "cpus:2; mem:1024");
         let offer = c.only_offer();
         c.decline(&offer, 5);
-        assert_eq!(c.module.next_deadline(), Some(c.now + Duration::from_secs(5)));
+        assert_eq!(
+            c.module.next_deadline(),
+            Some(c.now + Duration::from_secs(5))
+        );
         c.later(4);
         assert_eq!(c.offers(), [""; 0]);
         c.later(1);
@@ -30,7 +33,11 @@ fn a_filter_shorter_than_the_time_between_rounds_still_lets_the_other_one_have_i
     scenario(|c| {
         c.framework("f1", &["role1"]);
         c.framework("f2", &["role2"]);
-        c.agent_in_use("a1", "cpus:1; mem:512", &[("f2", "role2", "cpus:1; mem:512")]);
+        c.agent_in_use(
+            "a1",
+            "cpus:1; mem:512",
+            &[("f2", "role2", "cpus:1; mem:512")],
+        );
         c.agent("a2", "cpus:1; mem:512");
         // role1 has the smaller share.
         let offer = c.only_offer();

@@ -143,11 +143,13 @@ fn much_of_one_resource_does_not_make_up_for_a_guarantee_of_another() {
         c.framework("f1", &["quota"]);
         c.framework("f2", &["other"]);
         c.agent_in_use("a1", "mem:4096", &[("f1", "quota", "mem:4096")]);
-        c.module.suppress(&crate::support::f("f1"), &Default::default());
+        c.module
+            .suppress(&crate::support::f("f1"), &Default::default());
         c.agent("a2", "cpus:3; mem:1024");
         // Two cores stay for `quota`; of the memory nothing need stay.
         assert_eq!(c.offers(), ["f2/other a2 cpus:1; mem:1024"]);
-        c.module.revive(&crate::support::f("f1"), &Default::default());
+        c.module
+            .revive(&crate::support::f("f1"), &Default::default());
         assert_eq!(c.offers(), ["f1/quota a2 cpus:2"]);
     });
 }
@@ -158,7 +160,10 @@ fn what_is_reserved_for_a_role_is_offered_to_the_roles_below_it() {
     scenario(|c| {
         c.framework("f1", &["a/b/c"]);
         c.framework("f2", &["ab"]);
-        c.agent("a1", "cpus(a):1; mem(a):512; cpus(a/b/c):1; cpus(a/b):1; cpus(a/x):1");
+        c.agent(
+            "a1",
+            "cpus(a):1; mem(a):512; cpus(a/b/c):1; cpus(a/b):1; cpus(a/x):1",
+        );
         assert_eq!(
             c.offers(),
             ["f1/a/b/c a1 cpus(a):1; cpus(a/b):1; cpus(a/b/c):1; mem(a):512"]
@@ -175,14 +180,16 @@ fn what_a_role_below_holds_counts_towards_the_guarantee_above() {
         c.framework("f1", &["a/b"]);
         c.framework("f2", &["other"]);
         c.agent_in_use("a1", "cpus:1; mem:512", &[("f1", "a/b", "cpus:1; mem:512")]);
-        c.module.suppress(&crate::support::f("f1"), &Default::default());
+        c.module
+            .suppress(&crate::support::f("f1"), &Default::default());
         let consumed = c.module.consumed(&role("a"));
         assert_eq!(consumed[&Name::CPUS], Fixed::units(1));
         // One core is still promised to `a`, so that of two only one is spare.
         c.agent("a2", "cpus:2; mem:1024");
         assert_eq!(c.offers(), ["f2/other a2 cpus:1; mem:512"]);
         // The promise is kept to a role below as well.
-        c.module.revive(&crate::support::f("f1"), &Default::default());
+        c.module
+            .revive(&crate::support::f("f1"), &Default::default());
         assert_eq!(c.offers(), ["f1/a/b a2 cpus:1; mem:512"]);
     });
 }

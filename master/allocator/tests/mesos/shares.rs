@@ -197,7 +197,9 @@ fn the_parts_of_a_resource_in_different_lots_count_together() {
             });
         });
         let five = Value::Scalar(Fixed::units(5));
-        let used = grant("f1", "role1", "disk:5").resources.with(Name::DISK, volume, five);
+        let used = grant("f1", "role1", "disk:5")
+            .resources
+            .with(Name::DISK, volume, five);
         let rest = grant("f1", "role1", "cpus:2; mem:1; disk:90").resources;
         let mut spec = crate::support::idle("cpus:1");
         spec.total = rest.plus(&used);
@@ -228,6 +230,9 @@ fn what_runs_on_an_agent_counts_once_whoever_registers_first() {
         c.framework("f1", &["*"]);
         let share = c.module.framework_share(&f("f1"));
         assert_eq!((share.numerator, share.denominator), (2000, 4000));
-        assert_eq!(lines(&c.round().allocations), ["f1/* a2 cpus:1", "f1/* a1 cpus:1"]);
+        assert_eq!(
+            lines(&c.round().allocations),
+            ["f1/* a2 cpus:1", "f1/* a1 cpus:1"]
+        );
     });
 }

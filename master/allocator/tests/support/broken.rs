@@ -321,7 +321,11 @@ impl Allocator for Broken {
     fn free(&self, agent: &AgentId) -> Resources {
         let free = self.inner.free(agent);
         if self.has(Fault::FreesWhatIsHeld) {
-            let held: BTreeMap<_, _> = self.held(agent).into_iter().map(|g| (g.framework, g.resources)).collect();
+            let held: BTreeMap<_, _> = self
+                .held(agent)
+                .into_iter()
+                .map(|g| (g.framework, g.resources))
+                .collect();
             return held.values().fold(free, |sum, held| sum.plus(held));
         }
         free

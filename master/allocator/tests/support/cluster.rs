@@ -40,7 +40,9 @@ impl Cluster {
 
     /// An agent on which this runs already.
     pub(crate) fn agent_in_use(&mut self, id: &str, total: &str, used: &[(&str, &str, &str)]) {
-        let used = used.iter().map(|(framework, role, used)| grant(framework, role, used));
+        let used = used
+            .iter()
+            .map(|(framework, role, used)| grant(framework, role, used));
         let spec = AgentSpec {
             used: used.collect(),
             ..idle(total)

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use allotment_allocator::conformance::history::{AGENTS, FRAMEWORKS, ROLES, Step};
 use allotment_allocator::conformance::world::{Fact, Told, World};
-use allotment_allocator::{
-    Allocator, Amounts, Drf, Hole, InverseAllocation, Settings, Share,
-};
+use allotment_allocator::{Allocator, Amounts, Drf, Hole, InverseAllocation, Settings, Share};
 use allotment_types::Timestamp;
 
 use super::reference::Reference;
@@ -52,7 +50,8 @@ impl Lockstep {
             self.facts += 1;
             if let Fact::Allocate(now) = fact {
                 self.rounds += 1;
-                self.compare().map_err(|at| format!("after the round at {now}: {at}"))?;
+                self.compare()
+                    .map_err(|at| format!("after the round at {now}: {at}"))?;
                 if self.rounds.is_multiple_of(8) {
                     self.compare_deadlines(now)?;
                 }
@@ -68,13 +67,21 @@ impl Lockstep {
             same(&id, module.held(&id), reference.held(&id))?;
         }
         for role in ROLES.map(role) {
-            same(&role, positive(module.consumed(&role)), positive(reference.consumed(&role)))?;
+            same(
+                &role,
+                positive(module.consumed(&role)),
+                positive(reference.consumed(&role)),
+            )?;
             same_share(&role, module.role_share(&role), reference.role_share(&role))?;
             same(&role, module.weight(&role), reference.weight(&role))?;
             same(&role, module.quota(&role), reference.quota(&role))?;
         }
         for id in (0..FRAMEWORKS).map(|n| f(&format!("f{n}"))) {
-            same_share(&id, module.framework_share(&id), reference.framework_share(&id))?;
+            same_share(
+                &id,
+                module.framework_share(&id),
+                reference.framework_share(&id),
+            )?;
         }
         same(&"holes", holes(module.holes()), holes(reference.holes()))
     }
@@ -83,7 +90,9 @@ impl Lockstep {
     fn compare_deadlines(&self, now: Timestamp) -> Result<(), String> {
         let deadline = self.module.next_deadline();
         if deadline.is_some_and(|deadline| deadline <= now) {
-            return Err(format!("after a round at {now}, {deadline:?} is still awaited"));
+            return Err(format!(
+                "after a round at {now}, {deadline:?} is still awaited"
+            ));
         }
         let mut later = self.reference.clone();
         let deadlines = self.reference.deadlines().into_iter();
@@ -113,18 +122,15 @@ fn same<T: PartialEq + std::fmt::Debug>(
     if module == reference {
         return Ok(());
     }
-    Err(format!("{of:?}: the module says {module:?}, the reference {reference:?}"))
+    Err(format!(
+        "{of:?}: the module says {module:?}, the reference {reference:?}"
+    ))
 }
 
-fn same_share(
-    of: &dyn std::fmt::Debug,
-    module: Share,
-    reference: Share,
-) -> Result<(), String> {
+fn same_share(of: &dyn std::fmt::Debug, module: Share, reference: Share) -> Result<(), String> {
     let cross = |a: Share, b: Share| u128::from(a.numerator) * u128::from(b.denominator);
     let nothing = |share: Share| share.numerator == 0;
-    if cross(module, reference) == cross(reference, module)
-        && nothing(module) == nothing(reference)
+    if cross(module, reference) == cross(reference, module) && nothing(module) == nothing(reference)
     {
         return Ok(());
     }

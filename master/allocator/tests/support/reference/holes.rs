@@ -60,7 +60,10 @@ impl Reference {
                 continue;
             };
             let active: Vec<&Agent> = self.agents.iter().filter(|agent| agent.active).collect();
-            if active.iter().any(|agent| self.fits_now(agent, &client, &bundle)) {
+            if active
+                .iter()
+                .any(|agent| self.fits_now(agent, &client, &bundle))
+            {
                 continue;
             }
             let without_hole = |agent: &Agent| self.holes.iter().all(|hole| hole.agent != agent.id);
@@ -86,7 +89,8 @@ impl Reference {
         let wants = !granted.contains(client)
             && self.holes.iter().all(|hole| hole.client != *client)
             && state.cooling_until.is_none()
-            && of_role.count() < usize::try_from(self.settings.holes_per_role).unwrap_or(usize::MAX)
+            && of_role.count()
+                < usize::try_from(self.settings.holes_per_role).unwrap_or(usize::MAX)
             && demand.bundle.values().any(|amount| !amount.is_zero());
         wants.then(|| demand.bundle.clone())
     }
@@ -114,12 +118,7 @@ impl Reference {
         })
     }
 
-    fn lack_order(
-        &self,
-        (a, b): (&Agent, &Agent),
-        client: &Client,
-        bundle: &Amounts,
-    ) -> Ordering {
+    fn lack_order(&self, (a, b): (&Agent, &Agent), client: &Client, bundle: &Amounts) -> Ordering {
         self.lack(a, client, bundle)
             .cmp(self.lack(b, client, bundle))
             .then(a.registration.cmp(&b.registration))

@@ -17,8 +17,8 @@ mod round;
 use std::collections::{BTreeMap, BTreeSet};
 
 use allotment_allocator::{
-    AgentSpec, Allocator, Amounts, Capabilities, ConvertError, Demand, FrameworkSpec,
-    Grant, Hole, Quota, Recovery, RoleSpec, Round, Settings, Share, Unavailability, Unoffered,
+    AgentSpec, Allocator, Amounts, Capabilities, ConvertError, Demand, FrameworkSpec, Grant, Hole,
+    Quota, Recovery, RoleSpec, Round, Settings, Share, Unavailability, Unoffered,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
@@ -566,7 +566,9 @@ impl Reference {
         let running = |until: &Timestamp| now < *until;
         for agent in &mut self.agents {
             // Who may be asked again is as one who was never asked.
-            agent.asked.retain(|_, again| again.as_ref().is_none_or(running));
+            agent
+                .asked
+                .retain(|_, again| again.as_ref().is_none_or(running));
         }
         for framework in self.frameworks.values_mut() {
             for state in framework.clients.values_mut() {

@@ -92,7 +92,10 @@ impl Reference {
         let mut takers = takers.filter(|client| below(client) && self.takes_offers(client));
         let (weight, count, name) = match sibling {
             Sibling::Child(role) => {
-                let (_, last) = role.as_str().rsplit_once('/').unwrap_or(("", role.as_str()));
+                let (_, last) = role
+                    .as_str()
+                    .rsplit_once('/')
+                    .unwrap_or(("", role.as_str()));
                 (self.weight(role), self.nodes[role].subtree, last)
             }
             Sibling::Leaf(role) => (1000, self.nodes[role].itself, "."),

@@ -16,7 +16,11 @@ pub(super) fn is_unreserved_amount(lot: &Lot, value: &Value) -> bool {
 }
 
 /// How much of `name` there is in `resources` in those of its scalars that `counts` picks.
-pub(super) fn sum(resources: &Resources, name: &Name, counts: impl Fn(&Lot, &Value) -> bool) -> u128 {
+pub(super) fn sum(
+    resources: &Resources,
+    name: &Name,
+    counts: impl Fn(&Lot, &Value) -> bool,
+) -> u128 {
     let parts = resources.iter().filter(|(n, _, _)| *n == name);
     parts
         .filter(|(_, lot, value)| counts(lot, value))
@@ -100,7 +104,9 @@ impl Reference {
         let children = with_quota
             .iter()
             .filter(|child| child.parent().as_ref() == Some(role));
-        let of_children = children.map(|child| self.need(with_quota, child, name)).sum();
+        let of_children = children
+            .map(|child| self.need(with_quota, child, name))
+            .sum();
         self.unsatisfied(role, name).max(of_children)
     }
 

@@ -71,10 +71,7 @@ fn products_wider_than_any_integer_compare_right() {
         almost.cmp_weighted(u64::MAX, ratio(huge, huge), u64::MAX),
         Ordering::Less
     );
-    assert_eq!(
-        ratio(1, 3).cmp_weighted(1, ratio(2, 3), 2),
-        Ordering::Equal
-    );
+    assert_eq!(ratio(1, 3).cmp_weighted(1, ratio(2, 3), 2), Ordering::Equal);
     assert_eq!(
         ratio(1, 1).cmp_weighted(u64::MAX, ratio(1, 1), u64::MAX - 1),
         Ordering::Less

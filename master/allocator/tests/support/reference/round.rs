@@ -41,11 +41,11 @@ impl Reference {
         }
         let order = self.candidates();
         let mut progress = Progress::default();
-        if self.any_guarantee_unsatisfied() {
-            self.phase(Phase::Guarantees, &order, &mut progress);
-        }
         loop {
             progress.hole_ended = false;
+            if self.any_guarantee_unsatisfied() {
+                self.phase(Phase::Guarantees, &order, &mut progress);
+            }
             self.phase(Phase::FairShare, &order, &mut progress);
             if !progress.hole_ended {
                 break;
@@ -106,7 +106,11 @@ impl Reference {
         agent.hold(client, &bundle.resources);
         let id = agent.id.clone();
         self.turn = agent.registration + 1;
-        for (name, lot, _) in bundle.resources.iter().filter(|(_, lot, _)| lot.is_shared()) {
+        for (name, lot, _) in bundle
+            .resources
+            .iter()
+            .filter(|(_, lot, _)| lot.is_shared())
+        {
             progress
                 .shared
                 .insert((id.clone(), name.clone(), lot.clone()));
@@ -238,7 +242,8 @@ impl Reference {
         client: &Client,
         some: &Resources,
     ) -> Resources {
-        let kept_for_another = |hole: &super::Kept| hole.agent == agent.id && hole.client != *client;
+        let kept_for_another =
+            |hole: &super::Kept| hole.agent == agent.id && hole.client != *client;
         if self.holes.iter().any(kept_for_another) {
             let reserved_or_revocable = some.iter().filter(|(_, lot, value)| {
                 !is_unreserved_amount(lot, value)
@@ -301,10 +306,7 @@ fn collect<'a>(parts: impl Iterator<Item = (&'a Name, &'a Lot, &'a Value)>) -> R
 }
 
 /// Fills scalars in their order up to `most`; what cannot be chopped is taken whole or left.
-fn fill<'a>(
-    parts: impl Iterator<Item = (&'a Name, &'a Lot, &'a Value)>,
-    most: u128,
-) -> Resources {
+fn fill<'a>(parts: impl Iterator<Item = (&'a Name, &'a Lot, &'a Value)>, most: u128) -> Resources {
     let mut left = most;
     let mut filled = Resources::EMPTY;
     for (name, lot, value) in parts {
@@ -352,9 +354,8 @@ pub(super) fn amount_for_demand(resources: &Resources, name: &Name) -> u128 {
 /// How many bundles of the demand fit, and no more than are left of it.
 fn bundles_in(resources: &Resources, demand: &Demand) -> u32 {
     let asked = demand.bundle.iter().filter(|(_, each)| !each.is_zero());
-    let fitting = asked.map(|(name, each)| {
-        amount_for_demand(resources, name) / u128::from(each.thousandths())
-    });
+    let fitting = asked
+        .map(|(name, each)| amount_for_demand(resources, name) / u128::from(each.thousandths()));
     let most = fitting.min().unwrap_or(0).min(demand.count.into());
     u32::try_from(most).expect("no more than the count")
 }
