@@ -1,11 +1,11 @@
 //! Who gets what over hours, and how long anybody waits: frameworks of different manners in the
-//! simulator, with the module's usual settings and without stepping aside.
+//! simulator, once stating their demands and once, like those written for Mesos, only declining.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use allotment_allocator::Settings;
-use allotment_sim::fairness::fairness_experiment;
+use allotment_sim::fairness::{Speech, fairness_experiment};
 
 /// Arguments.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,15 +43,16 @@ pub(crate) fn measure(args: &Args) -> anyhow::Result<()> {
         ..Settings::default()
     };
     let ways = [
-        ("the usual settings", Settings::default()),
-        ("nobody steps aside", never_aside),
+        ("demands", Speech::Demands, Settings::default()),
+        ("only declines", Speech::Declines, Settings::default()),
+        ("only declines, nobody steps aside", Speech::Declines, never_aside),
     ];
-    for (n, (words, settings)) in ways.into_iter().enumerate() {
+    for (n, (words, speech, settings)) in ways.into_iter().enumerate() {
         println!(
             "fairness, simulated: {} machines, {} h, seed {}; {words}",
             args.agents, args.hours, args.seed
         );
-        let report = fairness_experiment(args.seed, args.agents, lasting, settings)
+        let report = fairness_experiment(args.seed, args.agents, lasting, speech, settings)
             .map_err(anyhow::Error::msg)?;
         println!("{}{} rounds\n", report.table(), report.rounds);
         if n == 0 {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use allotment_types::{Fixed, Resources, Timestamp};
+use allotment_allocator::constraint::{Constraint, Constraints, Predicate, Selector};
+use allotment_allocator::{Amounts, Demand};
+use allotment_types::{Attribute, AttributeValue, Fixed, Resources, Timestamp};
 use fastrand::Rng;
 
 use crate::rng;
@@ -13,6 +15,17 @@ const PERIOD: Duration = Duration::from_secs(1200);
 const BURST: Duration = Duration::from_secs(300);
 /// The most tasks that a bursty framework runs at once.
 const BURST_TASKS: u32 = 120;
+
+/// Who always wants more wants so much.
+const ENDLESS: u32 = 100_000;
+
+/// What a machine says of itself.
+pub(super) fn attributes(on_rack: bool) -> Vec<Attribute> {
+    vec![Attribute {
+        name: "rack".to_owned(),
+        value: AttributeValue::Text(if on_rack { "wanted" } else { "other" }.to_owned()),
+    }]
+}
 
 /// What a machine has.
 pub(super) fn machine() -> Resources {
@@ -61,18 +74,45 @@ impl Manner {
         ]
     }
 
+    /// How many tasks it would start now, if it could.
+    pub(super) fn tasks_wanted(&self, now: Timestamp) -> u32 {
+        match self.kind {
+            Kind::Greedy | Kind::Picky => ENDLESS,
+            Kind::Bursty if now.as_nanos() % nanos(PERIOD) < nanos(BURST) => {
+                BURST_TASKS.saturating_sub(self.running)
+            }
+            Kind::Bursty | Kind::Idle => 0,
+        }
+    }
+
+    /// The demand for so many tasks.
+    pub(super) fn demand(&self, count: u32) -> Demand {
+        let bundle: Amounts = self
+            .task
+            .scalars()
+            .map(|(name, amount)| (name.clone(), amount))
+            .collect();
+        Demand {
+            bundle,
+            count,
+            hole: true,
+        }
+    }
+
+    /// The agents it wants, when it can say so.
+    pub(super) fn constraints(&self) -> Option<Constraints> {
+        matches!(self.kind, Kind::Picky).then(|| Constraints {
+            groups: vec![vec![Constraint {
+                selector: Selector::Attribute("rack".to_owned()),
+                predicate: Predicate::Equals("wanted".to_owned()),
+            }]],
+        })
+    }
+
     /// Whether it would run a task there now, if it had these resources.
     pub(super) fn wants(&self, now: Timestamp, on_rack: bool, resources: &Resources) -> bool {
-        let willing = match self.kind {
-            Kind::Greedy => true,
-            Kind::Picky => on_rack,
-            Kind::Bursty => {
-                let into_period = now.as_nanos() % nanos(PERIOD);
-                into_period < nanos(BURST) && self.running < BURST_TASKS
-            }
-            Kind::Idle => false,
-        };
-        willing && resources.contains(&self.task)
+        let there = on_rack || !matches!(self.kind, Kind::Picky);
+        there && self.tasks_wanted(now) > 0 && resources.contains(&self.task)
     }
 
     /// Starts a task: what it takes, and for how long.

@@ -6,7 +6,8 @@
 //! - *bursty*: wants much for some minutes, then nothing, and declines in between.
 //! - *idle*: wants nothing and never says so; it declines, as frameworks do.
 //!
-//! Nobody suppresses or states a demand, so that the module has nothing but declines to go by.
+//! Nobody suppresses. Frameworks either say nothing of what they want, as those written for Mesos,
+//! so that the module has nothing but declines to go by; or they state their demand.
 //! A framework *waits* while its next task would fit into what no task uses on some machine (be it
 //! free or offered to somebody else) and it has no offer in hand that fits.
 
@@ -29,6 +30,15 @@ const SAMPLE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_millis(100);
 /// Mesos' default for what is declined.
 const REFUSE: Duration = Duration::from_secs(5);
+
+/// Whether frameworks say what they want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// They decline what they do not want, and no more.
+    Declines,
+    /// They state a demand whenever it changes, of holes too, and picky ones a constraint.
+    Demands,
+}
 
 /// How one framework fared.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +110,9 @@ enum Event {
 
 struct Framework {
     manner: Manner,
+    role: Role,
+    /// How many tasks its stated demand is for.
+    stated: Option<u32>,
     waits_since: Option<Timestamp>,
     /// Fitting offers that it has not answered yet.
     in_hand: usize,
@@ -107,6 +120,7 @@ struct Framework {
 }
 
 struct Play {
+    speech: Speech,
     module: Drf,
     now: Timestamp,
     events: BTreeMap<(Timestamp, u64), Event>,
@@ -128,9 +142,10 @@ pub fn fairness_experiment(
     seed: u64,
     n_agents: usize,
     lasting: Duration,
+    speech: Speech,
     settings: Settings,
 ) -> Result<FairnessReport, String> {
-    let mut play = Play::new(seed, n_agents, settings).map_err(|e| e.to_string())?;
+    let mut play = Play::new(seed, n_agents, speech, settings).map_err(|e| e.to_string())?;
     let mut shares = Vec::new();
     let mut look = Timestamp::ZERO;
     while look < Timestamp::ZERO + lasting {
@@ -155,8 +170,14 @@ pub fn fairness_experiment(
 }
 
 impl Play {
-    fn new(seed: u64, n_agents: usize, settings: Settings) -> Result<Self, IdError> {
+    fn new(
+        seed: u64,
+        n_agents: usize,
+        speech: Speech,
+        settings: Settings,
+    ) -> Result<Self, IdError> {
         let mut play = Self {
+            speech,
             module: Drf::new(settings),
             now: Timestamp::ZERO,
             events: BTreeMap::new(),
@@ -169,13 +190,22 @@ impl Play {
         for (name, manner) in Manner::all(seed) {
             let id = FrameworkId::parse(name)?;
             let role = Role::parse(name).unwrap_or_else(|_| Role::star());
+            let constraints = (speech == Speech::Demands)
+                .then(|| manner.constraints())
+                .flatten();
+            let wanted = RoleSpec {
+                constraints,
+                ..RoleSpec::default()
+            };
             let spec = FrameworkSpec {
-                roles: [(role, RoleSpec::default())].into(),
+                roles: [(role.clone(), wanted)].into(),
                 ..FrameworkSpec::default()
             };
             play.module.add_framework(&id, spec);
             let framework = Framework {
                 manner,
+                role,
+                stated: None,
                 waits_since: None,
                 in_hand: 0,
                 fared: Fared {
@@ -191,14 +221,15 @@ impl Play {
         }
         for n in 0..n_agents {
             let id = AgentId::parse(&format!("a{n}"))?;
-            let total = manners::machine();
+            let (total, on_rack) = (manners::machine(), n % 5 == 0);
             let spec = AgentSpec {
                 total: total.clone(),
+                attributes: manners::attributes(on_rack),
                 ..AgentSpec::default()
             };
             play.module.add_agent(&id, spec);
             play.unused.insert(id.clone(), total);
-            if n % 5 == 0 {
+            if on_rack {
                 play.rack.insert(id);
             }
         }
@@ -228,6 +259,7 @@ impl Play {
                 let event = entry.remove();
                 self.happens(event);
             }
+            self.state_demands();
             self.round();
             self.note_waits();
         }
@@ -253,6 +285,21 @@ impl Play {
         }
     }
 
+    fn state_demands(&mut self) {
+        if self.speech == Speech::Declines {
+            return;
+        }
+        for (id, framework) in &mut self.frameworks {
+            let wanted = framework.manner.tasks_wanted(self.now);
+            // Offers on their way are part of it already.
+            if framework.stated != Some(wanted) && framework.in_hand == 0 {
+                framework.stated = Some(wanted);
+                let demand = framework.manner.demand(wanted);
+                self.module.set_demand(id, &framework.role, Some(demand));
+            }
+        }
+    }
+
     fn round(&mut self) {
         self.rounds += 1;
         for offer in self.module.allocate(self.now).allocations {
@@ -272,6 +319,8 @@ impl Play {
             return;
         };
         framework.in_hand = framework.in_hand.saturating_sub(1);
+        // What was offered is no longer demanded.
+        framework.stated = None;
         let on_rack = self.rack.contains(&offer.agent);
         let mut left = offer.resources.clone();
         let mut launched = Vec::new();
@@ -327,27 +376,32 @@ impl Play {
 mod tests {
     use super::*;
 
-    fn four_hours(settings: Settings) -> FairnessReport {
-        let lasting = Duration::from_secs(4 * 3600);
-        fairness_experiment(1, 20, lasting, settings).expect("ids are valid")
+    fn two_hours(speech: Speech) -> FairnessReport {
+        let lasting = Duration::from_secs(2 * 3600);
+        fairness_experiment(1, 20, lasting, speech, Settings::default()).expect("ids are valid")
     }
 
     #[test]
-    fn nobody_whose_task_fits_waits_longer_than_filters_and_tasks_last() {
-        let report = four_hours(Settings::default());
-        for fared in &report.fared {
-            let bound = Duration::from_secs(60);
-            assert!(fared.waited_most <= bound, "{}", report.table());
-            let idle = fared.name.starts_with("idle");
-            assert_eq!(fared.tasks == 0, idle, "{}", report.table());
+    fn nobody_whose_task_fits_waits_longer_than_a_filter_lasts() {
+        for speech in [Speech::Declines, Speech::Demands] {
+            let report = two_hours(speech);
+            for fared in &report.fared {
+                assert!(fared.waited_most <= REFUSE + ANSWER * 2, "{}", report.table());
+                let idle = fared.name.starts_with("idle");
+                assert_eq!(fared.tasks == 0, idle, "{}", report.table());
+            }
         }
     }
 
     #[test]
+    fn who_states_a_demand_is_offered_nothing_to_decline() {
+        let report = two_hours(Speech::Demands);
+        let declined: u64 = report.fared.iter().map(|fared| fared.declined).sum();
+        assert_eq!(declined, 0, "{}", report.table());
+    }
+
+    #[test]
     fn the_same_seed_gives_the_same_report() {
-        assert_eq!(
-            four_hours(Settings::default()),
-            four_hours(Settings::default())
-        );
+        assert_eq!(two_hours(Speech::Demands), two_hours(Speech::Demands));
     }
 }
