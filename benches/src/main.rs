@@ -19,6 +19,7 @@
 mod allocator;
 mod app;
 mod cluster;
+mod cpu;
 mod fairness;
 mod idle;
 mod jobs;
