@@ -1,15 +1,13 @@
 //! What an operator may set on an agent.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use allotment_types::Resources;
 
 use crate::attributes::Attributes;
+pub use crate::isolation::{Capabilities, Isolation, Isolator, IsolatorSettings};
 
 /// Settings of one agent. [`Config::default`] serves on 127.0.0.1:5051, looks for a master on
 /// 127.0.0.1:5050, offers what the machine has and keeps everything in `./allot-agent`.
@@ -40,6 +38,8 @@ pub struct Config {
     pub switch_user: bool,
     /// The most processes and threads one task may have, where pids are isolated.
     pub pids_max: u64,
+    /// What single isolators are told.
+    pub isolators: IsolatorSettings,
     /// The time between SIGTERM and SIGKILL for tasks without a kill policy (Mesos: 5 s).
     pub kill_grace: Duration,
     /// How long the sandbox of an ended task is kept (Mesos: a week).
@@ -78,86 +78,6 @@ impl Default for LauncherCommand {
         Self {
             program: PathBuf::from("/proc/self/exe"),
             args: vec!["launcher".to_owned()],
-        }
-    }
-}
-
-/// One wall around tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Isolator {
-    /// cgroups for cpu, memory and the number of processes.
-    Cgroups,
-    /// Namespaces for processes, mounts, IPC and the host name.
-    Namespaces,
-}
-
-impl Isolator {
-    /// Every isolator, in the order in which they are named.
-    pub const ALL: [Self; 2] = [Self::Cgroups, Self::Namespaces];
-
-    /// As written in settings and attributes.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cgroups => "cgroups",
-            Self::Namespaces => "namespaces",
-        }
-    }
-}
-
-impl fmt::Display for Isolator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Which walls an operator wants.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Isolation {
-    /// Every one this machine can give; what it cannot is said once and shown as an attribute.
-    #[default]
-    Auto,
-    /// Plain processes.
-    None,
-    /// Exactly these; an agent that cannot give one of them does not start.
-    Only(BTreeSet<Isolator>),
-}
-
-/// Why a text names no isolation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("isolation {0:?} is unknown; write `auto`, `none` or a list of cgroups,namespaces")]
-pub struct IsolationError(String);
-
-impl FromStr for Isolation {
-    type Err = IsolationError;
-
-    /// Reads `auto`, `none` or a list such as `cgroups,namespaces`.
-    fn from_str(text: &str) -> Result<Self, IsolationError> {
-        match text.trim() {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            list => list
-                .split(',')
-                .map(|name| {
-                    Isolator::ALL
-                        .into_iter()
-                        .find(|isolator| isolator.name() == name.trim())
-                        .ok_or_else(|| IsolationError(name.trim().to_owned()))
-                })
-                .collect::<Result<_, _>>()
-                .map(Self::Only),
-        }
-    }
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::None => f.write_str("none"),
-            Self::Only(list) => {
-                let names: Vec<&str> = list.iter().map(|i| i.name()).collect();
-                f.write_str(&names.join(","))
-            }
         }
     }
 }
@@ -218,6 +138,7 @@ impl Default for Config {
             launcher: LauncherCommand::default(),
             switch_user: true,
             pids_max: 4096,
+            isolators: IsolatorSettings::default(),
             kill_grace: Duration::from_secs(5),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
             fetch_size_max: 10 << 30,
@@ -329,14 +250,5 @@ mod tests {
             config.validate().unwrap_err().to_string(),
             "reconnect_min 20s must not exceed reconnect_max 10s"
         );
-    }
-
-    #[test]
-    fn isolation_reads_what_it_writes() {
-        for text in ["auto", "none", "cgroups", "cgroups,namespaces"] {
-            assert_eq!(text.parse::<Isolation>().unwrap().to_string(), text);
-        }
-        let error = "cgroups,selinux".parse::<Isolation>().unwrap_err();
-        assert!(error.to_string().contains("\"selinux\""), "{error}");
     }
 }

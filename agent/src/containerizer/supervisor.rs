@@ -94,9 +94,11 @@ impl Supervisor {
                 let adopt = self.lock().to_adopt();
                 match Launcher::start(&self.settings, &self.isolation, adopt).await {
                     // The walls promised at registration must stand, or nothing is started.
-                    Ok((again, missing)) if missing.is_empty() => break again,
-                    Ok((again, missing)) => {
-                        tracing::error!(?missing, "the new launcher cannot isolate tasks");
+                    Ok((again, found)) if found.iter().all(|(_, said)| said.is_ok()) => {
+                        break again;
+                    }
+                    Ok((again, found)) => {
+                        tracing::error!(?found, "the new launcher cannot isolate tasks");
                         again.end().await;
                     }
                     Err(error) => tracing::error!(%error, "cannot start a new launcher"),
@@ -337,6 +339,7 @@ impl Supervisor {
                 stderr_size_max: launch.logs.stderr.size_max.unwrap_or(0),
                 stderr_files_max: launch.logs.stderr.files_max,
             }),
+            confinement: Some(Box::new(launch.confinement.clone())),
         };
         put_order(order::Kind::Launch(order), bytes);
     }

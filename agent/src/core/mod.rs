@@ -4,6 +4,7 @@
 //! - [`session`]: finding a master and staying registered with it.
 //! - [`task`]: the life of one task and its stream of status updates.
 //! - [`check`]: whether it does what it should.
+//! - [`confinement`]: what a task asks of its container beyond a command.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
 //! - [`logs`]: how large its output may grow.
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
@@ -15,6 +16,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod confinement;
 pub mod io;
 pub mod launch;
 pub mod logs;
@@ -32,6 +34,7 @@ use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestam
 
 pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
+pub use confinement::Confinement;
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power};
 pub use launch::{ContainerId, Launch, SandboxId};
 pub use logs::{LogBound, LogBounds};

@@ -74,8 +74,8 @@ pub struct RunError {
 #[derive(Debug)]
 pub struct Running {
     url: String,
-    missing_walls: Vec<(Isolator, String)>,
     tasks_outlive_agent: bool,
+    walls: Vec<(Isolator, Result<String, String>)>,
     inputs: mpsc::Sender<Input>,
     driver: JoinHandle<Result<(), String>>,
     server: JoinHandle<()>,
@@ -120,6 +120,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         work_dir: work_dir.clone(),
         switch_user: config.switch_user,
         pids_max: config.pids_max,
+        isolators: config.isolators.clone(),
         fetches_max: config.fetches_max,
         fetcher: Fetcher {
             size_max: config.fetch_size_max,
@@ -139,7 +140,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         work_dir = %work_dir.display(),
         "the agent serves"
     );
-    let missing_walls = containerizer.missing.clone();
+    let walls = containerizer.found.clone();
     let (url, boot_id) = (settings.url(), settings.boot_id.clone());
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let (core, recovery) = match Core::recover(settings, earlier, seed, clock::now()) {
@@ -191,8 +192,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     Ok(Running {
         url,
-        missing_walls,
         tasks_outlive_agent: config.tasks_outlive_agent,
+        walls,
         inputs,
         driver,
         server,
@@ -226,12 +227,7 @@ fn settings(
         None if address.is_ipv6() => format!("[{}]", address.ip()),
         None => address.ip().to_string(),
     };
-    let names: Vec<&str> = containerizer.isolation.iter().map(|i| i.name()).collect();
-    let isolation = if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(",")
-    };
+    let isolation = Isolator::summary(&containerizer.isolation.iter().copied().collect());
     let mut attributes = config.attributes.clone();
     attributes.push_text(Config::ISOLATION_ATTRIBUTE, &isolation);
     Settings {
@@ -278,10 +274,21 @@ impl Running {
         &self.url
     }
 
-    /// The walls that tasks do without because this machine cannot give them, and why. Empty
-    /// when all were given that were wanted.
-    pub fn missing_walls(&self) -> &[(Isolator, String)] {
-        &self.missing_walls
+    /// Every wall that was wanted: what it enforces, or why this machine cannot give it.
+    pub fn walls(&self) -> &[(Isolator, Result<String, String>)] {
+        &self.walls
+    }
+
+    /// The essential walls that tasks do without because this machine cannot give them, and
+    /// why. Empty when all were given that were wanted.
+    pub fn missing_walls(&self) -> Vec<(Isolator, &str)> {
+        let missing = self.walls.iter().filter_map(|(isolator, said)| {
+            let reason = said.as_ref().err()?;
+            isolator
+                .is_essential()
+                .then_some((*isolator, reason.as_str()))
+        });
+        missing.collect()
     }
 
     /// Ends this agent for good: every task is killed and reported, the master is told that it

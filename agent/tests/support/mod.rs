@@ -281,7 +281,9 @@ pub fn config(mode: Mode, master: &str, work_dir: PathBuf) -> Config {
         ),
         isolation: match mode {
             Mode::Plain => Isolation::None,
-            Mode::Isolated => "cgroups,namespaces".parse::<Isolation>().unwrap(),
+            Mode::Isolated => "cgroups,namespaces,linux,volume,posix/rlimits,disk/du"
+                .parse::<Isolation>()
+                .unwrap(),
         },
         launcher: launcher(),
         // A test that fails must not leave processes behind; those about what outlives an agent
