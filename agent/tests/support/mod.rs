@@ -381,6 +381,20 @@ pub fn program(id: &str, argv: &[&str]) -> TaskInfo {
     task(id, command)
 }
 
+/// The same task with wishes for its container.
+pub fn contained(mut info: TaskInfo, container: mesos::ContainerInfo) -> TaskInfo {
+    info.container = Some(mesos::ContainerInfo {
+        r#type: i32::from(mesos::container_info::Type::Mesos),
+        ..container
+    });
+    info
+}
+
+/// Whether this is root, without which most walls cannot be had.
+pub fn root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// Groups of containers that exist in any hierarchy below this agent's own groups.
 pub fn cgroups_of(work_dir: &std::path::Path) -> Vec<PathBuf> {
     let short = allotment_agent::cgroup_name(work_dir);

@@ -454,6 +454,36 @@ mod tests {
     }
 
     #[test]
+    fn a_persistent_volume_is_made_once_and_kept() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let sandbox = tempfile::tempdir().unwrap();
+        let volumes = Volumes {
+            work_dir: work_dir.path().to_owned(),
+            ..volumes(&[])
+        };
+        let volume = Volume {
+            container_path: "deep/data".to_owned(),
+            read_only: false,
+            source: Some(Source::Persistent("volumes/roles/web/v1".to_owned())),
+        };
+        let root = folder(sandbox.path()).unwrap();
+        let open = || volumes.open_source(&volume, root.as_fd(), sandbox.path(), Owner(None));
+        let (_, path) = open().unwrap();
+        assert_eq!(path, work_dir.path().join("volumes/roles/web/v1"));
+        fs::write(path.join("kept"), "").unwrap();
+        open().unwrap();
+        // Without mounts it is a link in the sandbox, which cannot be made read-only.
+        link(&volume, root.as_fd(), &path, Owner(None)).unwrap();
+        assert!(sandbox.path().join("deep/data/kept").exists());
+        let read_only = Volume {
+            read_only: true,
+            ..volume.clone()
+        };
+        let refused = link(&read_only, root.as_fd(), &path, Owner(None)).unwrap_err();
+        assert!(refused.contains("filesystem/linux"), "{refused}");
+    }
+
+    #[test]
     fn a_place_is_made_without_following_links() {
         let sandbox = tempfile::tempdir().unwrap();
         let root = folder(sandbox.path()).unwrap();
