@@ -7,7 +7,8 @@
 //!   [`cpuset`], [`blkio`], [`freezer`] say what to write there, for both versions.
 //! - [`namespaces`]: own processes, IPC and host name; [`filesystem`]: own mounts; [`devices`]:
 //!   an own `/dev`; [`volumes`]: folders at other places.
-//! - [`capabilities`], [`nnp`], [`seccomp`], [`rlimits`]: what a task loses before it runs.
+//! - [`capabilities`], [`nnp`], [`seccomp`] with its [`filter`], [`rlimits`]: what a task loses
+//!   before it runs.
 //!
 //! What a container asks for arrives as [`crate::core::Confinement`]; an isolator that is asked
 //! for something it cannot give refuses the launch with a sentence.
@@ -19,6 +20,7 @@ mod cpu;
 mod cpuset;
 mod devices;
 mod filesystem;
+mod filter;
 mod freezer;
 mod memory;
 mod namespaces;

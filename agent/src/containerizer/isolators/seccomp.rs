@@ -12,12 +12,9 @@ use std::rc::Rc;
 
 use nix::libc;
 use nix::sched::CloneFlags;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
 
 use super::super::sys::{self, Instruction};
+use super::filter::{Answer, filter};
 use super::{Host, Isolate, Walls, namespaces};
 use crate::containerizer::wire::Launch;
 use crate::isolation::Isolator;
@@ -101,7 +98,9 @@ impl Seccomp {
         if let Some(known) = self.filters.get(&key) {
             return Ok(Rc::clone(known));
         }
-        let filter: Rc<[Instruction]> = build(key)?.into();
+        let filter: Rc<[Instruction]> = filter(&answers(key))
+            .ok_or("no filter for this processor")?
+            .into();
         self.filters.insert(key, Rc::clone(&filter));
         Ok(filter)
     }
@@ -143,79 +142,25 @@ impl Isolate for Seccomp {
     }
 }
 
-fn build(capabilities: u64) -> Result<Vec<Instruction>, String> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+/// What is not simply allowed to a task with these capabilities.
+fn answers(capabilities: u64) -> BTreeMap<i64, Answer> {
     let guarded = GUARDED
         .iter()
         .filter(|(number, _)| capabilities & (1 << number) == 0)
         .flat_map(|(_, calls)| calls.iter());
-    for call in NEVER.iter().chain(guarded) {
-        rules.insert(*call, Vec::new());
+    let mut answers: BTreeMap<i64, Answer> = NEVER
+        .iter()
+        .chain(guarded)
+        .map(|call| (*call, Answer::Refuse))
+        .collect();
+    if capabilities & (1 << SYS_ADMIN) == 0 {
+        let flag = Answer::RefuseFlag(libc::CLONE_NEWUSER.unsigned_abs());
+        answers.extend([(libc::SYS_clone, flag), (libc::SYS_unshare, flag)]);
+        // Its flags lie in memory, where a filter cannot look; the C library then falls back to
+        // `clone`, as under Docker.
+        answers.insert(libc::SYS_clone3, Answer::Missing);
     }
-    let administers = capabilities & (1 << SYS_ADMIN) != 0;
-    if !administers {
-        let flag = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
-        let condition = SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::MaskedEq(flag),
-            flag,
-        );
-        let rule = condition.and_then(|condition| SeccompRule::new(vec![condition]));
-        let rule = rule.map_err(|error| format!("no rule on user namespaces: {error}"))?;
-        for call in [libc::SYS_clone, libc::SYS_unshare] {
-            rules.insert(call, vec![rule.clone()]);
-        }
-    }
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
-        architecture()?,
-    );
-    let program: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
-    let program = program.map_err(|error| format!("no system call filter: {error}"))?;
-    let rest = program.iter().map(|i| Instruction {
-        code: i.code,
-        jt: i.jt,
-        jf: i.jf,
-        k: i.k,
-    });
-    Ok(preamble(administers).into_iter().chain(rest).collect())
-}
-
-/// Refuses with `ENOSYS` what a filter by number cannot judge: `clone3`, whose flags lie in
-/// memory (the C library then falls back to `clone`, as under Docker), and x86-64's second set
-/// of numbers (x32), under which every call exists once more.
-fn preamble(administers: bool) -> Vec<Instruction> {
-    let number = instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0);
-    let refused = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-    let refuse = instruction(libc::BPF_RET | libc::BPF_K, 0, refused);
-    // Over the refusal when the test fails.
-    let unless = |test: u32, k: u32| instruction(libc::BPF_JMP | test | libc::BPF_K, 1, k);
-    let mut preamble = vec![number];
-    if cfg!(target_arch = "x86_64") {
-        preamble.extend([unless(libc::BPF_JGE, 0x4000_0000), refuse]);
-    }
-    if !administers && let Ok(clone3) = u32::try_from(libc::SYS_clone3) {
-        preamble.extend([unless(libc::BPF_JEQ, clone3), refuse]);
-    }
-    preamble
-}
-
-fn instruction(code: u32, jf: u8, k: u32) -> Instruction {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "operation codes are 16 bits, whatever the constants' type"
-    )]
-    let code = code as u16;
-    Instruction { code, jt: 0, jf, k }
-}
-
-fn architecture() -> Result<TargetArch, String> {
-    std::env::consts::ARCH
-        .try_into()
-        .map_err(|_| format!("no filter for {}", std::env::consts::ARCH))
+    answers
 }
 
 #[cfg(test)]

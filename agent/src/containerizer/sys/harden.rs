@@ -42,6 +42,8 @@ pub(in super::super) struct Capabilities {
     pub(in super::super) ambient: bool,
     /// The highest capability of this kernel.
     pub(in super::super) last: u32,
+    /// What bounded this process so far.
+    pub(in super::super) inherited: u64,
 }
 
 /// `struct __user_cap_header_struct` with version 3.
@@ -101,13 +103,13 @@ pub(super) fn set_rlimit(kind: u32, soft: u64, hard: u64) -> Result<(), Errno> {
 
 impl Capabilities {
     /// Before the user changes: bounds what can be gained, and arranges to keep what must stay.
-    pub(super) fn bound(&self) -> Result<(), Errno> {
+    pub(in super::super) fn bound(&self) -> Result<(), Errno> {
         if self.ambient {
             prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT, 0)?;
             prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
         }
         for capability in 0..=self.last {
-            if self.bounding & (1 << capability) == 0 {
+            if self.inherited & !self.bounding & (1 << capability) != 0 {
                 prctl(libc::PR_CAPBSET_DROP, c_ulong::from(capability), 0)?;
             }
         }
