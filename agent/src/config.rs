@@ -7,6 +7,7 @@ use std::time::Duration;
 use allotment_types::Resources;
 
 use crate::attributes::Attributes;
+pub use crate::fetcher::FetcherSettings;
 pub use crate::isolation::{Capabilities, Isolation, Isolator, IsolatorSettings};
 
 /// Settings of one agent. [`Config::default`] serves on 127.0.0.1:5051, looks for a master on
@@ -44,8 +45,13 @@ pub struct Config {
     pub kill_grace: Duration,
     /// How long the sandbox of an ended task is kept (Mesos: a week).
     pub gc_delay: Duration,
-    /// The largest file that is fetched for a task, in bytes.
-    pub fetch_size_max: u64,
+    /// The part of the disk that is to stay free: the fuller it is, the earlier sandboxes go
+    /// (Mesos' `--gc_disk_headroom`).
+    pub gc_disk_headroom: f64,
+    /// How often the disk is looked at (Mesos' `--disk_watch_interval`).
+    pub disk_watch_interval: Duration,
+    /// How files are fetched for tasks.
+    pub fetcher: FetcherSettings,
     /// How many tasks have their files fetched at the same time.
     pub fetches_max: usize,
     /// The first wait before connecting again to a master; doubles, with jitter.
@@ -83,7 +89,7 @@ impl Default for LauncherCommand {
 }
 
 /// Why settings do not go together.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// Something that must not be zero.
     #[error("{name} is 0; give it a value such as {example}")]
@@ -104,6 +110,12 @@ pub enum ConfigError {
         larger_name: &'static str,
         /// Its value.
         larger: Duration,
+    },
+    /// No part of a whole.
+    #[error("gc_disk_headroom is {value}; give a part of the disk between 0 and 1, such as 0.1")]
+    Headroom {
+        /// What was given.
+        value: f64,
     },
     /// Nobody to register with.
     #[error("no master is given; name at least one, such as http://127.0.0.1:5050")]
@@ -141,7 +153,9 @@ impl Default for Config {
             isolators: IsolatorSettings::default(),
             kill_grace: Duration::from_secs(5),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
-            fetch_size_max: 10 << 30,
+            gc_disk_headroom: 0.1,
+            disk_watch_interval: Duration::from_secs(60),
+            fetcher: FetcherSettings::default(),
             fetches_max: 8,
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(10),
@@ -179,6 +193,16 @@ impl Config {
         }
         if self.log_size_max == Some(0) {
             return zero("log_size_max", "10MB");
+        }
+        if !(0.0..=1.0).contains(&self.gc_disk_headroom) {
+            let value = self.gc_disk_headroom;
+            return Err(ConfigError::Headroom { value });
+        }
+        if self.disk_watch_interval.is_zero() {
+            return zero("disk_watch_interval", "1min");
+        }
+        if self.isolators.disk_watch_interval.is_zero() {
+            return zero("container_disk_watch_interval", "15s");
         }
         if self.fetches_max == 0 {
             return zero("fetches_max", "8");

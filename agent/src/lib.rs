@@ -19,4 +19,5 @@ pub use attributes::Attributes;
 pub use config::{Config, ConfigError, Isolation, Isolator, LauncherCommand};
 pub use containerizer::{launcher_main, run_floor};
 pub use edge::{RunError, Running, StartError, cgroup_name, start};
+pub use fetcher::FetcherSettings;
 pub use isolation::{Capabilities, IsolatorSettings};

@@ -237,8 +237,9 @@ async fn without_a_pid_namespace_a_fork_bomb_is_frozen_and_killed() {
     })
     .await;
     let mark = format!("MARK_FROZEN_{}", std::process::id());
+    // It forks until it may not any more, and none of what it forked listens.
     let bomb = format!(
-        "{mark}=1 exec sh -c 'trap \"\" TERM; bomb() {{ bomb | bomb & }}; while :; do bomb; done'"
+        "{mark}=1 exec sh -c 'trap \"\" TERM; (while :; do setsid sleep 1000 & done) & exec sleep 1000'"
     );
     c.master.launch(vec![shell("bomb", &bomb)]).await;
     c.master.running("bomb").await;

@@ -33,6 +33,13 @@ pub(crate) struct Settings {
     pub(crate) tasks_outlive_agent: bool,
 }
 
+impl Settings {
+    /// Whether sandboxes are measured and tasks ended that hold too much.
+    pub(super) fn limits_disk(&self) -> bool {
+        self.isolation.wanted().contains(&Isolator::DiskDu) && self.isolators.enforce_disk_quota
+    }
+}
+
 /// What the core asks of the containerizer.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -80,6 +87,11 @@ impl Containerizer {
                 .work_dir
                 .join(container.sandbox.folder(&container.agent));
             live.add(&container.container, sandbox, true);
+            if let Some((_, adopted)) = live.get(&container.container) {
+                adopted.disk_limit_bytes = container
+                    .disk_limit_bytes
+                    .filter(|_| settings.limits_disk());
+            }
         }
         let wanted: Vec<Isolator> = settings.isolation.wanted().into_iter().collect();
         let (launcher, mut found) = Launcher::start(&settings, &wanted, live.to_adopt()).await?;

@@ -105,7 +105,6 @@ impl Launcher {
             agent: settings.cgroup.clone(),
             isolators: isolation.iter().map(|i| i.name().to_owned()).collect(),
             cfs_quota: settings.isolators.cgroups_enable_cfs,
-            work_dir: settings.work_dir.as_os_str().as_encoded_bytes().to_vec(),
             host_path_volumes: settings.isolators.host_path_volumes.clone(),
             bounding_capabilities: settings.isolators.bounding_capabilities.bits(),
             effective_capabilities: settings.isolators.effective_capabilities.bits(),

@@ -49,9 +49,6 @@ pub(super) struct SetUp {
     /// Every task's request of cpus is its ceiling.
     #[prost(bool, tag = "5")]
     pub(super) cfs_quota: bool,
-    /// The agent's work folder.
-    #[prost(bytes = "vec", tag = "6")]
-    pub(super) work_dir: Vec<u8>,
     /// Folders below which tasks may mount host paths.
     #[prost(string, repeated, tag = "7")]
     pub(super) host_path_volumes: Vec<String>,

@@ -72,7 +72,7 @@ pub struct Volume {
     #[prost(bool, tag = "2")]
     pub read_only: bool,
     /// Where it comes from.
-    #[prost(oneof = "Source", tags = "3, 4, 5")]
+    #[prost(oneof = "Source", tags = "3, 4")]
     pub source: Option<Source>,
 }
 
@@ -85,9 +85,6 @@ pub enum Source {
     /// A path relative to the sandbox; made when missing.
     #[prost(string, tag = "4")]
     Sandbox(String),
-    /// A persistent volume: its folder relative to the agent's work folder.
-    #[prost(string, tag = "5")]
-    Persistent(String),
 }
 
 impl Confinement {
@@ -101,7 +98,6 @@ impl Confinement {
     pub fn of(info: &mesos::TaskInfo) -> Result<Self, String> {
         let mut confinement = Self::default();
         confinement.read_limits(info)?;
-        confinement.read_persistent_volumes(info)?;
         if let Some(container) = &info.container {
             confinement.read_container(container)?;
         }
@@ -137,7 +133,7 @@ impl Confinement {
             wishes.push(match volume.source {
                 Some(Source::Host(_)) => ("a host path volume", Isolator::VolumeHostPath),
                 Some(Source::Sandbox(_)) => ("a sandbox path volume", Isolator::VolumeSandboxPath),
-                Some(Source::Persistent(_)) | None => continue,
+                None => continue,
             });
         }
         wishes
@@ -167,44 +163,27 @@ impl Confinement {
                 }
             }
         }
-        let disk = requested("disk");
-        self.disk_limit_bytes = (disk > 0.0).then(|| scaled(disk, MIB));
+        self.disk_limit_bytes = Self::disk_limit(info);
         Ok(())
+    }
+
+    /// What a task's sandbox may hold; `None` where it asked for no disk. Disk that holds a
+    /// persistent volume is not the sandbox's.
+    pub(crate) fn disk_limit(info: &mesos::TaskInfo) -> Option<u64> {
+        let disks = info.resources.iter().filter(|r| {
+            let persistent = r
+                .disk
+                .as_ref()
+                .is_some_and(|disk| disk.persistence.is_some());
+            r.name == "disk" && !persistent
+        });
+        let mib: f64 = disks.filter_map(|r| Some(r.scalar.as_ref()?.value)).sum();
+        (mib > 0.0).then(|| scaled(mib, MIB))
     }
 
     /// The task's limit of memory in bytes, where it names one.
     pub(crate) fn memory_limit_bytes(info: &mesos::TaskInfo) -> Option<u64> {
         Some(scaled(info.limits.get("mem")?.value, MIB))
-    }
-
-    fn read_persistent_volumes(&mut self, info: &mesos::TaskInfo) -> Result<(), String> {
-        for resource in &info.resources {
-            let Some(disk) = &resource.disk else {
-                continue;
-            };
-            let (Some(persistence), Some(volume)) = (&disk.persistence, &disk.volume) else {
-                continue;
-            };
-            let role = resource
-                .reservations
-                .last()
-                .and_then(|reservation| reservation.role.as_deref())
-                .or(resource.role.as_deref())
-                .unwrap_or("*");
-            // As Mesos lays them out; a role `a/b` is one folder there.
-            let role = role.replace('/', " ");
-            for (what, name) in [("role", role.as_str()), ("id", persistence.id.as_str())] {
-                if !is_file_name(name) {
-                    return Err(format!(
-                        "a persistent volume whose {what} {name:?} is no file name"
-                    ));
-                }
-            }
-            let folder = format!("volumes/roles/{role}/{}", persistence.id);
-            let source = Source::Persistent(folder);
-            self.add_volume(&volume.container_path, volume.mode(), source)?;
-        }
-        Ok(())
     }
 
     fn read_container(&mut self, container: &mesos::ContainerInfo) -> Result<(), String> {
@@ -372,10 +351,6 @@ fn source(volume: &mesos::Volume) -> Result<Source, String> {
 fn is_inside(path: &str) -> bool {
     let plain = |part| matches!(part, std::path::Component::Normal(_));
     !path.is_empty() && !path.contains('\0') && std::path::Path::new(path).components().all(plain)
-}
-
-fn is_file_name(name: &str) -> bool {
-    is_inside(name) && !name.contains('/') && name.len() <= 255
 }
 
 fn capabilities(info: &mesos::CapabilityInfo) -> Result<u64, String> {

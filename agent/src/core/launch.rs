@@ -77,12 +77,14 @@ impl SandboxId {
 /// A file to fetch into the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
-    /// Where from: an absolute path, `file://` or `http://`.
+    /// Where from: an absolute path, `file://`, `http://` or `https://`.
     pub value: String,
     /// Make it executable.
     pub executable: bool,
-    /// The framework said `extract`.
+    /// Unpack it when it is an archive, which is the default.
     pub extract: bool,
+    /// Keep it for other tasks.
+    pub cache: bool,
     /// Its name in the sandbox; `None`: the last part of the URI.
     pub output_file: Option<String>,
 }
@@ -198,7 +200,8 @@ pub(super) fn plan(
         .map(|uri| Uri {
             value: uri.value.clone(),
             executable: uri.executable.unwrap_or(false),
-            extract: uri.extract == Some(true),
+            extract: uri.extract(),
+            cache: uri.cache.unwrap_or(false),
             output_file: uri.output_file.clone(),
         })
         .collect();

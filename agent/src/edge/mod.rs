@@ -2,7 +2,8 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `probe`: checks of tasks. `files`, `http`: what the agent serves. `store`: its work folder. `checkpoint`: what it
+//! - `probe`: checks of tasks. `files`, `mesos_files`, `http`: what the agent serves.
+//! - `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
 mod checkpoint;
@@ -12,6 +13,7 @@ mod files;
 mod http;
 mod leader;
 mod link;
+mod mesos_files;
 mod probe;
 mod store;
 
@@ -19,6 +21,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use allotment_types::Resources;
 use tokio::net::TcpListener;
@@ -80,6 +84,7 @@ pub struct Running {
     driver: JoinHandle<Result<(), String>>,
     server: JoinHandle<()>,
     collector: JoinHandle<()>,
+    disk_watch: JoinHandle<()>,
 }
 
 /// Starts an agent; returns once it serves. It registers with a master by itself, as soon as one
@@ -122,9 +127,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         pids_max: config.pids_max,
         isolators: config.isolators.clone(),
         fetches_max: config.fetches_max,
-        fetcher: Fetcher {
-            size_max: config.fetch_size_max,
-        },
+        fetcher: Fetcher::new(config.fetcher.clone(), &work_dir).map_err(unusable)?,
         tasks_outlive_agent: config.tasks_outlive_agent,
     };
     let adopted = if config.tasks_outlive_agent {
@@ -153,6 +156,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let log = checkpoint::Log::begin(&work_dir, &found, &core.snapshot()).map_err(unusable)?;
     let (garbage, garbage_queue) = mpsc::unbounded_channel();
     let collector = tokio::spawn(driver::collect(work_dir.clone(), garbage_queue));
+    let disk_watch = tokio::spawn(watch_disk(
+        work_dir.clone(),
+        config.disk_watch_interval,
+        inputs.clone(),
+    ));
     let router = http::router(files::Files {
         work_dir: work_dir.clone(),
         queries,
@@ -198,6 +206,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         driver,
         server,
         collector,
+        disk_watch,
     })
 }
 
@@ -244,6 +253,7 @@ fn settings(
         reconnect_max: config.reconnect_max,
         kill_grace: config.kill_grace,
         gc_delay: config.gc_delay,
+        gc_headroom_permille: permille(config.gc_disk_headroom),
         work_dir: work_dir.to_string_lossy().into_owned(),
         environment: detect::environment(),
         tasks_outlive_agent: config.tasks_outlive_agent,
@@ -265,6 +275,34 @@ fn detected(work_dir: &Path, earlier: &Checkpoint) -> Resources {
         now
     } else {
         before.declared()
+    }
+}
+
+/// A part of a whole, checked before, in thousandths.
+fn permille(part: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 1000"
+    )]
+    let thousandths = (part * 1000.0).round() as u32;
+    thousandths
+}
+
+/// Tells the core how full the disk is, now and then.
+async fn watch_disk(work_dir: PathBuf, interval: Duration, inputs: mpsc::Sender<Input>) {
+    loop {
+        let folder = work_dir.clone();
+        let used = tokio::task::spawn_blocking(move || detect::disk_used_permille(&folder)).await;
+        if let Ok(Some(used_permille)) = used
+            && inputs
+                .send(Input::DiskUsage { used_permille })
+                .await
+                .is_err()
+        {
+            return;
+        }
+        tokio::time::sleep(interval).await;
     }
 }
 
@@ -323,6 +361,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.server.abort();
         self.collector.abort();
+        self.disk_watch.abort();
         self.driver.abort();
     }
 }

@@ -1,10 +1,9 @@
-//! `volume/host_path`, `volume/sandbox_path` and persistent volumes.
+//! `volume/host_path` and `volume/sandbox_path`.
 //!
 //! A volume is opened and checked before the container exists, and what was opened is what gets
 //! mounted: swapping a link afterwards changes nothing (runc's CVE-2021-30465). Host paths must
 //! lie below a folder that the operator has opened to tasks, links included. Without mounts of
-//! its own a container gets sandbox and persistent volumes as links, as in Mesos on plain
-//! machines, and no others.
+//! its own a container gets sandbox volumes as links, and no others.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +30,6 @@ pub(super) struct Volumes {
     isolator: Isolator,
     /// Folders that tasks may mount from.
     host_paths: Vec<PathBuf>,
-    work_dir: PathBuf,
     mounts: bool,
 }
 
@@ -40,7 +38,6 @@ impl Volumes {
         Self {
             isolator,
             host_paths: set_up.host_path_volumes.iter().map(PathBuf::from).collect(),
-            work_dir: bytes_to_path(&set_up.work_dir),
             mounts: false,
         }
     }
@@ -48,9 +45,7 @@ impl Volumes {
     fn is_mine(&self, volume: &Volume) -> bool {
         match volume.source {
             Some(Source::Host(_)) => self.isolator == Isolator::VolumeHostPath,
-            Some(Source::Sandbox(_) | Source::Persistent(_)) => {
-                self.isolator == Isolator::VolumeSandboxPath
-            }
+            Some(Source::Sandbox(_)) => self.isolator == Isolator::VolumeSandboxPath,
             None => false,
         }
     }
@@ -120,23 +115,6 @@ impl Volumes {
                     )
                 })?;
                 Ok((opened, sandbox_path.join(path)))
-            }
-            Some(Source::Persistent(path)) => {
-                let full = self.work_dir.join(path);
-                let opened = folder(&self.work_dir)
-                    .and_then(|work_dir| {
-                        let path = Path::new(path);
-                        open_below(work_dir.as_fd(), path)
-                            .or_else(|_| make_volume(work_dir.as_fd(), path, owner))
-                    })
-                    .map_err(|errno| {
-                        format!(
-                            "the persistent volume {} cannot be used: {}",
-                            full.display(),
-                            errno.desc()
-                        )
-                    })?;
-                Ok((opened, full))
             }
             None => Err("a volume comes from nowhere".to_owned()),
         }
@@ -210,8 +188,8 @@ impl Isolate for Volumes {
                     .collect();
                 Ok(format!("from below {}", folders.join(", ")))
             }
-            (_, true) => Ok("sandbox and persistent volumes".to_owned()),
-            (_, false) => Ok("sandbox and persistent volumes as links, not read-only".to_owned()),
+            (_, true) => Ok("folders of the sandbox at other places".to_owned()),
+            (_, false) => Ok("folders of the sandbox as links, not read-only".to_owned()),
         }
     }
 
@@ -321,15 +299,6 @@ fn make_below(
     Ok(at)
 }
 
-/// Only the volume's own folder belongs to the task's user, not those above it.
-fn make_volume(work_dir: BorrowedFd<'_>, path: &Path, owner: Owner) -> Result<OwnedFd, Errno> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Errno::EINVAL);
-    };
-    let parent = make_below(work_dir, parent, true, Owner(None))?;
-    make_below(parent.as_fd(), Path::new(name), true, owner)
-}
-
 fn is_directory(fd: BorrowedFd<'_>) -> bool {
     fstat(fd).is_ok_and(|stat| {
         SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR
@@ -415,7 +384,6 @@ mod tests {
         Volumes {
             isolator: Isolator::VolumeHostPath,
             host_paths: roots.iter().map(|root| (*root).to_owned()).collect(),
-            work_dir: PathBuf::new(),
             mounts: false,
         }
     }
@@ -454,32 +422,23 @@ mod tests {
     }
 
     #[test]
-    fn a_persistent_volume_is_made_once_and_kept() {
-        let work_dir = tempfile::tempdir().unwrap();
+    fn without_mounts_a_volume_is_a_link_that_cannot_be_read_only() {
         let sandbox = tempfile::tempdir().unwrap();
-        let volumes = Volumes {
-            work_dir: work_dir.path().to_owned(),
-            ..volumes(&[])
-        };
-        let volume = Volume {
+        let root = folder(sandbox.path()).unwrap();
+        let mut volume = Volume {
             container_path: "deep/data".to_owned(),
             read_only: false,
-            source: Some(Source::Persistent("volumes/roles/web/v1".to_owned())),
+            source: Some(Source::Sandbox("kept".to_owned())),
         };
-        let root = folder(sandbox.path()).unwrap();
-        let open = || volumes.open_source(&volume, root.as_fd(), sandbox.path(), Owner(None));
-        let (_, path) = open().unwrap();
-        assert_eq!(path, work_dir.path().join("volumes/roles/web/v1"));
-        fs::write(path.join("kept"), "").unwrap();
-        open().unwrap();
-        // Without mounts it is a link in the sandbox, which cannot be made read-only.
+        let volumes = volumes(&[]);
+        let (_, path) = volumes
+            .open_source(&volume, root.as_fd(), sandbox.path(), Owner(None))
+            .unwrap();
+        fs::write(path.join("file"), "").unwrap();
         link(&volume, root.as_fd(), &path, Owner(None)).unwrap();
-        assert!(sandbox.path().join("deep/data/kept").exists());
-        let read_only = Volume {
-            read_only: true,
-            ..volume.clone()
-        };
-        let refused = link(&read_only, root.as_fd(), &path, Owner(None)).unwrap_err();
+        assert!(sandbox.path().join("deep/data/file").exists());
+        volume.read_only = true;
+        let refused = link(&volume, root.as_fd(), &path, Owner(None)).unwrap_err();
         assert!(refused.contains("filesystem/linux"), "{refused}");
     }
 
