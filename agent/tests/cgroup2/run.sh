@@ -2,7 +2,7 @@
 # Runs the isolation tests on a machine with cgroup v2 alone: Debian's kernel under qemu.
 #
 #   bash agent/tests/cgroup2/run.sh              what depends on the version of cgroups
-#   bash agent/tests/cgroup2/run.sh all          hardening and volumes too
+#   bash agent/tests/cgroup2/run.sh all          hardening and mounts too
 #
 # The machine this is written on has the controllers in v1 hierarchies, which the kernel gives to
 # one version only. The virtual machine has the test binaries as its payload and no disk, no
@@ -36,7 +36,7 @@ fi
 # --- The tests and the programs that they call -----------------------------------------------
 root=$work/root
 mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,tests,usr/bin,lib64}
-built=$(cargo test -p allotment-agent --test isolation --test hardening --test volumes \
+built=$(cargo test -p allotment-agent --test isolation --test hardening --test mounts \
     --no-run --message-format=json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 with_libraries() {
     cp -L "$1" "$2"
@@ -62,7 +62,7 @@ printf 'root:x:0:\nnogroup:x:65534:\n' > "$root/etc/group"
 echo cgroup2 > "$root/etc/hostname"
 
 suites="isolation"
-[ "${1:-}" = all ] && suites="isolation hardening volumes"
+[ "${1:-}" = all ] && suites="isolation hardening mounts"
 cat > "$root/init" <<EOF
 #!/bin/busybox sh
 b=/bin/busybox
