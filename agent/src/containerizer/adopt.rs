@@ -165,10 +165,7 @@ impl Launcher {
         let uuid = uuid::Uuid::try_parse(name).map_or(0, |id| id.as_u128());
         let Some(trace) = trace else {
             // Where records are missing, or something runs all the same, it may have begun.
-            let group = self
-                .cgroups
-                .as_ref()
-                .and_then(|cgroups| cgroups.adopt(name));
+            let group = self.isolators.adopt(name);
             let populated = group.as_ref().is_some_and(|group| group.is_populated());
             if let Some(group) = group {
                 self.leftover_groups.push(group);
@@ -207,10 +204,7 @@ impl Launcher {
             adopted: Some(process),
             file: trace.file,
             disowned: false,
-            group: self
-                .cgroups
-                .as_ref()
-                .and_then(|cgroups| cgroups.adopt(name)),
+            group: self.isolators.adopt(name),
             memory_watch: None,
             memory_exceeded: false,
             program: "its program".to_owned(),
