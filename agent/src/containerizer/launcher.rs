@@ -7,7 +7,7 @@
 //! What is started and when it is ended is decided by the agent's core.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
@@ -46,6 +46,9 @@ const ORDERS_PER_TURN: usize = 16;
 const RETRY: Duration = Duration::from_millis(50);
 /// How many retries before an init that does not end is killed.
 const DESTROY_RETRIES: u32 = 40;
+
+/// What processes of this kind are called; the kernel keeps 15 bytes.
+pub(super) const NAME: &str = "allot-launcher";
 
 const TOKEN_SOCKET: u64 = u64::MAX;
 const TOKEN_REPORTS: u64 = u64::MAX - 1;
@@ -120,7 +123,7 @@ pub(super) struct Container {
 
 impl Launcher {
     fn new(socket_fd: i32) -> io::Result<Self> {
-        let _ = prctl::set_name(c"allot-launcher");
+        let _ = prctl::set_name(&CString::new(NAME).unwrap_or_default());
         // A Ctrl-C on the agent's terminal is the agent's to answer.
         let _ = setsid();
         // Orphans of inits that were killed come to us instead of leaving.
