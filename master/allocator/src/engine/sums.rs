@@ -254,7 +254,10 @@ fn to_f64(n: u128) -> f64 {
 
 fn small(numerator: u128, denominator: u128, weight: u64) -> Option<(u64, NonZeroU64)> {
     let denominator = u64::try_from(denominator).ok()?.checked_mul(weight)?;
-    Some((u64::try_from(numerator).ok()?, NonZeroU64::new(denominator)?))
+    Some((
+        u64::try_from(numerator).ok()?,
+        NonZeroU64::new(denominator)?,
+    ))
 }
 
 /// The product in limbs, the highest first, so that lists compare as numbers do.
