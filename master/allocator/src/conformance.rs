@@ -28,8 +28,6 @@ pub mod world;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use fastrand::Rng;
-
 use self::history::Step;
 use self::world::World;
 use crate::Allocator;
@@ -90,8 +88,7 @@ pub fn check(make: impl Fn() -> Box<dyn Allocator>) {
 /// The first law that the module is seen to break.
 pub fn find_violation(make: impl Fn() -> Box<dyn Allocator>, effort: Effort) -> Option<Violation> {
     for seed in effort.seed..effort.seed.saturating_add(effort.histories) {
-        let mut rng = Rng::with_seed(seed);
-        let steps: Vec<Step> = (0..effort.steps).map(|_| Step::draw(&mut rng)).collect();
+        let steps = Step::history(seed, effort.steps);
         let broken = |steps: &[Step]| calmly(|| play(&make, steps));
         if broken(&steps).is_some() {
             let (history, law) = shrink::shortest(steps, broken);

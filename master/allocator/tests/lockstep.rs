@@ -30,8 +30,7 @@ fn settings(placement: Placement) -> Settings {
 fn play_many(settings: &Settings, first_seed: u64, facts: u64) {
     let mut told = 0;
     for seed in first_seed.. {
-        let mut rng = Rng::with_seed(seed);
-        let steps: Vec<Step> = (0..STEPS).map(|_| Step::draw(&mut rng)).collect();
+        let steps = Step::history(seed, STEPS);
         let broken = |steps: &[Step]| calmly(|| play(settings, steps).map(|_| ()));
         match play(settings, &steps) {
             Ok(facts) => told += facts,

@@ -118,6 +118,41 @@ pub enum Step {
 }
 
 impl Step {
+    /// The steps of the history with this seed. Every third one is mostly about declines that last,
+    /// so that agents come to be refused by everybody.
+    pub fn history(seed: u64, steps: usize) -> Vec<Self> {
+        let mut rng = Rng::with_seed(seed);
+        let declining = seed.is_multiple_of(3);
+        (0..steps)
+            .map(|n| match (declining, n) {
+                // First there must be something to decline.
+                (true, 40..) => Self::draw_decline(&mut rng),
+                _ => Self::draw(&mut rng),
+            })
+            .collect()
+    }
+
+    /// A step that is likely to be a round, or to decline what the last one granted.
+    fn draw_decline(rng: &mut Rng) -> Self {
+        match rng.u8(0..100) {
+            0..44 => Self::Round {
+                after: rng.u8(0..6),
+                twice: false,
+            },
+            44..84 => Self::GiveAllBack {
+                // Fruitless, and refused for 5 s, a minute or ever.
+                how: 8 * rng.u8(4..8) + rng.u8(4..8),
+            },
+            84..90 => Self::GiveBack {
+                which: rng.u8(..),
+                part: rng.u8(0..4),
+                how: rng.u8(..),
+            },
+            90 => Self::Resume,
+            _ => Self::draw(rng),
+        }
+    }
+
     /// The next step that this generator draws.
     pub fn draw(rng: &mut Rng) -> Self {
         let framework = rng.u8(0..FRAMEWORKS);

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use allotment_types::{Fixed, Name};
 
@@ -179,6 +180,9 @@ pub(crate) struct Ratio {
     numerator: u128,
     denominator: u128,
     weight: u64,
+    /// Numerator and weighted denominator, when they are small enough to be multiplied in one
+    /// instruction, as they nearly always are.
+    small: Option<(u64, NonZeroU64)>,
 }
 
 /// Beyond this relative distance the approximation cannot be wrong: it carries the error of four
@@ -192,6 +196,7 @@ impl Ratio {
         numerator: 0,
         denominator: 1,
         weight: 1,
+        small: Some((0, NonZeroU64::MIN)),
     };
 
     /// `denominator` and `weight` are above 0.
@@ -205,6 +210,7 @@ impl Ratio {
             numerator,
             denominator,
             weight,
+            small: small(numerator, denominator, weight),
         }
     }
 
@@ -228,6 +234,10 @@ impl Ratio {
     }
 
     fn exactly(&self, other: &Self) -> Ordering {
+        if let (Some((n, d)), Some((m, e))) = (self.small, other.small) {
+            let left = u128::from(n) * u128::from(e.get());
+            return left.cmp(&(u128::from(m) * u128::from(d.get())));
+        }
         let left = product([self.numerator, other.denominator, other.weight.into()]);
         let right = product([other.numerator, self.denominator, self.weight.into()]);
         left.cmp(&right)
@@ -240,6 +250,14 @@ impl Ratio {
 )]
 fn to_f64(n: u128) -> f64 {
     u64::try_from(n).map_or(n as f64, |small| small as f64)
+}
+
+fn small(numerator: u128, denominator: u128, weight: u64) -> Option<(u64, NonZeroU64)> {
+    let denominator = u64::try_from(denominator).ok()?.checked_mul(weight)?;
+    Some((
+        u64::try_from(numerator).ok()?,
+        NonZeroU64::new(denominator)?,
+    ))
 }
 
 /// The product in limbs, the highest first, so that lists compare as numbers do.

@@ -20,7 +20,7 @@ use allotment_allocator::{
     AgentSpec, Allocator, Amounts, Capabilities, ConvertError, Demand, FrameworkSpec, Grant, Hole,
     Quota, Recovery, RoleSpec, Round, Settings, Share, Unavailability, Unoffered,
 };
-use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
+use allotment_types::{AgentId, FrameworkId, Name, Resources, Role, Timestamp};
 
 use self::holes::Kept;
 
@@ -39,8 +39,19 @@ struct ClientState {
     /// Fruitless returns in a row.
     fruitless: u32,
     counted_since_round: bool,
+    /// The most of each scalar that it returned at once in the row.
+    returned: BTreeMap<Name, u128>,
     aside_until: Option<Timestamp>,
     cooling_until: Option<Timestamp>,
+}
+
+impl ClientState {
+    /// The row of fruitless returns ends, and being aside with it.
+    fn end_row(&mut self) {
+        self.fruitless = 0;
+        self.aside_until = None;
+        self.returned.clear();
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -88,6 +99,15 @@ impl Agent {
         self.held.retain(|_, held| !held.is_empty());
         back
     }
+}
+
+/// The scalars by name over all lots that are not shared.
+fn scalars(resources: &Resources) -> BTreeMap<Name, u128> {
+    let mut sums = BTreeMap::new();
+    for (name, amount) in resources.filter(|_, lot| !lot.is_shared()).scalars() {
+        *sums.entry(name.clone()).or_default() += u128::from(amount.thousandths());
+    }
+    sums
 }
 
 fn in_both(a: &Resources, b: &Resources) -> Resources {
@@ -197,11 +217,15 @@ impl Reference {
         }
     }
 
-    fn fruitless_return(&mut self, now: Timestamp, client: &Client) {
+    fn fruitless_return(&mut self, now: Timestamp, client: &Client, back: &Resources) {
         let (patience, aside_for) = (self.settings.decline_patience, self.settings.aside_for);
         let Some(state) = self.active_client_mut(client) else {
             return;
         };
+        for (name, amount) in scalars(back) {
+            let most = state.returned.entry(name).or_default();
+            *most = amount.max(*most);
+        }
         if state.counted_since_round {
             return;
         }
@@ -214,8 +238,31 @@ impl Reference {
 
     fn fruitful(&mut self, client: &Client) {
         if let Some(state) = self.client_mut(client) {
-            state.fruitless = 0;
-            state.aside_until = None;
+            state.end_row();
+        }
+    }
+
+    /// More came to be free on these agents: whoever is aside and never returned as much of
+    /// something at once is so no longer, but for `but`.
+    fn offer_changed(&mut self, agents: &[AgentId], but: Option<&Client>) {
+        let named = |agent: &&Agent| agents.contains(&agent.id) && agent.active;
+        let free: Vec<BTreeMap<Name, u128>> = self
+            .agents
+            .iter()
+            .filter(named)
+            .map(|agent| scalars(&agent.free()))
+            .collect();
+        for (id, framework) in &mut self.frameworks {
+            for (role, state) in &mut framework.clients {
+                let itself = but.is_some_and(|(f, r)| (f, r) == (id, role));
+                let more = |free: &BTreeMap<Name, u128>| {
+                    let mut returned = state.returned.iter();
+                    returned.any(|(name, most)| free.get(name).is_some_and(|free| free > most))
+                };
+                if !itself && free.iter().any(more) {
+                    state.aside_until = None;
+                }
+            }
         }
     }
 
@@ -251,8 +298,7 @@ impl Allocator for Reference {
                 revived.insert(role.clone());
             }
             state.spec = spec.clone();
-            state.fruitless = 0;
-            state.aside_until = None;
+            state.end_row();
         }
         self.filters.retain(|filter| {
             let (framework, role) = &filter.client;
@@ -268,8 +314,7 @@ impl Allocator for Reference {
         framework.active = false;
         for state in framework.clients.values_mut() {
             state.demand = None;
-            state.fruitless = 0;
-            state.aside_until = None;
+            state.end_row();
         }
         self.filters.retain(|filter| filter.client.0 != *id);
         self.settle();
@@ -278,10 +323,16 @@ impl Allocator for Reference {
     fn remove_framework(&mut self, id: &FrameworkId) {
         self.frameworks.remove(id);
         self.filters.retain(|filter| filter.client.0 != *id);
+        let mut left = Vec::new();
         for agent in &mut self.agents {
+            let before = agent.held.len();
             agent.held.retain(|(framework, _), _| framework != id);
+            if agent.held.len() < before {
+                left.push(agent.id.clone());
+            }
             agent.asked.remove(id);
         }
+        self.offer_changed(&left, None);
         self.settle();
     }
 
@@ -320,8 +371,13 @@ impl Allocator for Reference {
     }
 
     fn set_agent_active(&mut self, id: &AgentId, active: bool) {
+        let mut activated = false;
         if let Some(agent) = self.agent_mut(id) {
+            activated = active && !agent.active;
             agent.active = active;
+        }
+        if activated {
+            self.offer_changed(std::slice::from_ref(id), None);
         }
         self.settle();
     }
@@ -363,6 +419,7 @@ impl Allocator for Reference {
             return;
         };
         let back = agent.take_back(&client, &grant.resources);
+        let something = !back.is_empty();
         if let Recovery::Declined {
             refuse_for,
             used_some,
@@ -371,19 +428,22 @@ impl Allocator for Reference {
             if used_some {
                 self.fruitful(&client);
             } else {
-                self.fruitless_return(now, &client);
+                self.fruitless_return(now, &client, &back);
             }
             if !refuse_for.is_zero()
                 && !back.is_empty()
                 && self.active_client_mut(&client).is_some()
             {
                 self.set_filter(Filter {
-                    client,
+                    client: client.clone(),
                     agent: id.clone(),
                     refused: back,
                     until: now + refuse_for,
                 });
             }
+        }
+        if something {
+            self.offer_changed(std::slice::from_ref(id), Some(&client));
         }
         self.settle();
     }
