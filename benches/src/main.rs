@@ -8,6 +8,7 @@
 //! - [`report`]: hardware line, percentiles, the table of numbers and targets.
 //! - [`svg`]: what was in use over time, as a plot.
 //! - [`allocator`]: the allocation module alone, on the workloads that Mesos' was measured with.
+//! - [`fairness`]: who gets what over hours, simulated.
 //! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`], [`simulated`]: one benchmark each.
 //!
 //! Build first (`cargo build --release`), then `cargo run --release -p allotment-benches -- all`,
@@ -19,6 +20,7 @@ mod allocator;
 mod app;
 mod cluster;
 mod cpu;
+mod fairness;
 mod idle;
 mod jobs;
 mod report;
@@ -54,6 +56,8 @@ enum What {
     All,
     /// The allocation module alone: cycles, filters, quota, memory, growth
     Allocator(allocator::Args),
+    /// Who gets what over hours, and how long anybody waits, simulated
+    Fairness(fairness::Args),
     /// POST /v2/apps to TASK_RUNNING, one instance, idle cluster
     App(app::Args),
     /// `allot run -- true`, submit to exit
@@ -73,6 +77,9 @@ fn main() -> anyhow::Result<()> {
     if let What::Allocator(args) = &cli.what {
         return allocator::measure(args);
     }
+    if let What::Fairness(args) = &cli.what {
+        return fairness::measure(args);
+    }
     let allot = cli.allot.canonicalize().map_err(|e| {
         anyhow::anyhow!(
             "no binary at {}: {e}; build it with `cargo build --release`",
@@ -82,8 +89,10 @@ fn main() -> anyhow::Result<()> {
     report::heading();
     match cli.what {
         What::Allocator(args) => allocator::measure(&args),
+        What::Fairness(args) => fairness::measure(&args),
         What::All => {
             allocator::measure(&allocator::Args::default())?;
+            fairness::measure(&fairness::Args::default())?;
             app::measure(&allot, &app::Args::default())?;
             run::measure(&allot, &run::Args::default())?;
             jobs::measure(&allot, &jobs::Args::default())?;

@@ -57,6 +57,15 @@ pub enum ConfigError {
     /// A master begins a cluster or joins one.
     #[error("a master either begins a cluster or joins one; give bootstrap or join, not both")]
     BootstrapAndJoin,
+    /// Others could not reach it.
+    #[error(
+        "a master that listens on {listen} beside others needs the name they reach it by; give \
+         hostname"
+    )]
+    Unreachable {
+        /// Where it would listen.
+        listen: SocketAddr,
+    },
     /// Two settings contradict each other.
     #[error("{smaller_name} {smaller:?} must be shorter than {larger_name} {larger:?}")]
     NotShorter {
@@ -114,6 +123,11 @@ impl Config {
         if self.bootstrap && !self.join.is_empty() {
             return Err(ConfigError::BootstrapAndJoin);
         }
+        let beside_others = self.bootstrap || !self.join.is_empty();
+        if beside_others && self.hostname.is_none() && self.listen.ip().is_unspecified() {
+            let listen = self.listen;
+            return Err(ConfigError::Unreachable { listen });
+        }
         if self.agent_ping_misses == 0 {
             let (name, example) = ("agent_ping_misses", "5 pings");
             return Err(ConfigError::Zero { name, example });
@@ -157,5 +171,17 @@ mod tests {
             "agent_ping_interval 15s must be shorter than agent_timeout 10s"
         );
         assert_eq!(Config::default().validate(), Ok(()));
+        let config = Config {
+            listen: SocketAddr::from(([0, 0, 0, 0], 5050)),
+            bootstrap: true,
+            ..Config::default()
+        };
+        assert!(
+            config
+                .validate()
+                .unwrap_err()
+                .to_string()
+                .contains("hostname")
+        );
     }
 }

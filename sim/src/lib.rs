@@ -8,6 +8,7 @@
 //!
 //! - [`run_seed`]: one cluster with faults, until it has settled. [`run_seeds`]: a range of them.
 //! - [`Scenario`]: its size, load and faults. [`Report`], [`Violation`]: how it went.
+//! - [`fairness`]: who gets what over hours, and how long anybody waits.
 //! - [`sharing`]: what sharing one cluster gains over splitting it.
 
 mod batch;
@@ -24,6 +25,7 @@ mod rng;
 mod run;
 mod scenario;
 mod services;
+pub mod fairness;
 pub mod sharing;
 mod trace;
 mod watched;

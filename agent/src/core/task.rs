@@ -4,31 +4,31 @@
 //! before. An update is repeated after 10 s, then after twice as long each time up to 10 min,
 //! and at once on a new session (Mesos' task status update manager).
 //!
-//! What a task must not forget over a restart of the agent is its [`Task::checkpoint`] and, each
-//! time it changes, its [`Task::progress`].
+//! - `durable`: what it must not forget over a restart of the agent.
+//! - `verdict`: what the end of its container means.
+
+mod durable;
+mod verdict;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use allotment_proto::allot::task_progress::{Phase as WirePhase, Why as WireWhy};
 use allotment_proto::mesos::task_status::{Reason, Source};
 use allotment_proto::mesos::{self, TaskState, TaskStatus};
 use allotment_proto::{allot, convert};
 use allotment_types::{AgentId, FrameworkId, Resources, Timestamp};
 
 use super::check::{self, Checker, Finding, Probed, Which};
-use super::checkpoint::Saved;
 use super::launch::{ContainerId, Refusal};
 use super::random::Random;
 use super::{Effect, Outcome, Settings};
+use verdict::Verdict;
 
 const RETRY_MIN: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(600);
 /// How often one run of the agent begins a task anew whose container was never begun: a task
 /// whose launch brings the launcher down must not do so for ever.
 const RELAUNCHES_MAX: u32 = 3;
-const NEVER_BEGUN: &str =
-    "The launcher ended several times before it began this task; the agent's log says why";
 
 /// One task that this agent took on.
 #[derive(Debug)]
@@ -164,82 +164,6 @@ impl Task {
         status.container_status = None;
         task.push(status);
         task
-    }
-
-    /// A task of an earlier run, as it stood when that ended.
-    pub(super) fn recovered(saved: Saved, resources: Resources, rebooted: bool) -> Self {
-        let Saved {
-            agent,
-            framework,
-            info,
-            container,
-            progress,
-        } = saved;
-        let why = progress.why.map(|_| Why::from_wire(progress.why()));
-        let pid = progress.pid.unwrap_or(0);
-        let at = |nanos: Option<u64>| nanos.map(Timestamp::from_nanos);
-        let phase = match progress.phase() {
-            WirePhase::Starting => Phase::Starting { killed: why },
-            WirePhase::Running => Phase::Running {
-                pid,
-                complete_by: at(progress.complete_by_ns),
-            },
-            WirePhase::Killing => Phase::Killing {
-                pid,
-                destroy_at: at(progress.destroy_at_ns),
-                why: why.unwrap_or(Why::Asked),
-            },
-            WirePhase::Ended => Phase::Ended,
-        };
-        let live = !matches!(phase, Phase::Ended);
-        Self {
-            phase,
-            state: progress.state(),
-            forgotten: progress.forgotten(),
-            pending: progress.pending.into(),
-            changed: false,
-            recovering: live,
-            of_earlier_boot: live && rebooted,
-            ..Self::starting(&agent, &framework, info, container, resources)
-        }
-    }
-
-    /// Everything about it that does not change while its container stays the same.
-    pub(super) fn checkpoint(&self) -> allot::TaskCheckpoint {
-        allot::TaskCheckpoint {
-            framework_id: (&self.framework).into(),
-            task: self.info.clone(),
-            container_id: self.container.as_str().to_owned(),
-            agent_id: (&self.agent).into(),
-        }
-    }
-
-    /// Where it stands.
-    pub(super) fn progress(&self) -> allot::TaskProgress {
-        let (phase, pid, complete_by, destroy_at, why) = match self.phase {
-            Phase::Starting { killed } => (WirePhase::Starting, None, None, None, killed),
-            Phase::Running { pid, complete_by } => {
-                (WirePhase::Running, Some(pid), complete_by, None, None)
-            }
-            Phase::Killing {
-                pid,
-                destroy_at,
-                why,
-            } => (WirePhase::Killing, Some(pid), None, destroy_at, Some(why)),
-            Phase::Ended => (WirePhase::Ended, None, None, None, None),
-        };
-        allot::TaskProgress {
-            framework_id: (&self.framework).into(),
-            task_id: self.info.task_id.clone(),
-            phase: phase.into(),
-            state: self.state.into(),
-            pid,
-            complete_by_ns: complete_by.map(Timestamp::as_nanos),
-            destroy_at_ns: destroy_at.map(Timestamp::as_nanos),
-            why: why.map(|why| why.to_wire().into()),
-            forgotten: self.forgotten.then_some(true),
-            pending: self.pending.iter().cloned().collect(),
-        }
     }
 
     /// Whether [`Self::progress`] is to be written down; once for each change.
@@ -699,148 +623,4 @@ impl Task {
             self.pending.push_back(status);
         }
     }
-}
-
-impl Why {
-    const fn to_wire(self) -> WireWhy {
-        match self {
-            Self::Asked => WireWhy::Asked,
-            Self::MaxCompletionTime => WireWhy::MaxCompletionTime,
-            Self::AgentStops => WireWhy::AgentStops,
-            Self::Unhealthy => WireWhy::Unhealthy,
-        }
-    }
-
-    const fn from_wire(why: WireWhy) -> Self {
-        match why {
-            WireWhy::Asked => Self::Asked,
-            WireWhy::MaxCompletionTime => Self::MaxCompletionTime,
-            WireWhy::AgentStops => Self::AgentStops,
-            WireWhy::Unhealthy => Self::Unhealthy,
-        }
-    }
-}
-
-/// What the end of a container means for its task.
-struct Verdict {
-    state: TaskState,
-    reason: Option<Reason>,
-    message: String,
-}
-
-impl Verdict {
-    fn of(why: Option<(Why, bool)>, outcome: &Outcome, gone: TaskState) -> Self {
-        let verdict = |state, reason, message: String| Self {
-            state,
-            reason,
-            message,
-        };
-        match (why, outcome) {
-            // Too much memory is the truth even when a kill was under way.
-            (
-                _,
-                Outcome::Exited {
-                    memory: Some((limit, peak)),
-                    ..
-                },
-            ) => verdict(
-                TaskState::TaskFailed,
-                Some(Reason::ContainerLimitationMemory),
-                memory_message(*limit, *peak),
-            ),
-            (Some((Why::Asked, true)), _) => verdict(
-                TaskState::TaskKilled,
-                Some(Reason::TaskKilledDuringLaunch),
-                "Killed before it ran".to_owned(),
-            ),
-            (Some((Why::AgentStops, _)), _) => verdict(
-                gone,
-                Some(Reason::AgentRemoved),
-                "The agent was stopped, and its tasks with it".to_owned(),
-            ),
-            (Some((Why::MaxCompletionTime, _)), _) => verdict(
-                TaskState::TaskFailed,
-                Some(Reason::MaxCompletionTimeReached),
-                "Killed because it ran longer than its max_completion_time".to_owned(),
-            ),
-            (Some((Why::Unhealthy, _)), _) => verdict(
-                TaskState::TaskKilled,
-                Some(Reason::TaskHealthCheckStatusUpdated),
-                "Killed because its health check failed too often".to_owned(),
-            ),
-            (Some((Why::Asked, false)), Outcome::Exited { exit, .. }) => {
-                verdict(TaskState::TaskKilled, None, exit_message(exit))
-            }
-            (
-                Some((Why::Asked, false)),
-                Outcome::NotStarted { message }
-                | Outcome::Lost { message }
-                | Outcome::Restarted { message },
-            ) => verdict(TaskState::TaskKilled, None, message.clone()),
-            (Some((Why::Asked, false)), Outcome::NeverBegun) => {
-                verdict(TaskState::TaskKilled, None, NEVER_BEGUN.to_owned())
-            }
-            (None, Outcome::Exited { exit, .. }) if exit.code == Some(0) => {
-                verdict(TaskState::TaskFinished, None, exit_message(exit))
-            }
-            (
-                None,
-                Outcome::Exited {
-                    exit, disk_full, ..
-                },
-            ) => {
-                let mut message = exit_message(exit);
-                if *disk_full {
-                    message.push_str(
-                        "; the disk of its sandbox is full, which may be why: free space on the \
-                         agent",
-                    );
-                }
-                verdict(TaskState::TaskFailed, None, message)
-            }
-            (None, Outcome::NotStarted { message }) => verdict(
-                TaskState::TaskFailed,
-                Some(Reason::ContainerLaunchFailed),
-                message.clone(),
-            ),
-            (None, Outcome::NeverBegun) => verdict(
-                TaskState::TaskFailed,
-                Some(Reason::ContainerLaunchFailed),
-                NEVER_BEGUN.to_owned(),
-            ),
-            (None, Outcome::Lost { message }) => {
-                verdict(gone, Some(Reason::ExecutorTerminated), message.clone())
-            }
-            (None, Outcome::Restarted { message }) => {
-                verdict(gone, Some(Reason::AgentRestarted), message.clone())
-            }
-        }
-    }
-}
-
-/// As Mesos' command executor words it.
-fn exit_message(exit: &allot::TaskExit) -> String {
-    match (exit.code, exit.signal) {
-        (Some(code), _) => format!("Command exited with status {code}"),
-        (None, Some(signal)) => format!("Command terminated with signal {}", signal_name(signal)),
-        (None, None) => "Command ended in an unknown way".to_owned(),
-    }
-}
-
-/// `SIGKILL` for 9; real-time signals by number.
-fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal)
-        .map_or_else(|_| format!("{signal}"), |name| name.as_str().to_owned())
-}
-
-fn memory_message(limit: u64, peak: Option<u64>) -> String {
-    let mib = |bytes: u64| {
-        let tenths = bytes.saturating_mul(10) >> 20;
-        format!("{}.{} MiB", tenths / 10, tenths % 10)
-    };
-    let used = peak.map_or_else(String::new, |peak| format!(" and used up to {}", mib(peak)));
-    format!(
-        "Memory limit exceeded: the task asked {}{used}; ask for more `mem`",
-        mib(limit)
-    )
 }

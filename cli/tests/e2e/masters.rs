@@ -128,7 +128,7 @@ fn nothing_is_lost_when_leaders_are_killed_stopped_or_all_die_at_once() {
         &masters.all,
         "--work-dir",
         text(&work_dir),
-        "--resources=cpus:4;mem:1024",
+        "--resources=cpus:4;mem:1024;ports:[31000-31099]",
     ]);
     agent.ready("agent");
     let mut services = Process::start(&["services", "--port=0", "--master", &masters.all]);

@@ -108,9 +108,7 @@ impl Constraints {
     pub fn failing(&self, agent: Described<'_>) -> Option<String> {
         let mut farthest: Option<(usize, &Constraint)> = None;
         for group in &self.groups {
-            let Some(at) = group.iter().position(|c| !c.holds(agent)) else {
-                return None;
-            };
+            let at = group.iter().position(|c| !c.holds(agent))?;
             if farthest.is_none_or(|(best, _)| at > best) {
                 farthest = Some((at, &group[at]));
             }

@@ -3,13 +3,40 @@
 mod support;
 
 use allotment_allocator::conformance::{self, Effort};
-use allotment_allocator::{Drf, Settings};
+use allotment_allocator::{Modules, Settings};
 use support::broken::{Broken, Fault};
 use support::reference::Reference;
 
+/// The module of this name with this placement.
+fn shipped(name: &str, placement: &str) {
+    let config = serde_json::json!({ "placement": placement, "seed": 3 });
+    let make = Modules::default().make(name, &config);
+    let make = make.expect("a shipped module with a valid configuration");
+    conformance::check(|| make());
+}
+
 #[test]
 fn the_module_drf_passes() {
-    conformance::check(|| Box::new(Drf::new(Settings::default())));
+    shipped("drf", "rotate");
+    shipped("drf", "random");
+}
+
+#[test]
+fn the_module_random_passes() {
+    shipped("random", "rotate");
+    shipped("random", "spread");
+}
+
+#[test]
+fn the_module_best_fit_passes() {
+    shipped("best-fit", "rotate");
+    shipped("best-fit", "pack");
+}
+
+#[test]
+fn these_are_all_the_modules_that_are_shipped() {
+    let modules = Modules::default();
+    assert_eq!(modules.names().collect::<Vec<_>>(), ["best-fit", "drf", "random"]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(super) struct Reign {
     pub(super) core: Core,
     /// Raft's term.
     pub(super) term: u64,
-    epoch: u64,
+    pub(super) epoch: u64,
     /// The group's time, and the machine's at the same moment.
     time: (Timestamp, Timestamp),
     proposed: u64,

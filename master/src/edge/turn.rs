@@ -120,7 +120,7 @@ impl Loop {
     ) -> Result<(), RunError> {
         let mut batch = Vec::with_capacity(TURN_MAX);
         loop {
-            let acts = self.reign.is_none() || self.lease.is_valid(self.clock.now());
+            let acts = self.reign.is_none() || self.may_act();
             // Without a lease everybody waits, until it is renewed or the reign is over.
             let takes = acts && self.reign.as_ref().is_none_or(Reign::has_room);
             let nap = if takes { self.nap() } else { None };
@@ -258,9 +258,16 @@ impl Loop {
         self.waiting.clear();
     }
 
+    /// Whether nobody else can lead at this moment.
+    fn may_act(&self) -> bool {
+        let now = self.clock.now();
+        let reign = self.reign.as_ref();
+        reign.is_some_and(|reign| self.lease.is_valid(reign.epoch, now))
+    }
+
     /// Performs what has become certain, as long as nobody else can lead.
     fn act(&mut self) {
-        while self.lease.is_valid(self.clock.now()) {
+        while self.may_act() {
             let ready = self.reign.as_mut().and_then(Reign::next_ready);
             let Some(effects) = ready else {
                 return;

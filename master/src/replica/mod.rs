@@ -249,3 +249,119 @@ impl Replica {
         out.push(Effect::Failed(error));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::registry::{StoreChange, StoreRecord};
+    use allotment_raft::store::{First, MemoryFolder, Store};
+    use std::time::Duration;
+
+    /// A master alone, whose disk is done when the test says so.
+    struct Alone {
+        replica: Replica,
+        store: Store,
+        writes: Vec<raft::Write>,
+    }
+
+    impl Alone {
+        fn start(folder: &MemoryFolder) -> (Self, Vec<Effect>) {
+            let (store, recovered) = Store::open(Box::new(folder.clone())).unwrap().unwrap();
+            let config = raft::Config {
+                id: 1,
+                tick: Duration::from_millis(50),
+                election_ticks: 12,
+                seed: 1,
+                compact_bytes: 1 << 20,
+                keep_bytes: 1 << 20,
+            };
+            let (replica, effects) =
+                Replica::new(config, Timestamp::from_secs(1), recovered).unwrap();
+            let mut alone = Self {
+                replica,
+                store,
+                writes: Vec::new(),
+            };
+            let effects = alone.keep(effects);
+            (alone, effects)
+        }
+
+        /// Sets the writes aside.
+        fn keep(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+            let mut rest = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Write(write) => self.writes.push(write),
+                    effect => rest.push(effect),
+                }
+            }
+            rest
+        }
+
+        fn disk_is_done(&mut self) -> Vec<Effect> {
+            let mut all = Vec::new();
+            while !self.writes.is_empty() {
+                let writes = std::mem::take(&mut self.writes);
+                self.store.write(&writes).unwrap();
+                let number = writes.last().unwrap().number;
+                let input = Input::Raft(raft::Input::Persisted(number));
+                let effects = self.replica.step(Timestamp::from_secs(2), input);
+                all.extend(self.keep(effects));
+            }
+            all
+        }
+
+        fn propose(&mut self, epoch: u64, sequence: u64, key: &str) -> Vec<Effect> {
+            let change = StoreChange {
+                key: key.to_owned(),
+                value: Some("v".into()),
+            };
+            let record = Record::Store(StoreRecord {
+                namespace: "n".to_owned(),
+                version: sequence,
+                changes: vec![change],
+            });
+            let input = Input::Propose {
+                epoch,
+                sequence,
+                records: vec![record],
+            };
+            let effects = self.replica.step(Timestamp::from_secs(2), input);
+            self.keep(effects)
+        }
+    }
+
+    #[test]
+    fn a_proposal_is_committed_once_it_is_on_the_disk_and_not_before() {
+        let folder = MemoryFolder::default();
+        let first = First::alone(1, "a:1", Bytes::new());
+        Store::create(Box::new(folder.clone()), Some(first)).unwrap();
+        let (mut alone, effects) = Alone::start(&folder);
+        let leads = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Lead { .. }));
+        assert!(
+            !leads(&effects),
+            "before its vote for itself is on the disk"
+        );
+        assert!(leads(&alone.disk_is_done()));
+        assert!(alone.propose(1, 1, "k").is_empty());
+        let committed = Effect::Committed {
+            epoch: 1,
+            sequence: 1,
+        };
+        assert_eq!(alone.disk_is_done(), [committed]);
+        assert!(alone.propose(0, 2, "of an earlier reign").is_empty());
+        assert!(alone.writes.is_empty());
+
+        // What was committed is handed to the next reign; what was not on the disk is not.
+        alone.propose(1, 2, "lost");
+        folder.crash(0, false);
+        let (mut alone, _) = Alone::start(&folder);
+        let effects = alone.disk_is_done();
+        let handed = effects.into_iter().find_map(|effect| match effect {
+            Effect::Lead { registry, .. } => Some(registry),
+            _ => None,
+        });
+        let keys: Vec<_> = handed.unwrap().store["n"].keys().cloned().collect();
+        assert_eq!(keys, ["k".into()]);
+    }
+}

@@ -4,10 +4,10 @@
 //! must look at) is kept up to date at once, in time that does not depend on how much else there
 //! is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp, Value};
+use allotment_types::{AgentId, FrameworkId, Resources, Role, Value};
 use fixedbitset::FixedBitSet;
 
 use super::agents::Agent;
@@ -43,8 +43,8 @@ pub(crate) struct Books {
     pub(crate) agent_slots: BTreeMap<AgentId, Slot>,
     pub(crate) registrations: u64,
     pub(crate) expiries: Expiries,
-    /// Clients that are aside, by when that ends.
-    pub(crate) aside: BTreeSet<(Timestamp, Slot)>,
+    /// Clients that are aside.
+    pub(crate) aside: super::patience::Aside,
     pub(crate) news: News,
     /// Calls of `allocate`.
     pub(crate) rounds: u64,
@@ -82,7 +82,7 @@ impl Books {
             agent_slots: BTreeMap::new(),
             registrations: 0,
             expiries: Expiries::default(),
-            aside: BTreeSet::new(),
+            aside: super::patience::Aside::default(),
             news: News::default(),
             rounds: 0,
             paused: false,

@@ -12,7 +12,7 @@ use super::filters::ClientFilters;
 use super::order::Key;
 use super::roles::Appetite;
 use super::slab::Slot;
-use super::sums::{Kinds, Sums};
+use super::sums::{Kind, Kinds, Sums};
 use crate::{Capabilities, Constraints, Demand, MinAllocatable};
 
 /// A framework.
@@ -60,6 +60,8 @@ pub(crate) struct Wish {
     /// Fruitless returns in a row, and in which round the last one was counted.
     pub(crate) row: u32,
     pub(crate) row_round: Option<u64>,
+    /// The most of each name that it returned at once in the row.
+    pub(crate) returned: Vec<(Kind, u128)>,
     pub(crate) aside_until: Option<Timestamp>,
     /// The agent where a hole is kept for it.
     pub(crate) hole: Option<Slot>,
@@ -78,6 +80,7 @@ impl Wish {
             served: 0,
             row: 0,
             row_round: None,
+            returned: Vec::new(),
             aside_until: None,
             hole: None,
             cooling_until: None,

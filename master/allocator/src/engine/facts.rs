@@ -99,6 +99,7 @@ impl Books {
         for (agent, held) in holding {
             self.release(agent, client, &held);
             self.more_is_free(agent);
+            self.end_asides_below(agent, None);
         }
         self.place(client);
     }
@@ -236,10 +237,11 @@ impl Books {
             if !refuse_for.is_zero() && !back.is_empty() {
                 self.filter(agent, client, &back, now + refuse_for);
             }
-            self.note_return(now, client, used_some);
+            self.note_return(now, client, &back, used_some);
         }
         if !back.is_empty() {
             self.more_is_free(agent);
+            self.end_asides_below(agent, Some(client));
         }
         self.place(client);
         self.tidy(client);
@@ -255,55 +257,6 @@ impl Books {
         let on = (agent, &mut self.agents[agent].filters);
         let of = (client, &mut self.clients[client].filters);
         self.expiries.add(on, of, refused, until);
-    }
-
-    /// Counts fruitless returns, at most one between two rounds.
-    fn note_return(&mut self, now: Timestamp, client: Slot, used_some: bool) {
-        if used_some {
-            self.end_row(client);
-            return;
-        }
-        let round = self.rounds;
-        let until = now + self.settings.aside_for;
-        let patience = self.settings.decline_patience;
-        let Some(wish) = &mut self.clients[client].wish else {
-            return;
-        };
-        if wish.row_round == Some(round) {
-            return;
-        }
-        wish.row_round = Some(round);
-        wish.row = wish.row.saturating_add(1);
-        if wish.row >= patience {
-            if let Some(old) = wish.aside_until.replace(until) {
-                self.aside.remove(&(old, client));
-            }
-            self.aside.insert((until, client));
-        }
-    }
-
-    /// The row of fruitless returns ends, and being aside with it. The caller places the client.
-    fn end_row(&mut self, client: Slot) {
-        if let Some(wish) = &mut self.clients[client].wish {
-            wish.row = 0;
-            if let Some(until) = wish.aside_until.take() {
-                self.aside.remove(&(until, client));
-            }
-        }
-    }
-
-    /// Nobody is aside any more: the offer changed.
-    pub(crate) fn end_asides(&mut self) {
-        for (_, client) in std::mem::take(&mut self.aside) {
-            self.end_aside(client);
-        }
-    }
-
-    fn end_aside(&mut self, client: Slot) {
-        if let Some(wish) = &mut self.clients[client].wish {
-            wish.aside_until = None;
-        }
-        self.place(client);
     }
 
     fn forget_filters(&mut self, client: Slot) {
@@ -337,12 +290,7 @@ impl Books {
         let agents = &self.agents;
         self.expiries
             .sweep(|agent| Some(&agents.get(agent)?.filters));
-        while let Some((until, client)) = self.aside.first().copied()
-            && until <= now
-        {
-            self.aside.pop_first();
-            self.end_aside(client);
-        }
+        self.end_asides_due(now);
         self.end_holes(now);
         self.maintenance.end_by_time(now);
     }

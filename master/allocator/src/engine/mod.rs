@@ -15,6 +15,7 @@ mod holes;
 mod maintenance;
 mod news;
 mod order;
+mod patience;
 mod placement;
 mod policy;
 mod quota;

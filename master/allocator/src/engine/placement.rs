@@ -10,7 +10,7 @@ use crate::Placement;
 
 impl Books {
     /// Sorts agents by the placement policy.
-    pub(crate) fn in_turn(&self, agents: &mut Vec<Slot>) {
+    pub(crate) fn in_turn(&self, agents: &mut [Slot]) {
         let registration = |slot: &Slot| self.agents[*slot].registration;
         match self.settings.placement {
             Placement::Rotate => {

@@ -99,7 +99,9 @@ impl Books {
         let open = self.agents[slot].is_open();
         self.news.set_open(slot, open);
         self.more_is_free(slot);
-        if !active {
+        if active {
+            self.end_asides_below(slot, None);
+        } else {
             self.end_hole(slot);
         }
         self.news.holes = true;

@@ -266,7 +266,7 @@ impl<'a> Turn<'a> {
                     who: Who::Everybody,
                 })
                 .collect();
-            self.phase(policy, Phase::FairShare);
+            policy.decide(self);
         }
     }
 

@@ -96,17 +96,32 @@ pub(super) enum News {
     Lease,
 }
 
-/// Until when this master leads for certain, shared with whoever must know at any moment.
+/// Until when this master leads for certain, and in which reign; shared with whoever must know at
+/// any moment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lease(Arc<AtomicU64>);
+pub(super) struct Lease {
+    epoch: Arc<AtomicU64>,
+    until: Arc<AtomicU64>,
+}
 
 impl Lease {
-    pub(super) fn is_valid(&self, now: Timestamp) -> bool {
-        now.as_nanos() < self.0.load(Ordering::Acquire)
+    /// Whether the reign of this number may act now. One that is over may not, even when the
+    /// master leads again.
+    pub(super) fn is_valid(&self, epoch: u64, now: Timestamp) -> bool {
+        self.epoch.load(Ordering::Acquire) == epoch
+            && now.as_nanos() < self.until.load(Ordering::Acquire)
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        now.as_nanos() >= self.until.load(Ordering::Acquire)
+    }
+
+    fn begin(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
     }
 
     fn set(&self, until: Timestamp) {
-        self.0.store(until.as_nanos(), Ordering::Release);
+        self.until.store(until.as_nanos(), Ordering::Release);
     }
 }
 
@@ -343,6 +358,7 @@ impl ReplicaLoop {
                     time,
                 } => {
                     info!(term, "this master leads");
+                    self.lease.begin(epoch);
                     self.tell(News::Lead {
                         epoch,
                         term,
@@ -352,7 +368,7 @@ impl ReplicaLoop {
                     self.on_changed();
                 }
                 Effect::Follow => {
-                    warn!("this master does not lead any more");
+                    info!("this master does not lead any more");
                     self.lease.set(Timestamp::ZERO);
                     self.tell(News::Follow);
                     self.on_changed();
@@ -361,9 +377,9 @@ impl ReplicaLoop {
                     self.tell(News::Committed { epoch, sequence });
                 }
                 Effect::Lease(until) => {
-                    let was_valid = self.lease.is_valid(self.clock.now());
+                    let was_over = self.lease.is_over(self.clock.now());
                     self.lease.set(until);
-                    if !was_valid {
+                    if was_over {
                         self.tell(News::Lease);
                     }
                 }

@@ -27,7 +27,8 @@ const QUEUE_MAX: usize = 1024;
 const FRAME_LEN: usize = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Less than an election timeout: one that comes back must hear its leader before it seeks votes.
+const RETRY_MAX: Duration = Duration::from_millis(500);
 /// A peer whose machine is gone is noticed although nothing ends the connection.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 

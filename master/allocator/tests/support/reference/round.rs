@@ -41,11 +41,11 @@ impl Reference {
         }
         let order = self.candidates();
         let mut progress = Progress::default();
-        if self.any_guarantee_unsatisfied() {
-            self.phase(Phase::Guarantees, &order, &mut progress);
-        }
         loop {
             progress.hole_ended = false;
+            if self.any_guarantee_unsatisfied() {
+                self.phase(Phase::Guarantees, &order, &mut progress);
+            }
             self.phase(Phase::FairShare, &order, &mut progress);
             if !progress.hole_ended {
                 break;
