@@ -45,7 +45,11 @@ pub(crate) fn measure(args: &Args) -> anyhow::Result<()> {
     let ways = [
         ("demands", Speech::Demands, Settings::default()),
         ("only declines", Speech::Declines, Settings::default()),
-        ("only declines, nobody steps aside", Speech::Declines, never_aside),
+        (
+            "only declines, nobody steps aside",
+            Speech::Declines,
+            never_aside,
+        ),
     ];
     for (n, (words, speech, settings)) in ways.into_iter().enumerate() {
         println!(

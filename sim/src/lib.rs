@@ -14,6 +14,7 @@
 mod batch;
 mod brain;
 mod elastic;
+pub mod fairness;
 mod host;
 mod ledger;
 mod machine;
@@ -25,7 +26,6 @@ mod rng;
 mod run;
 mod scenario;
 mod services;
-pub mod fairness;
 pub mod sharing;
 mod trace;
 mod watched;

@@ -29,6 +29,11 @@ fn a_quota_holds_a_framework_back_and_why_says_so_with_numbers() {
     assert!(why.contains("1 of 1 cpus consumed"), "{why}");
     let why = cluster.allot(&["-o", "json", "why", "web"]).json();
     assert_eq!(why["kind"], "framework");
+    let why = cluster.allot(&["why", "role", "web"]).ok();
+    assert!(
+        why.contains("its quota limits cpus to 1, and 1 count against it"),
+        "{why}"
+    );
     // The registry keeps it.
     cluster.master.take().unwrap().kill_9();
     cluster.start_master();

@@ -85,10 +85,7 @@ fn a_hole_is_kept_on_the_agent_that_lacks_least_until_the_task_fits() {
     scenario(|c| {
         crowded(c);
         // Before there is a hole, `f2` takes what is free.
-        assert_eq!(
-            c.offers(),
-            ["f2/* a1 mem:4096", "f2/* a2 cpus:2; mem:4096"]
-        );
+        assert_eq!(c.offers(), ["f2/* a1 mem:4096", "f2/* a2 cpus:2; mem:4096"]);
         let holes = c.module.holes();
         assert_eq!(holes.len(), 1);
         assert_eq!((&holes[0].agent, &holes[0].framework), (&a("a1"), &f("f1")));
@@ -147,7 +144,11 @@ fn whoever_declines_three_times_in_a_row_comes_last_for_a_minute() {
     scenario(|c| {
         c.framework("busy", &["*"]);
         c.framework("idle", &["*"]);
-        c.agent_in_use("a1", "cpus:4; mem:4096", &[("busy", "*", "cpus:4; mem:4096")]);
+        c.agent_in_use(
+            "a1",
+            "cpus:4; mem:4096",
+            &[("busy", "*", "cpus:4; mem:4096")],
+        );
         c.agent("a2", "cpus:1; mem:64");
         // The lower share is asked first, and declines without a filter.
         for _ in 0..3 {
@@ -173,7 +174,11 @@ fn whoever_stepped_aside_is_first_again_when_it_uses_something_or_an_agent_comes
     let aside = |c: &mut Cluster| {
         c.framework("busy", &["*"]);
         c.framework("idle", &["*"]);
-        c.agent_in_use("a1", "cpus:4; mem:4096", &[("busy", "*", "cpus:4; mem:4096")]);
+        c.agent_in_use(
+            "a1",
+            "cpus:4; mem:4096",
+            &[("busy", "*", "cpus:4; mem:4096")],
+        );
         c.agent("a2", "cpus:1; mem:64");
         for _ in 0..3 {
             let offer = c.only_offer();
@@ -219,7 +224,12 @@ fn agents_are_filled_up_or_spread_over_as_the_placement_says() {
             c.agent_in_use("a2", "cpus:8; mem:64", &[("f9", "*", "cpus:6")]);
             c.agent("a3", "cpus:2; mem:64");
             c.framework("f1", &["*"]);
-            let agents: Vec<_> = c.round().allocations.iter().map(|x| x.agent.clone()).collect();
+            let agents: Vec<_> = c
+                .round()
+                .allocations
+                .iter()
+                .map(|x| x.agent.clone())
+                .collect();
             assert_eq!(agents, expected.map(a));
         });
     }

@@ -36,7 +36,10 @@ fn the_module_best_fit_passes() {
 #[test]
 fn these_are_all_the_modules_that_are_shipped() {
     let modules = Modules::default();
-    assert_eq!(modules.names().collect::<Vec<_>>(), ["best-fit", "drf", "random"]);
+    assert_eq!(
+        modules.names().collect::<Vec<_>>(),
+        ["best-fit", "drf", "random"]
+    );
 }
 
 #[test]

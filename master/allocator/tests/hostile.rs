@@ -34,7 +34,8 @@ fn agent_of(total: Resources) -> allotment_allocator::AgentSpec {
 fn agents_with_more_than_any_sum_can_hold_are_shared_out_all_the_same() {
     scenario(|c| {
         for n in 0..4 {
-            c.module.add_agent(&a(&format!("a{n}")), agent_of(huge(u64::MAX)));
+            c.module
+                .add_agent(&a(&format!("a{n}")), agent_of(huge(u64::MAX)));
         }
         c.framework("f1", &["x"]);
         c.framework("f2", &["y/z"]);
@@ -60,7 +61,10 @@ fn agents_with_more_than_any_sum_can_hold_are_shared_out_all_the_same() {
 fn an_agent_that_comes_back_smaller_than_what_runs_on_it_holds_no_more_than_it_has() {
     scenario(|c| {
         c.framework("f1", &["*"]);
-        let used = [("f1", "*", "cpus:8; mem:8192"), ("f2", "*", "cpus:8; ports:[1-10]")];
+        let used = [
+            ("f1", "*", "cpus:8; mem:8192"),
+            ("f2", "*", "cpus:8; ports:[1-10]"),
+        ];
         c.agent_in_use("a1", "cpus:16; mem:16384; ports:[1-20]", &used);
         c.agent_in_use("a1", "cpus:10; mem:1024; ports:[5-6]", &used);
         let held = c.module.held(&a("a1"));
@@ -104,7 +108,10 @@ fn ten_thousand_fragments_of_ports_are_offered_declined_and_filtered_exactly() {
         }
         offers.len()
     };
-    assert_eq!((decline(&mut drf), decline(&mut drf), decline(&mut drf)), (20, 20, 0));
+    assert_eq!(
+        (decline(&mut drf), decline(&mut drf), decline(&mut drf)),
+        (20, 20, 0)
+    );
     // One fragment that comes free makes the bundle larger than what was declined without it.
     drf.suppress(&f("f2"), &BTreeSet::new());
     let used = Grant {
@@ -207,7 +214,8 @@ fn a_demand_that_no_cluster_can_meet_costs_no_more_than_one_that_fits() {
             hole: true,
         };
         c.agent("a1", "cpus:4; mem:4096");
-        c.module.set_demand(&f("f1"), &role("*"), Some(endless(u64::MAX)));
+        c.module
+            .set_demand(&f("f1"), &role("*"), Some(endless(u64::MAX)));
         assert_eq!(c.offers(), ["f2/* a1 cpus:4; mem:4096"]);
         assert_eq!(c.module.holes(), [], "it would fit nowhere");
         // A bundle of a thousandth of a core, more often than there are thousandths.
