@@ -13,9 +13,14 @@ step() { printf '\n== %s\n' "$*"; }
 # --- What a bare Debian lacks -------------------------------------------------------------
 # python3-venv: the htcondor wheel, which reads our event logs and expands submit files.
 # util-linux: setpriv, to run the plain-process tests without root.
+# qemu, busybox, cpio, binutils: a virtual machine with cgroup v2 (agent/tests/cgroup2/run.sh).
 need=()
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3 python3-venv)
 command -v setpriv >/dev/null || need+=(util-linux)
+command -v qemu-system-x86_64 >/dev/null || need+=(qemu-system-x86)
+command -v busybox >/dev/null || need+=(busybox-static)
+command -v cpio >/dev/null || need+=(cpio)
+command -v strip >/dev/null || need+=(binutils)
 if [ ${#need[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "test.sh needs ${need[*]}; install them (apt-get install ${need[*]}) and run it again" >&2
@@ -46,6 +51,9 @@ if command -v cargo-nextest >/dev/null; then
 else
     cargo test --workspace --no-fail-fast
 fi
+
+step "isolation on cgroup v2, in a virtual machine"
+bash agent/tests/cgroup2/run.sh
 
 step "documentation examples"
 cargo test --workspace --doc --quiet

@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
+        // Maps in a fixed order, as everything whose order a decision could see.
         .btree_map(".");
     for message in printed {
         config =

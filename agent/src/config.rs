@@ -1,15 +1,14 @@
 //! What an operator may set on an agent.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use allotment_types::Resources;
 
 use crate::attributes::Attributes;
+pub use crate::fetcher::FetcherSettings;
+pub use crate::isolation::{Capabilities, Isolation, Isolator, IsolatorSettings};
 
 /// Settings of one agent. [`Config::default`] serves on 127.0.0.1:5051, looks for a master on
 /// 127.0.0.1:5050, offers what the machine has and keeps everything in `./allot-agent`.
@@ -40,12 +39,19 @@ pub struct Config {
     pub switch_user: bool,
     /// The most processes and threads one task may have, where pids are isolated.
     pub pids_max: u64,
+    /// What single isolators are told.
+    pub isolators: IsolatorSettings,
     /// The time between SIGTERM and SIGKILL for tasks without a kill policy (Mesos: 5 s).
     pub kill_grace: Duration,
     /// How long the sandbox of an ended task is kept (Mesos: a week).
     pub gc_delay: Duration,
-    /// The largest file that is fetched for a task, in bytes.
-    pub fetch_size_max: u64,
+    /// The part of the disk that is to stay free: the fuller it is, the earlier sandboxes go
+    /// (Mesos' `--gc_disk_headroom`).
+    pub gc_disk_headroom: f64,
+    /// How often the disk is looked at (Mesos' `--disk_watch_interval`).
+    pub disk_watch_interval: Duration,
+    /// How files are fetched for tasks.
+    pub fetcher: FetcherSettings,
     /// How many tasks have their files fetched at the same time.
     pub fetches_max: usize,
     /// The first wait before connecting again to a master; doubles, with jitter.
@@ -82,88 +88,8 @@ impl Default for LauncherCommand {
     }
 }
 
-/// One wall around tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Isolator {
-    /// cgroups for cpu, memory and the number of processes.
-    Cgroups,
-    /// Namespaces for processes, mounts, IPC and the host name.
-    Namespaces,
-}
-
-impl Isolator {
-    /// Every isolator, in the order in which they are named.
-    pub const ALL: [Self; 2] = [Self::Cgroups, Self::Namespaces];
-
-    /// As written in settings and attributes.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cgroups => "cgroups",
-            Self::Namespaces => "namespaces",
-        }
-    }
-}
-
-impl fmt::Display for Isolator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Which walls an operator wants.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Isolation {
-    /// Every one this machine can give; what it cannot is said once and shown as an attribute.
-    #[default]
-    Auto,
-    /// Plain processes.
-    None,
-    /// Exactly these; an agent that cannot give one of them does not start.
-    Only(BTreeSet<Isolator>),
-}
-
-/// Why a text names no isolation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("isolation {0:?} is unknown; write `auto`, `none` or a list of cgroups,namespaces")]
-pub struct IsolationError(String);
-
-impl FromStr for Isolation {
-    type Err = IsolationError;
-
-    /// Reads `auto`, `none` or a list such as `cgroups,namespaces`.
-    fn from_str(text: &str) -> Result<Self, IsolationError> {
-        match text.trim() {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            list => list
-                .split(',')
-                .map(|name| {
-                    Isolator::ALL
-                        .into_iter()
-                        .find(|isolator| isolator.name() == name.trim())
-                        .ok_or_else(|| IsolationError(name.trim().to_owned()))
-                })
-                .collect::<Result<_, _>>()
-                .map(Self::Only),
-        }
-    }
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::None => f.write_str("none"),
-            Self::Only(list) => {
-                let names: Vec<&str> = list.iter().map(|i| i.name()).collect();
-                f.write_str(&names.join(","))
-            }
-        }
-    }
-}
-
 /// Why settings do not go together.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// Something that must not be zero.
     #[error("{name} is 0; give it a value such as {example}")]
@@ -184,6 +110,12 @@ pub enum ConfigError {
         larger_name: &'static str,
         /// Its value.
         larger: Duration,
+    },
+    /// No part of a whole.
+    #[error("gc_disk_headroom is {value}; give a part of the disk between 0 and 1, such as 0.1")]
+    Headroom {
+        /// What was given.
+        value: f64,
     },
     /// Nobody to register with.
     #[error("no master is given; name at least one, such as http://127.0.0.1:5050")]
@@ -218,9 +150,12 @@ impl Default for Config {
             launcher: LauncherCommand::default(),
             switch_user: true,
             pids_max: 4096,
+            isolators: IsolatorSettings::default(),
             kill_grace: Duration::from_secs(5),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
-            fetch_size_max: 10 << 30,
+            gc_disk_headroom: 0.1,
+            disk_watch_interval: Duration::from_secs(60),
+            fetcher: FetcherSettings::default(),
             fetches_max: 8,
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(10),
@@ -258,6 +193,16 @@ impl Config {
         }
         if self.log_size_max == Some(0) {
             return zero("log_size_max", "10MB");
+        }
+        if !(0.0..=1.0).contains(&self.gc_disk_headroom) {
+            let value = self.gc_disk_headroom;
+            return Err(ConfigError::Headroom { value });
+        }
+        if self.disk_watch_interval.is_zero() {
+            return zero("disk_watch_interval", "1min");
+        }
+        if self.isolators.disk_watch_interval.is_zero() {
+            return zero("container_disk_watch_interval", "15s");
         }
         if self.fetches_max == 0 {
             return zero("fetches_max", "8");
@@ -329,14 +274,5 @@ mod tests {
             config.validate().unwrap_err().to_string(),
             "reconnect_min 20s must not exceed reconnect_max 10s"
         );
-    }
-
-    #[test]
-    fn isolation_reads_what_it_writes() {
-        for text in ["auto", "none", "cgroups", "cgroups,namespaces"] {
-            assert_eq!(text.parse::<Isolation>().unwrap().to_string(), text);
-        }
-        let error = "cgroups,selinux".parse::<Isolation>().unwrap_err();
-        assert!(error.to_string().contains("\"selinux\""), "{error}");
     }
 }

@@ -261,6 +261,7 @@ fn too_much_memory_is_the_reason_even_when_the_exit_looks_well() {
             },
             memory: Some((64 << 20, Some((64 << 20) + 1))),
             disk_full: false,
+            disk: None,
         },
     );
     let end = a.update("t", TaskState::TaskFailed);
@@ -308,6 +309,34 @@ fn a_sandbox_is_collected_once_its_time_has_come() {
         other => panic!("{other:?}"),
     }
     a.nothing_else();
+}
+
+#[test]
+fn the_fuller_the_disk_the_earlier_sandboxes_go() {
+    let mut a = Agent::registered();
+    let container = a.runs("t");
+    a.exits(&container, 0);
+    a.acknowledged_update("t", TaskState::TaskFinished);
+    let collects = |a: &mut Agent| match a.next() {
+        Effect::Collect { sandbox, .. } => sandbox.container,
+        other => panic!("{other:?}"),
+    };
+    // A tenth is to stay free and half is used: four tenths of the hour are left.
+    a.feed(Input::DiskUsage { used_permille: 500 });
+    for _ in 0..23 {
+        a.wait(secs(60));
+        a.hears(Told::Ping(allot::Ping { sequence: 0 }));
+        a.says();
+    }
+    a.nothing_else();
+    a.wait(secs(60));
+    assert_eq!(collects(&mut a), container);
+    let container = a.runs("u");
+    a.exits(&container, 0);
+    a.acknowledged_update("u", TaskState::TaskFinished);
+    a.nothing_else();
+    a.feed(Input::DiskUsage { used_permille: 900 });
+    assert_eq!(collects(&mut a), container);
 }
 
 /// What may happen to an agent, in any order.

@@ -296,7 +296,7 @@ async fn files_come_over_http_and_from_this_machine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_fetched_is_named_with_the_reason() {
-    let mut c = Cluster::with(Mode::Plain, |config| config.fetch_size_max = 10).await;
+    let mut c = Cluster::with(Mode::Plain, |config| config.fetcher.size_max = 10).await;
     let large = answer_once("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n12345678901234567890");
     let gone = answer_once("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
     let torn = answer_once("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");

@@ -15,12 +15,9 @@ use allotment_proto::mesos::task_status::Reason;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{
-    Cluster, Master, Mode, cgroups_of, config, launcher, marked_processes, program, shell, until,
+    Cluster, Master, Mode, cgroups_of, config, launcher, marked_processes, program, root, shell,
+    until,
 };
-
-fn root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
 
 /// Fills as many MiB of memory as it is told.
 fn fill(mib: u32) -> String {
@@ -127,6 +124,157 @@ async fn limits_are_set_before_the_program_runs_and_groups_are_gone_after() {
     assert_eq!(cgroups_of(&work_dir), Vec::<PathBuf>::new());
 }
 
+/// The value of a control file of the task that runs.
+async fn control(c: &mut Cluster, task: &str, files: &[&str]) -> Option<String> {
+    let running = c.master.running(task).await;
+    let status = running.container_status.expect("a container");
+    let container = status.container_id.expect("its id").value;
+    let groups = cgroups_of(&c.work_dir());
+    let mut texts = groups.iter().flat_map(|group| {
+        let group = group.join(&container);
+        files
+            .iter()
+            .filter_map(move |file| fs::read_to_string(group.join(file)).ok())
+    });
+    texts.next().map(|text| text.trim().to_owned())
+}
+
+fn limited(
+    mut info: allotment_proto::mesos::TaskInfo,
+    name: &str,
+    limit: f64,
+) -> allotment_proto::mesos::TaskInfo {
+    let limit = allotment_proto::mesos::value::Scalar { value: limit };
+    info.limits.insert(name.to_owned(), limit);
+    info
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_above_the_request_are_given_to_who_names_them() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::start(Mode::Isolated).await;
+    let tasks = vec![
+        limited(shell("more", &fill(70)), "mem", 400.0),
+        limited(shell("all", &fill(70)), "mem", f64::INFINITY),
+        limited(shell("low", "true"), "mem", 1.0),
+        limited(shell("what", "true"), "gpus", 1.0),
+        limited(program("cpu", &["sleep", "1000"]), "cpus", 0.5),
+    ];
+    c.master.launch(tasks).await;
+    let quota = control(&mut c, "cpu", &["cpu.cfs_quota_us", "cpu.max"]).await;
+    assert!(
+        matches!(quota.as_deref(), Some("50000" | "50000 100000")),
+        "{quota:?}"
+    );
+    for task in ["more", "all"] {
+        let end = c.master.end(task).await;
+        assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+    }
+    for (task, why) in [
+        ("low", "never below the request"),
+        ("what", "limit of gpus"),
+    ] {
+        let end = c.master.end(task).await;
+        assert_eq!(end.reason(), Reason::TaskInvalid, "{end:?}");
+        assert!(end.message().contains(why), "{end:?}");
+    }
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_general_ceiling_of_cpus_and_whole_cores_come_on_request() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::with(Mode::Isolated, |config| {
+        config.isolation = "cgroups,namespaces,cgroups/cpuset".parse().unwrap();
+        config.isolators.cgroups_enable_cfs = true;
+    })
+    .await;
+    let mut whole = program("whole", &["sleep", "1000"]);
+    let one = "cpus:1; mem:64".parse().unwrap();
+    whole.resources = allotment_proto::convert::resources_to_wire(&one, Some("web"));
+    c.master
+        .launch(vec![program("part", &["sleep", "1000"])])
+        .await;
+    let quota = control(&mut c, "part", &["cpu.cfs_quota_us", "cpu.max"]).await;
+    assert!(
+        matches!(quota.as_deref(), Some("10000" | "10000 100000")),
+        "{quota:?}"
+    );
+    let mut again = whole.clone();
+    again.task_id = support::task_id("again");
+    c.master.launch(vec![whole]).await;
+    let n_cores = std::thread::available_parallelism().unwrap().get();
+    if n_cores == 1 {
+        // The only core is shared already.
+        let end = c.master.end("whole").await;
+        assert!(end.message().contains("whole cores"), "{end:?}");
+        c.agent.stop().await;
+        return;
+    }
+    let cores = control(&mut c, "whole", &["cpuset.cpus"]).await.unwrap();
+    assert_eq!(cores, (n_cores - 1).to_string());
+    if n_cores == 2 {
+        c.master.launch(vec![again]).await;
+        let end = c.master.end("again").await;
+        assert_eq!(end.reason(), Reason::ContainerLaunchFailed, "{end:?}");
+        assert!(end.message().contains("whole cores"), "{end:?}");
+    }
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_pid_namespace_a_fork_bomb_is_frozen_and_killed() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::with(Mode::Isolated, |config| {
+        config.isolation = "cgroups,cgroups/freezer".parse().unwrap();
+        config.pids_max = 50;
+    })
+    .await;
+    let mark = format!("MARK_FROZEN_{}", std::process::id());
+    // It forks until it may not any more, and none of what it forked listens.
+    let bomb = format!(
+        "{mark}=1 exec sh -c 'trap \"\" TERM; (while :; do setsid sleep 1000 & done) & exec sleep 1000'"
+    );
+    c.master.launch(vec![shell("bomb", &bomb)]).await;
+    c.master.running("bomb").await;
+    until("the bomb grows", || marked_processes(&mark).len() > 10).await;
+    c.master.kill("bomb", Some(Duration::ZERO)).await;
+    assert_eq!(c.master.end("bomb").await.state(), TaskState::TaskKilled);
+    until("nothing of it is left", || {
+        marked_processes(&mark).is_empty()
+    })
+    .await;
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_may_have_a_tmp_of_its_own() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::with(Mode::Isolated, |config| config.isolators.own_tmp = true).await;
+    let secret = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let line = format!(
+        "ls {} 2>/dev/null && echo seen; touch /tmp/mine && pwd && echo $MESOS_SANDBOX && ls stdout",
+        secret.path().display()
+    );
+    c.master.launch(vec![shell("t", &line)]).await;
+    let end = c.master.end("t").await;
+    assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+    let sandbox = c.sandbox("t").canonicalize().unwrap();
+    let sandbox = sandbox.display();
+    assert_eq!(c.stdout("t"), format!("{sandbox}\n{sandbox}\nstdout\n"));
+    assert!(!Path::new("/tmp/mine").exists());
+    assert!(c.sandbox("t").join(".tmp/mine").exists());
+    c.agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_contained_task_sees_its_own_processes_only() {
     if !root() {
@@ -134,8 +282,8 @@ async fn a_contained_task_sees_its_own_processes_only() {
     }
     let mut c = Cluster::start(Mode::Isolated).await;
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = "ls -d /proc/[0-9]* | wc -l; cat /proc/1/comm; kill -9 1; mount -t tmpfs x /mnt && \
-                echo mounted";
+    let line = "ls -d /proc/[0-9]* | wc -l; cat /proc/1/comm; kill -9 1; mount -t tmpfs x /mnt || \
+                echo refused";
     c.master.launch(vec![shell("t", line)]).await;
     let end = c.master.end("t").await;
     assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
@@ -144,7 +292,7 @@ async fn a_contained_task_sees_its_own_processes_only() {
     // The init, the shell, ls and wc.
     assert!(lines[0].parse::<u32>().unwrap() <= 4, "{out}");
     assert_eq!(lines[1], "allot-init");
-    assert_eq!(lines[2], "mounted");
+    assert_eq!(lines[2], "refused");
     assert_eq!(fs::read_to_string("/proc/self/mounts").unwrap(), mounts);
     c.agent.stop().await;
 }
@@ -396,10 +544,17 @@ async fn groups_and_processes_of_an_earlier_run_are_removed_at_the_start() {
     let work_dir = folder.path().join("agent");
     fs::create_dir(&work_dir).unwrap();
     let short = allotment_agent::cgroup_name(&work_dir);
+    let mounted = PathBuf::from("/sys/fs/cgroup");
     let hierarchies: Vec<PathBuf> = ["pids", "memory"]
-        .map(|name| PathBuf::from("/sys/fs/cgroup").join(name))
+        .map(|name| mounted.join(name))
         .into_iter()
         .filter(|path| path.join("tasks").exists())
+        .chain(
+            mounted
+                .join("cgroup.controllers")
+                .exists()
+                .then_some(mounted.clone()),
+        )
         .collect();
     let mut left = Command::new("sleep").arg("1000").spawn().unwrap();
     for hierarchy in &hierarchies {
@@ -466,9 +621,9 @@ async fn without_rights_the_agent_says_so_and_runs_what_it_can() {
     let isolation = attributes.iter().find(|a| a.name == "isolation").unwrap();
     let text = &isolation.text.as_ref().unwrap().value;
     let expected = if nix::unistd::geteuid().is_root() {
-        "cgroups,namespaces"
+        "cgroups,namespaces,linux,posix/rlimits,volume,disk/du"
     } else {
-        "none"
+        "linux/nnp,linux/seccomp,posix/rlimits,volume/sandbox_path,disk/du"
     };
     assert_eq!(text, expected);
     let daemon = "setsid sh -c 'trap \"\" TERM; sleep 1000 & sleep 1000' & sleep 1000";

@@ -313,10 +313,14 @@ pub enum Command {
 /// A file to bring into the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
-    /// `file:///path`, `/path` or `http://...`.
+    /// `file:///path`, `/path`, `http://...` or `https://...`.
     pub value: String,
     /// Make it executable.
     pub executable: bool,
+    /// Unpack it when its name is that of an archive.
+    pub extract: bool,
+    /// Keep it on the agent for other tasks of the same user.
+    pub cache: bool,
     /// Name in the sandbox; `None`: the last part of the URI.
     pub output_file: Option<String>,
 }

@@ -222,9 +222,9 @@ fn uri(uri: &Uri) -> mesos::command_info::Uri {
     mesos::command_info::Uri {
         value: uri.value.clone(),
         executable: Some(uri.executable),
-        // The files come as they are; Mesos would unpack archives unless told not to.
-        extract: Some(false),
-        cache: None,
+        // Said always: the wire's default is to unpack.
+        extract: Some(uri.extract),
+        cache: Some(uri.cache),
         output_file: uri.output_file.clone(),
     }
 }

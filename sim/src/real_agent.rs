@@ -85,6 +85,7 @@ impl RealAgent {
             reconnect_max: defaults.reconnect_max,
             kill_grace: defaults.kill_grace,
             gc_delay: defaults.gc_delay,
+            gc_headroom_permille: 100,
             work_dir: "/sim".to_owned(),
             environment: Vec::new(),
             tasks_outlive_agent: true,
@@ -461,6 +462,7 @@ fn exited(exit: TaskExit) -> Outcome {
         exit,
         memory: None,
         disk_full: false,
+        disk: None,
     }
 }
 

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
 use super::journal::{self, Journal, Past, Trace};
-use super::launcher::{Container, Launcher, TOKEN_ADOPTED};
+use super::launcher::{Container, Launcher, NAME, TOKEN_ADOPTED};
 use super::sys;
 use super::wire::{Adopt, Gone, SetUp, Started, news};
 
@@ -94,7 +94,7 @@ fn take_lock(folder: &Path) -> Result<File, String> {
                 .rewind()
                 .and_then(|()| file.read_to_string(&mut holder));
             if let (Ok(_), Ok(pid)) = (read, holder.trim().parse::<i32>())
-                && pid > 1
+                && is_launcher(pid)
             {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
@@ -105,6 +105,13 @@ fn take_lock(folder: &Path) -> Result<File, String> {
         "{} is held by an earlier launcher that does not end",
         path.display()
     ))
+}
+
+/// Whether the process of this number is a launcher; the one that wrote the number may have ended
+/// long ago.
+fn is_launcher(pid: i32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    pid > 1 && name.is_ok_and(|name| name.trim_end() == NAME)
 }
 
 fn boot_id() -> io::Result<u128> {
@@ -165,10 +172,7 @@ impl Launcher {
         let uuid = uuid::Uuid::try_parse(name).map_or(0, |id| id.as_u128());
         let Some(trace) = trace else {
             // Where records are missing, or something runs all the same, it may have begun.
-            let group = self
-                .cgroups
-                .as_ref()
-                .and_then(|cgroups| cgroups.adopt(name));
+            let group = self.isolators.adopt(name);
             let populated = group.as_ref().is_some_and(|group| group.is_populated());
             if let Some(group) = group {
                 self.leftover_groups.push(group);
@@ -207,10 +211,7 @@ impl Launcher {
             adopted: Some(process),
             file: trace.file,
             disowned: false,
-            group: self
-                .cgroups
-                .as_ref()
-                .and_then(|cgroups| cgroups.adopt(name)),
+            group: self.isolators.adopt(name),
             memory_watch: None,
             memory_exceeded: false,
             program: "its program".to_owned(),

@@ -7,9 +7,9 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::unistd::{execv, getpid};
 
-use super::isolators::namespaces;
 use super::sys::{self, Fork, Wait};
 
 /// What one container's groups are told, by controller (version 1).
@@ -18,6 +18,12 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     ("memory", "memory.limit_in_bytes", "67108864"),
     ("pids", "pids.max", "4096"),
 ];
+
+/// What a container gets of its own with the default isolators.
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
 
 /// Starts and reaps `/bin/true` so many times, one after the other, each in new pid, mount, IPC
 /// and host name namespaces and in cpu, memory and pids cgroups of its own. Nothing else is done:
@@ -41,7 +47,7 @@ pub fn run_floor(times: u32) -> io::Result<()> {
             fs::write(group.join(file), value)?;
         }
         let entrances: Vec<PathBuf> = groups.iter().map(|group| group.join("tasks")).collect();
-        match sys::fork_into(namespaces::FLAGS).map_err(io::Error::from)? {
+        match sys::fork_into(NAMESPACES).map_err(io::Error::from)? {
             Fork::Child => {
                 if entrances
                     .iter()

@@ -9,7 +9,7 @@ use super::live::Live;
 use super::prepare::User;
 use super::process::{Launcher, LauncherError};
 use super::supervisor::Supervisor;
-use crate::config::{Isolation, Isolator, LauncherCommand};
+use crate::config::{Isolation, Isolator, IsolatorSettings, LauncherCommand};
 use crate::core::{ContainerId, Earlier, Input, Launch};
 use crate::fetcher::Fetcher;
 
@@ -27,9 +27,17 @@ pub(crate) struct Settings {
     pub(crate) work_dir: PathBuf,
     pub(crate) switch_user: bool,
     pub(crate) pids_max: u64,
+    pub(crate) isolators: IsolatorSettings,
     pub(crate) fetches_max: usize,
     pub(crate) fetcher: Fetcher,
     pub(crate) tasks_outlive_agent: bool,
+}
+
+impl Settings {
+    /// Whether sandboxes are measured and tasks ended that hold too much.
+    pub(super) fn limits_disk(&self) -> bool {
+        self.isolation.wanted().contains(&Isolator::DiskDu) && self.isolators.enforce_disk_quota
+    }
 }
 
 /// What the core asks of the containerizer.
@@ -61,8 +69,8 @@ pub(crate) struct Containerizer {
     supervisor: JoinHandle<()>,
     /// The walls that tasks get.
     pub(crate) isolation: Vec<Isolator>,
-    /// What was wished for and cannot be had, with the reason.
-    pub(crate) missing: Vec<(Isolator, String)>,
+    /// Of everything that was wished for: what it enforces, or why it cannot be had.
+    pub(crate) found: Vec<(Isolator, Result<String, String>)>,
 }
 
 impl Containerizer {
@@ -79,16 +87,23 @@ impl Containerizer {
                 .work_dir
                 .join(container.sandbox.folder(&container.agent));
             live.add(&container.container, sandbox, true);
+            if let Some((_, adopted)) = live.get(&container.container) {
+                adopted.disk_limit_bytes = container
+                    .disk_limit_bytes
+                    .filter(|_| settings.limits_disk());
+            }
         }
-        let wanted: Vec<Isolator> = match &settings.isolation {
-            Isolation::Auto => Isolator::ALL.to_vec(),
-            Isolation::None => Vec::new(),
-            Isolation::Only(list) => list.iter().copied().collect(),
-        };
-        let (launcher, missing) = Launcher::start(&settings, &wanted, live.to_adopt()).await?;
-        if let (Isolation::Only(_), Some((isolator, reason))) =
-            (&settings.isolation, missing.first())
-        {
+        let wanted: Vec<Isolator> = settings.isolation.wanted().into_iter().collect();
+        let (launcher, mut found) = Launcher::start(&settings, &wanted, live.to_adopt()).await?;
+        found.extend(agents_own(&wanted));
+        let missing: Vec<(Isolator, String)> = found
+            .iter()
+            .filter_map(|(isolator, said)| Some((*isolator, said.clone().err()?)))
+            .collect();
+        let insisted = missing
+            .iter()
+            .find(|(i, _)| settings.isolation.insists_on(*i));
+        if let Some((isolator, reason)) = insisted {
             let (isolator, reason) = (*isolator, reason.clone());
             launcher.end().await;
             return Err(LauncherError::Isolation {
@@ -97,9 +112,15 @@ impl Containerizer {
                 reason,
             });
         }
-        let isolation: Vec<Isolator> = wanted
-            .into_iter()
-            .filter(|isolator| !missing.iter().any(|(without, _)| without == isolator))
+        for (isolator, said) in &found {
+            match said {
+                Ok(enforces) => tracing::info!(%isolator, %enforces, "wall stands"),
+                Err(reason) => tracing::info!(%isolator, %reason, "wall cannot be had"),
+            }
+        }
+        let isolation: Vec<Isolator> = found
+            .iter()
+            .filter_map(|(isolator, said)| said.is_ok().then_some(*isolator))
             .collect();
         let (orders, order_queue) = mpsc::channel(QUEUE_LEN);
         let (stop, stopped) = oneshot::channel();
@@ -109,7 +130,7 @@ impl Containerizer {
             stop,
             supervisor: tokio::spawn(supervisor.run(launcher, order_queue, stopped)),
             isolation,
-            missing,
+            found,
         })
     }
 
@@ -124,4 +145,18 @@ impl Containerizer {
         let _ = self.stop.send(());
         let _ = self.supervisor.await;
     }
+}
+
+/// Isolators that work in the agent itself and need nothing of the machine.
+fn agents_own(wanted: &[Isolator]) -> Vec<(Isolator, Result<String, String>)> {
+    wanted
+        .iter()
+        .filter(|isolator| **isolator == Isolator::DiskDu)
+        .map(|isolator| {
+            (
+                *isolator,
+                Ok("sandboxes are measured and limited".to_owned()),
+            )
+        })
+        .collect()
 }

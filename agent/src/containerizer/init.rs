@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, RawFd};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, getppid, write};
 
+use super::isolators::Mounts;
 use super::journal::JOURNAL_FD;
 use super::logs::{self, Bound, Logs};
 use super::report::{Born, Report};
@@ -32,10 +32,12 @@ pub(super) struct Init {
     /// The container's uuid, for reports.
     pub(super) container: u128,
     pub(super) task: TaskPlan,
-    /// Whether this process is the first of its own pid, mount, IPC and host name namespaces.
-    pub(super) namespaces: bool,
     /// The bounds of stdout and stderr; `None`: the task writes into its files itself.
     pub(super) logs: Option<[Bound; 2]>,
+    /// What it mounts first; `None` where it has the machine's mounts.
+    pub(super) mounts: Option<Mounts>,
+    /// Whether this process is the first of its own pid namespace.
+    pub(super) pid_namespace: bool,
     /// The launcher that the container ends with; `None`: it outlives it.
     pub(super) bound_to: Option<Pid>,
 }
@@ -46,10 +48,13 @@ impl Init {
         // Before the launcher's lock is let go with its other descriptors: whoever gets the lock
         // finds every init in the journal.
         let born = self.enter_journal();
+        // Volumes come as descriptors, so they are mounted before these are closed.
+        let mounted = self.mounts.as_ref().map_or(Ok(()), Mounts::put_up);
         // The launcher's socket, above all: it must close when the launcher dies.
         sys::close_from(JOURNAL_FD + 1);
         let main = born
             .map_err(|errno| (Stage::Journal, errno))
+            .and(mounted)
             .and_then(|()| self.start(stack));
         match main {
             Ok((main, mut logs)) => {
@@ -81,7 +86,7 @@ impl Init {
         let born = Report::Born(Born {
             pid,
             since_boot: sys::since_boot(),
-            pid_namespace: self.namespaces,
+            pid_namespace: self.pid_namespace,
         });
         append(JOURNAL_FD, &born.encode(self.container))
     }
@@ -90,15 +95,17 @@ impl Init {
         let _ = prctl::set_name(c"allot-init");
         if self.bound_to.is_some() {
             // With the first process of a pid namespace, all others die.
-            let signal = if self.namespaces {
+            let signal = if self.pid_namespace {
                 Signal::SIGKILL
             } else {
                 DESTROY
             };
             let _ = prctl::set_pdeathsig(signal);
         }
-        if self.namespaces {
-            mount_own().map_err(|errno| (Stage::Mount, errno))?;
+        if self.pid_namespace {
+            // A task of root sees this process: it must not get at this program's file or
+            // memory through `/proc/1` (runc's CVE-2019-5736).
+            let _ = prctl::set_dumpable(false);
         } else {
             let _ = prctl::set_child_subreaper(true);
             if self.bound_to.is_some_and(|launcher| getppid() != launcher) {
@@ -153,7 +160,7 @@ impl Init {
             };
             // In a pid namespace orders come from outside, which shows as sender 0; whoever is
             // inside may not give them.
-            let ordered = !self.namespaces || sender == 0;
+            let ordered = !self.pid_namespace || sender == 0;
             if signal == TERMINATE as i32 && ordered {
                 self.signal_all(Signal::SIGTERM);
             } else if signal == DESTROY as i32 && ordered {
@@ -163,7 +170,7 @@ impl Init {
     }
 
     fn signal_all(&self, signal: Signal) {
-        if self.namespaces {
+        if self.pid_namespace {
             // Everything in the namespace but its first process, which is this one.
             let _ = kill(Pid::from_raw(-1), signal);
         } else {
@@ -172,7 +179,7 @@ impl Init {
     }
 
     fn kill_all(&self) {
-        if self.namespaces {
+        if self.pid_namespace {
             let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         } else {
             super::tree::kill_tree(getpid(), &BTreeSet::new());
@@ -224,23 +231,4 @@ fn append(fd: RawFd, record: &[u8]) -> Result<(), Errno> {
             other => return other.map(drop),
         }
     }
-}
-
-/// Mounts of this container stay its own, and `/proc` shows its processes only.
-pub(super) fn mount_own() -> Result<(), Errno> {
-    let nothing: Option<&str> = None;
-    mount(
-        nothing,
-        "/",
-        nothing,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        nothing,
-    )?;
-    mount(
-        Some("proc"),
-        "/proc",
-        Some("proc"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        nothing,
-    )
 }

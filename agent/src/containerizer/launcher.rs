@@ -7,7 +7,7 @@
 //! What is started and when it is ended is decided by the agent's core.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl;
@@ -29,8 +28,8 @@ use nix::unistd::{Pid, getpid, pipe2, read, setsid};
 
 use super::adopt::{self, TakenOver, Unreleased};
 use super::init::{self, Init, REPORT_FD};
-use super::isolators::cgroups::{Cgroups, Group};
-use super::isolators::{Limits, namespaces};
+use super::isolators::cgroups::Group;
+use super::isolators::{Isolators, Walls};
 use super::journal::{JOURNAL_FD, Journal};
 use super::logs::Bound;
 use super::plan::{failure_message, task_plan};
@@ -47,6 +46,9 @@ const ORDERS_PER_TURN: usize = 16;
 const RETRY: Duration = Duration::from_millis(50);
 /// How many retries before an init that does not end is killed.
 const DESTROY_RETRIES: u32 = 40;
+
+/// What processes of this kind are called; the kernel keeps 15 bytes.
+pub(super) const NAME: &str = "allot-launcher";
 
 const TOKEN_SOCKET: u64 = u64::MAX;
 const TOKEN_REPORTS: u64 = u64::MAX - 1;
@@ -85,10 +87,7 @@ pub(super) struct Launcher {
     /// Held until the end: no other launcher begins anything meanwhile.
     _lock: Option<File>,
     pub(super) journal: Option<Journal>,
-    /// Known also when new containers do not get any, for those that earlier ones got.
-    pub(super) cgroups: Option<Cgroups>,
-    uses_cgroups: bool,
-    namespaces: bool,
+    pub(super) isolators: Isolators,
     pub(super) containers: BTreeMap<u64, Container>,
     by_uuid: BTreeMap<u128, u64>,
     by_pid: BTreeMap<i32, u64>,
@@ -124,7 +123,7 @@ pub(super) struct Container {
 
 impl Launcher {
     fn new(socket_fd: i32) -> io::Result<Self> {
-        let _ = prctl::set_name(c"allot-launcher");
+        let _ = prctl::set_name(&CString::new(NAME).unwrap_or_default());
         // A Ctrl-C on the agent's terminal is the agent's to answer.
         let _ = setsid();
         // Orphans of inits that were killed come to us instead of leaving.
@@ -176,9 +175,7 @@ impl Launcher {
             outlive: false,
             _lock: None,
             journal: None,
-            cgroups: None,
-            uses_cgroups: false,
-            namespaces: false,
+            isolators: Isolators::none(),
             containers: BTreeMap::new(),
             by_uuid: BTreeMap::new(),
             by_pid: BTreeMap::new(),
@@ -223,10 +220,8 @@ impl Launcher {
             more_orders = self.obey()?;
             self.send();
         }
-        if let Some(cgroups) = &self.cgroups
-            && self.containers.is_empty()
-        {
-            cgroups.tear_down();
+        if self.containers.is_empty() {
+            self.isolators.tear_down();
         }
         Ok(())
     }
@@ -300,21 +295,9 @@ impl Launcher {
             }
         };
         self.outlive = set_up.outlive;
-        if set_up.cgroups || !set_up.adopt.is_empty() {
-            match Cgroups::set_up(&set_up.agent, &adopt::names(set_up)) {
-                Ok(cgroups) => {
-                    self.cgroups = Some(cgroups);
-                    self.uses_cgroups = set_up.cgroups;
-                }
-                Err(clause) => ready.no_cgroups = set_up.cgroups.then_some(clause),
-            }
-        }
-        if set_up.namespaces {
-            match namespaces::probe() {
-                Ok(()) => self.namespaces = true,
-                Err(clause) => ready.no_namespaces = Some(clause),
-            }
-        }
+        let (isolators, found) = Isolators::set_up(set_up, &adopt::names(set_up));
+        self.isolators = isolators;
+        ready.isolators = found;
         ready.n_damaged = taken_over.n_damaged();
         let (lock, journal, past) = taken_over.into_parts();
         self._lock = Some(lock);
@@ -333,19 +316,15 @@ impl Launcher {
         let uuid = uuid::Uuid::try_parse(&launch.name)
             .map_err(|_| format!("the container's name {:?} is no uuid", launch.name))?
             .as_u128();
-        let limits = Limits {
-            cpus_milli: launch.cpus_milli,
-            memory_bytes: launch.memory_bytes,
-            pids_max: launch.pids_max,
-        };
         let journal = self.journal.as_mut().ok_or("the launcher is not set up")?;
         let file = journal
             .enter()
             .map_err(|error| format!("the container cannot be entered in the journal: {error}"))?;
-        let begun = self.begin(&launch, uuid, &limits);
+        let begun = self.begin(&launch, uuid);
         let (init, group, memory_watch) = match begun {
             Ok(begun) => begun,
             Err(clause) => {
+                self.isolators.cleanup(&launch.name);
                 if let Some(journal) = &mut self.journal {
                     journal.leave(file);
                 }
@@ -358,7 +337,7 @@ impl Launcher {
         let container = Container {
             init,
             uuid,
-            pid_namespace: self.namespaces,
+            pid_namespace: self.isolators.pid_namespaces(),
             adopted: None,
             file,
             disowned: false,
@@ -379,13 +358,9 @@ impl Launcher {
         &mut self,
         launch: &Launch,
         uuid: u128,
-        limits: &Limits,
     ) -> Result<(Pid, Option<Group>, Option<EventFd>), String> {
-        let mut group = match &self.cgroups {
-            Some(cgroups) if self.uses_cgroups => Some(cgroups.create(&launch.name, limits)?),
-            Some(_) | None => None,
-        };
-        match self.fork_init(launch, uuid, group.as_ref()) {
+        let (walls, mut group) = self.isolators.prepare(launch)?;
+        match self.fork_init(launch, uuid, walls, group.as_ref()) {
             Ok((init, memory_watch)) => Ok((init, group, memory_watch)),
             Err(clause) => {
                 if let Some(group) = &mut group {
@@ -400,10 +375,17 @@ impl Launcher {
         &mut self,
         launch: &Launch,
         uuid: u128,
+        walls: Walls,
         group: Option<&Group>,
     ) -> Result<(Pid, Option<EventFd>), String> {
         let entrances = group.map(Group::entrances).unwrap_or_default();
-        let task = task_plan(launch, entrances, self.open_files, !self.namespaces)?;
+        let task = task_plan(
+            launch,
+            entrances,
+            self.open_files,
+            !self.isolators.pid_namespaces(),
+            walls.hardening,
+        )?;
         let memory_watch = match group {
             Some(group) => group
                 .watch_memory()
@@ -419,7 +401,6 @@ impl Launcher {
         let init = Init {
             container: uuid,
             task,
-            namespaces: self.namespaces,
             logs: launch.logs.as_ref().map(|logs| {
                 let bound = |size_max, files_max| Bound {
                     size_max,
@@ -430,14 +411,11 @@ impl Launcher {
                     bound(logs.stderr_size_max, logs.stderr_files_max),
                 ]
             }),
+            mounts: walls.mounts,
+            pid_namespace: self.isolators.pid_namespaces(),
             bound_to: (!self.outlive).then(getpid),
         };
-        let flags = if self.namespaces {
-            namespaces::FLAGS
-        } else {
-            CloneFlags::empty()
-        };
-        match sys::fork_into(flags) {
+        match sys::fork_into(walls.namespaces) {
             Ok(Fork::Child) => init.run(&mut self.stack),
             Ok(Fork::Parent(pid)) => Ok((pid, memory_watch)),
             Err(errno) => Err(format!(
@@ -554,6 +532,8 @@ impl Launcher {
     pub(super) fn finish(&mut self, id: u64, mut container: Container, own_usage: &Usage) {
         container.memory_watch = None;
         self.by_uuid.remove(&container.uuid);
+        let name = uuid::Uuid::from_u128(container.uuid).to_string();
+        self.isolators.cleanup(&name);
         if container.ended.is_none() && container.failure.is_none() && !container.pid_namespace {
             // The init was killed; what it guarded has become ours.
             self.kill_orphans();
@@ -664,8 +644,8 @@ impl Launcher {
 }
 
 /// With the first process of a pid namespace, all others die, surely and at once.
-const fn destroy_signal(namespaces: bool) -> Signal {
-    if namespaces {
+const fn destroy_signal(pid_namespace: bool) -> Signal {
+    if pid_namespace {
         Signal::SIGKILL
     } else {
         init::DESTROY

@@ -26,6 +26,10 @@ pub(super) struct LiveContainer {
     /// The launcher was asked for it, in this run or an earlier one.
     pub(super) launched: bool,
     pub(super) ended: bool,
+    /// Bytes that its sandbox may hold; `None`: it is not measured.
+    pub(super) disk_limit_bytes: Option<u64>,
+    /// Its sandbox held more than the limit: both, in bytes.
+    pub(super) disk_exceeded: Option<(u64, u64)>,
     /// The harshest thing that was asked of it, for a launcher that has to be told again.
     pub(super) asked: Asked,
 }
@@ -50,6 +54,8 @@ impl Live {
             fetch: None,
             launched,
             ended: false,
+            disk_limit_bytes: None,
+            disk_exceeded: None,
             asked: Asked::Run,
         };
         self.containers.insert(number, container);
@@ -59,6 +65,28 @@ impl Live {
     pub(super) fn get(&mut self, id: &ContainerId) -> Option<(u64, &mut LiveContainer)> {
         let number = *self.numbers.get(id)?;
         Some((number, self.containers.get_mut(&number)?))
+    }
+
+    /// Sandboxes to measure, with their limits.
+    pub(super) fn with_disk_limit(&self) -> Vec<(ContainerId, PathBuf, u64)> {
+        let live = self.containers.values();
+        live.filter(|container| container.launched && !container.ended)
+            .filter_map(|container| {
+                let limit = container.disk_limit_bytes?;
+                Some((container.id.clone(), container.sandbox.clone(), limit))
+            })
+            .collect()
+    }
+
+    /// Notes that a sandbox held too much; false when its container is over.
+    pub(super) fn note_disk(&mut self, id: &ContainerId, exceeded: (u64, u64)) -> bool {
+        match self.get(id) {
+            Some((_, container)) if !container.ended => {
+                container.disk_exceeded.get_or_insert(exceeded);
+                true
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// Notes what is asked of a container before anything is done about it.

@@ -6,6 +6,7 @@
 //! - `adopt`: containers that an earlier launcher began.
 //! - `handle`: the agent's side; `supervisor` keeps a launcher (`process`) alive; `live`: its
 //!   books.
+//! - `disk`: measures sandboxes.
 //! - `prepare`: sandboxes before a container starts and after it ended.
 //! - `wire`: what agent and launcher say to each other.
 //! - `sys`: all unsafe code. `floor`: what benchmarks compare with.
@@ -13,6 +14,7 @@
 //! What is started and ended, and when, is decided by [`crate::core`].
 
 mod adopt;
+mod disk;
 mod floor;
 pub(crate) mod handle;
 mod init;

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use nix::errno::Errno;
 
-use super::sys::{Credentials, Stage, TaskPlan};
+use super::sys::{Credentials, Hardening, Stage, TaskPlan};
 use super::wire::Launch;
 
 /// Lays out everything that the start of the task needs.
@@ -13,6 +13,7 @@ pub(super) fn task_plan(
     cgroups: Vec<CString>,
     open_files: (u64, u64),
     die_with_init: bool,
+    hardening: Hardening,
 ) -> Result<TaskPlan, String> {
     let text = |what: &str, bytes: &[u8]| {
         CString::new(bytes).map_err(|_| format!("{what} holds a NUL byte; remove it"))
@@ -58,6 +59,7 @@ pub(super) fn task_plan(
         }),
         open_files,
         die_with_init,
+        hardening,
     ))
 }
 
@@ -88,7 +90,14 @@ pub(super) fn failure_message(program: &str, stage: i32, errno: i32) -> String {
         Some(Stage::Journal) => format!(
             "cannot write down that the container exists: {why}; free space on the agent's disk"
         ),
-        Some(Stage::Session | Stage::Limits | Stage::Clone) | None => {
+        Some(Stage::Volume) => format!("cannot mount a volume: {why}"),
+        Some(Stage::Sys) => format!("cannot make /sys read-only: {why}"),
+        Some(Stage::Capabilities) => format!("cannot set the task's capabilities: {why}"),
+        Some(Stage::Seccomp) => format!("cannot filter the task's system calls: {why}"),
+        Some(Stage::Limits) => format!(
+            "cannot set the task's rlimits: {why}; ask for no more than the agent itself has"
+        ),
+        Some(Stage::Session | Stage::Clone) | None => {
             format!("cannot start a process for {program:?}: {why}")
         }
     }
@@ -105,7 +114,7 @@ mod tests {
             env: vec!["PATH=/wrong".to_owned(), "PATH=/a::/b".to_owned()],
             ..Default::default()
         };
-        let plan = task_plan(&launch, Vec::new(), (1, 1), false).unwrap();
+        let plan = task_plan(&launch, Vec::new(), (1, 1), false, Hardening::default()).unwrap();
         assert_eq!(plan.programs(), [c"/a/x", c"./x", c"/b/x"]);
     }
 
@@ -116,7 +125,8 @@ mod tests {
             argv: vec!["a\0b".to_owned()],
             ..Default::default()
         };
-        let error = task_plan(&launch, Vec::new(), (1, 1), false).unwrap_err();
+        let error =
+            task_plan(&launch, Vec::new(), (1, 1), false, Hardening::default()).unwrap_err();
         assert_eq!(error, "an argument holds a NUL byte; remove it");
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn make_sandbox(
         &launch.sandbox.task,
     ));
     let sandbox = work_dir.join(launch.sandbox.folder(&launch.agent));
-    let made = (|| -> io::Result<()> {
+    let make = || -> io::Result<()> {
         let runs = task.join("runs");
         // Usually the framework's folder is there and the task's is not.
         if let Err(error) = fs::create_dir(&task) {
@@ -119,12 +119,20 @@ pub(crate) fn make_sandbox(
         let target = launch.container.as_str();
         match symlink(target, &latest) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                fs::remove_file(&latest)?;
+                match fs::remove_file(&latest) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
                 symlink(target, &latest)
             }
             other => other,
         }
-    })();
+    };
+    // The collector may take away a folder that is empty just between two steps.
+    let made = match make() {
+        Err(error) if error.kind() == ErrorKind::NotFound => make(),
+        other => other,
+    };
     match made {
         Ok(()) => Ok(sandbox),
         Err(error) => {
@@ -235,11 +243,8 @@ pub(crate) fn remove_sandbox(work_dir: &Path, folder: &str) -> io::Result<()> {
     if let Err(error) = fs::remove_dir_all(&sandbox)
         && error.kind() != ErrorKind::NotFound
     {
-        // A task may have taken its own permissions away.
-        if let Ok(metadata) = fs::metadata(&sandbox) {
-            let mode = metadata.mode() | 0o700;
-            let _ = fs::set_permissions(&sandbox, fs::Permissions::from_mode(mode));
-        }
+        // A task may have taken its own permissions away, which stops all but root.
+        open_up(&sandbox);
         fs::remove_dir_all(&sandbox)?;
     }
     if let Some(runs) = sandbox.parent() {
@@ -255,6 +260,24 @@ pub(crate) fn remove_sandbox(work_dir: &Path, folder: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes every folder below one accessible to its owner; no link is followed.
+fn open_up(folder: &Path) {
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&folder) else {
+            continue;
+        };
+        let mode = metadata.mode() | 0o700;
+        let _ = fs::set_permissions(&folder, fs::Permissions::from_mode(mode));
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        open.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
 }
 
 #[cfg(test)]

@@ -63,8 +63,8 @@ pub(super) struct Launcher {
     pub(super) inbox: Inbox,
 }
 
-/// Walls that cannot be had, with the reason.
-pub(super) type Missing = Vec<(Isolator, String)>;
+/// What came of each isolator: what it enforces, or why it cannot be had.
+pub(super) type Found = Vec<(Isolator, Result<String, String>)>;
 
 impl Launcher {
     /// Starts one and waits until it is ready; it begins with the containers in `adopt`.
@@ -72,7 +72,7 @@ impl Launcher {
         settings: &Settings,
         isolation: &[Isolator],
         adopt: Vec<wire::Adopt>,
-    ) -> Result<(Self, Missing), LauncherError> {
+    ) -> Result<(Self, Found), LauncherError> {
         let LauncherCommand { program, args } = &settings.launcher;
         let spawn_error = |source| LauncherError::Spawn {
             program: program.clone(),
@@ -103,8 +103,12 @@ impl Launcher {
         };
         let set_up = wire::SetUp {
             agent: settings.cgroup.clone(),
-            cgroups: isolation.contains(&Isolator::Cgroups),
-            namespaces: isolation.contains(&Isolator::Namespaces),
+            isolators: isolation.iter().map(|i| i.name().to_owned()).collect(),
+            cfs_quota: settings.isolators.cgroups_enable_cfs,
+            host_path_volumes: settings.isolators.host_path_volumes.clone(),
+            bounding_capabilities: settings.isolators.bounding_capabilities.bits(),
+            effective_capabilities: settings.isolators.effective_capabilities.bits(),
+            own_tmp: settings.isolators.own_tmp,
             journal: settings
                 .work_dir
                 .join(JOURNAL)
@@ -151,15 +155,17 @@ impl Launcher {
                 "the journal of containers is damaged; what is missing from it counts as lost"
             );
         }
-        let missing = [
-            (Isolator::Cgroups, ready.no_cgroups),
-            (Isolator::Namespaces, ready.no_namespaces),
-        ];
-        let missing = missing
-            .into_iter()
-            .filter_map(|(isolator, reason)| Some((isolator, reason?)))
-            .collect();
-        Ok((launcher, missing))
+        let found = ready.isolators.into_iter().filter_map(|isolating| {
+            let isolator = Isolator::ALL
+                .into_iter()
+                .find(|isolator| isolator.name() == isolating.name)?;
+            let said = match (isolating.enforces, isolating.missing) {
+                (Some(enforces), _) => Ok(enforces),
+                (None, missing) => Err(missing.unwrap_or_default()),
+            };
+            Some((isolator, said))
+        });
+        Ok((launcher, found.collect()))
     }
 
     /// The next piece of news.

@@ -12,6 +12,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::disk;
 use super::handle::{Order, Prepared, Settings};
 use super::live::{Asked, Live, LiveContainer};
 use super::prepare::{self, User};
@@ -76,6 +77,7 @@ impl Supervisor {
                     _ = &mut stopped => Over::Stop,
                     reason = self.write(write, &mut orders) => Over::Lost(reason),
                     reason = self.read(read, inbox) => Over::Lost(reason),
+                    () = self.watch_disks() => Over::Stop,
                 }
             };
             let reason = match over {
@@ -94,9 +96,11 @@ impl Supervisor {
                 let adopt = self.lock().to_adopt();
                 match Launcher::start(&self.settings, &self.isolation, adopt).await {
                     // The walls promised at registration must stand, or nothing is started.
-                    Ok((again, missing)) if missing.is_empty() => break again,
-                    Ok((again, missing)) => {
-                        tracing::error!(?missing, "the new launcher cannot isolate tasks");
+                    Ok((again, found)) if found.iter().all(|(_, said)| said.is_ok()) => {
+                        break again;
+                    }
+                    Ok((again, found)) => {
+                        tracing::error!(?found, "the new launcher cannot isolate tasks");
                         again.end().await;
                     }
                     Err(error) => tracing::error!(%error, "cannot start a new launcher"),
@@ -175,6 +179,15 @@ impl Supervisor {
             );
             self.say_ended(container.id, Outcome::Lost { message }, container.sandbox);
         }
+    }
+
+    /// Ends tasks whose sandboxes hold too much; returns only when nobody takes orders any more.
+    async fn watch_disks(&self) {
+        if !self.settings.limits_disk() {
+            return std::future::pending().await;
+        }
+        let interval = self.settings.isolators.disk_watch_interval;
+        disk::watch(Arc::clone(&self.live), self.orders.clone(), interval).await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Live> {
@@ -306,6 +319,10 @@ impl Supervisor {
         }
         container.launched = true;
         container.sandbox.clone_from(sandbox);
+        container.disk_limit_bytes = launch
+            .confinement
+            .disk_limit_bytes
+            .filter(|_| self.settings.limits_disk());
         let mut env: Vec<String> = Vec::with_capacity(launch.environment.len() + 3);
         for (name, value) in [
             ("HOME", &user.home),
@@ -337,6 +354,7 @@ impl Supervisor {
                 stderr_size_max: launch.logs.stderr.size_max.unwrap_or(0),
                 stderr_files_max: launch.logs.stderr.files_max,
             }),
+            confinement: Some(Box::new(launch.confinement.clone())),
         };
         put_order(order::Kind::Launch(order), bytes);
     }
@@ -469,9 +487,12 @@ impl Supervisor {
 type Ending = (ContainerId, Outcome, PathBuf);
 
 /// Notes an end, of which news may come twice.
-fn end(live: &mut Live, number: u64, outcome: Outcome, ended: &mut Vec<Ending>) {
+fn end(live: &mut Live, number: u64, mut outcome: Outcome, ended: &mut Vec<Ending>) {
     if let Some(container) = live.running(number) {
         container.ended = true;
+        if let Outcome::Exited { disk, .. } = &mut outcome {
+            *disk = container.disk_exceeded;
+        }
         ended.push((container.id.clone(), outcome, container.sandbox.clone()));
     }
 }
@@ -507,6 +528,7 @@ fn outcome(ended: &wire::Ended) -> Outcome {
             .memory_limit_bytes
             .map(|limit| (limit, ended.memory_peak_bytes)),
         disk_full: false,
+        disk: None,
     }
 }
 

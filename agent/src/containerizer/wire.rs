@@ -3,6 +3,8 @@
 
 use prost::Message;
 
+use crate::core::Confinement;
+
 /// The largest message either side accepts, in bytes: that of the whole wire.
 const LEN_MAX: usize = allotment_proto::MESSAGE_LEN_MAX;
 
@@ -41,10 +43,24 @@ pub(super) struct SetUp {
     /// The agent's own part of the path of its cgroups.
     #[prost(string, tag = "1")]
     pub(super) agent: String,
-    #[prost(bool, tag = "2")]
-    pub(super) cgroups: bool,
-    #[prost(bool, tag = "3")]
-    pub(super) namespaces: bool,
+    /// Names of the isolators that are wanted.
+    #[prost(string, repeated, tag = "4")]
+    pub(super) isolators: Vec<String>,
+    /// Every task's request of cpus is its ceiling.
+    #[prost(bool, tag = "5")]
+    pub(super) cfs_quota: bool,
+    /// Folders below which tasks may mount host paths.
+    #[prost(string, repeated, tag = "7")]
+    pub(super) host_path_volumes: Vec<String>,
+    /// Capabilities that tasks may gain, one bit each.
+    #[prost(uint64, tag = "8")]
+    pub(super) bounding_capabilities: u64,
+    /// Those that a task of root starts with.
+    #[prost(uint64, tag = "9")]
+    pub(super) effective_capabilities: u64,
+    /// Every container has a `/tmp` of its own.
+    #[prost(bool, tag = "13")]
+    pub(super) own_tmp: bool,
     /// The folder of the journal.
     #[prost(bytes = "vec", tag = "10")]
     pub(super) journal: Vec<u8>,
@@ -94,6 +110,9 @@ pub(super) struct Launch {
     pub(super) memory_bytes: u64,
     #[prost(uint64, tag = "10")]
     pub(super) pids_max: u64,
+    /// What it asks for beyond all this.
+    #[prost(message, optional, boxed, tag = "11")]
+    pub(super) confinement: Option<Box<Confinement>>,
     /// Absent: the task writes into its files itself, as much as it likes.
     #[prost(message, optional, tag = "20")]
     pub(super) logs: Option<Logs>,
@@ -150,11 +169,9 @@ pub(super) mod news {
 /// What the launcher can give.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Ready {
-    /// Why cgroups cannot be had; absent: they can, or were not asked for.
-    #[prost(string, optional, tag = "1")]
-    pub(super) no_cgroups: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    pub(super) no_namespaces: Option<String>,
+    /// Of each isolator that was wanted.
+    #[prost(message, repeated, tag = "3")]
+    pub(super) isolators: Vec<Isolating>,
     /// Why no container can be begun at all.
     #[prost(string, optional, tag = "10")]
     pub(super) refused: Option<String>,
@@ -164,6 +181,19 @@ pub(super) struct Ready {
     /// Records of the journal that could not be read.
     #[prost(uint64, tag = "12")]
     pub(super) n_damaged: u64,
+}
+
+/// What came of one isolator: one of the two clauses is set.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Isolating {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    /// What it enforces.
+    #[prost(string, optional, tag = "2")]
+    pub(super) enforces: Option<String>,
+    /// Why this machine cannot give it.
+    #[prost(string, optional, tag = "3")]
+    pub(super) missing: Option<String>,
 }
 
 /// A container of an earlier launcher of whose end nothing is known; nothing is left of it.

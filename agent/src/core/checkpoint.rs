@@ -10,6 +10,7 @@ use allotment_proto::{allot, mesos};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId};
 
 use super::Key;
+use super::confinement::Confinement;
 use super::io::Record;
 use super::launch::{ContainerId, SandboxId};
 
@@ -43,6 +44,8 @@ pub struct Earlier {
     pub sandbox: SandboxId,
     /// The agent's id when it was launched.
     pub agent: AgentId,
+    /// Bytes of disk it was granted; `None`: not counted.
+    pub disk_limit_bytes: Option<u64>,
 }
 
 impl Checkpoint {
@@ -164,6 +167,7 @@ impl Checkpoint {
                 container: saved.container.clone(),
             },
             agent: saved.agent.clone(),
+            disk_limit_bytes: Confinement::disk_limit(&saved.info),
         })
         .collect()
     }

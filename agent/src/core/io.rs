@@ -31,8 +31,10 @@ pub struct Settings {
     pub reconnect_max: Duration,
     /// The time between SIGTERM and SIGKILL for tasks without a kill policy.
     pub kill_grace: Duration,
-    /// How long sandboxes of ended tasks are kept.
+    /// How long sandboxes of ended tasks are kept at most.
     pub gc_delay: Duration,
+    /// Thousandths of the disk that are to stay free (Mesos' `--gc_disk_headroom`).
+    pub gc_headroom_permille: u32,
     /// The absolute path of the work folder.
     pub work_dir: String,
     /// Environment variables that every task gets unless it sets them itself.
@@ -106,6 +108,11 @@ pub enum Input {
         /// When it was last changed.
         modified: Timestamp,
     },
+    /// How full the disk of the work folder is.
+    DiskUsage {
+        /// Thousandths that are in use.
+        used_permille: u32,
+    },
     /// The operator ends this agent for good: its tasks end, and the master is told.
     Stop,
     /// The process ends and another will go on in its place: its tasks run on.
@@ -123,6 +130,9 @@ pub enum Outcome {
         memory: Option<(u64, Option<u64>)>,
         /// It failed, and there is no space left where its sandbox lies.
         disk_full: bool,
+        /// Set when it was ended because its sandbox held too much: the limit and what it held,
+        /// in bytes.
+        disk: Option<(u64, u64)>,
     },
     /// It never ran.
     NotStarted {

@@ -8,11 +8,11 @@ use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::mesos::{self, TaskState};
 use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, TaskId};
 
-use super::Settings;
 use super::check;
 use super::logs::{self, LogBounds};
 use super::random::Random;
 use super::volumes::{Mounted, mounted};
+use super::{Confinement, Settings};
 
 /// A task that asks no memory gets this much, as in Mesos.
 const MEM_DEFAULT: Fixed = Fixed::units(32);
@@ -77,12 +77,14 @@ impl SandboxId {
 /// A file to fetch into the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
-    /// Where from: an absolute path, `file://` or `http://`.
+    /// Where from: an absolute path, `file://`, `http://` or `https://`.
     pub value: String,
     /// Make it executable.
     pub executable: bool,
-    /// The framework said `extract`.
+    /// Unpack it when it is an archive, which is the default.
     pub extract: bool,
+    /// Keep it for other tasks.
+    pub cache: bool,
     /// Its name in the sandbox; `None`: the last part of the URI.
     pub output_file: Option<String>,
 }
@@ -110,10 +112,12 @@ pub struct Launch {
     pub volumes: Vec<Mounted>,
     /// What it holds on this agent.
     pub resources: Resources,
-    /// Its limit of memory in bytes.
+    /// Its limit of memory in bytes; [`Confinement::UNLIMITED`] for none.
     pub memory_bytes: u64,
     /// How large its output may grow.
     pub logs: LogBounds,
+    /// What else it asks of its container.
+    pub confinement: Confinement,
 }
 
 /// Why a task is not taken on.
@@ -196,7 +200,8 @@ pub(super) fn plan(
         .map(|uri| Uri {
             value: uri.value.clone(),
             executable: uri.executable.unwrap_or(false),
-            extract: uri.extract == Some(true),
+            extract: uri.extract(),
+            cache: uri.cache.unwrap_or(false),
             output_file: uri.output_file.clone(),
         })
         .collect();
@@ -207,6 +212,9 @@ pub(super) fn plan(
     } else {
         asked.max(MEM_MIN)
     };
+    let memory_bytes = memory.thousandths().saturating_mul(1 << 20) / 1000;
+    let confinement =
+        Confinement::of(info).map_err(|what| invalid(format!("task {id} asks for {what}")))?;
     Ok(Launch {
         container: container.clone(),
         sandbox,
@@ -217,8 +225,9 @@ pub(super) fn plan(
         user: (!user.is_empty()).then(|| user.to_owned()),
         uris,
         volumes,
-        memory_bytes: memory.thousandths().saturating_mul(1 << 20) / 1000,
         logs,
+        memory_bytes: Confinement::memory_limit_bytes(info).unwrap_or(memory_bytes),
+        confinement,
         resources,
     })
 }
@@ -251,9 +260,6 @@ fn refuse_unsupported(info: &mesos::TaskInfo) -> Result<(), &'static str> {
     let image = container.mesos.as_ref().is_some_and(|m| m.image.is_some());
     if container.docker.is_some() || image {
         return Err("a container image");
-    }
-    if !container.volumes.is_empty() {
-        return Err("volumes");
     }
     if !container.network_infos.is_empty() {
         return Err("a network of its own");

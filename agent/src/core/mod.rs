@@ -4,6 +4,8 @@
 //! - [`session`]: finding a master and staying registered with it.
 //! - [`task`]: the life of one task and its stream of status updates.
 //! - [`check`]: whether it does what it should.
+//! - [`confinement`]: what a task asks of its container beyond a command.
+//! - `garbage`: how long sandboxes are kept.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
 //! - [`logs`]: how large its output may grow.
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
@@ -15,6 +17,8 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod confinement;
+mod garbage;
 pub mod io;
 pub mod launch;
 pub mod logs;
@@ -25,6 +29,7 @@ pub mod task;
 pub mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use allotment_proto::convert::resources_to_wire;
 use allotment_proto::{allot, mesos};
@@ -32,6 +37,7 @@ use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestam
 
 pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
+pub use confinement::Confinement;
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power};
 pub use launch::{ContainerId, Launch, SandboxId};
 pub use logs::{LogBound, LogBounds};
@@ -59,6 +65,8 @@ pub struct Core {
     free: Resources,
     /// Sandboxes of ended tasks by the time of their deletion.
     collect_at: BTreeMap<(Timestamp, SandboxId), AgentId>,
+    /// By how much earlier they go because the disk is full.
+    collect_early: Duration,
     stopping: Stopping,
     counts: Counts,
 }
@@ -100,6 +108,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             frameworks: BTreeMap::new(),
             collect_at: BTreeMap::new(),
+            collect_early: Duration::ZERO,
             stopping: Stopping::No,
             counts: Counts::default(),
         }
@@ -139,6 +148,9 @@ impl Core {
                     self.collect_at.insert((at, sandbox), agent);
                 }
             }
+            Input::DiskUsage { used_permille } => {
+                self.collect_early = garbage::early(&self.settings, used_permille);
+            }
             Input::Stop => self.on_stop(now, &mut step),
             Input::Leave => self.on_leave(&mut step),
         }
@@ -156,7 +168,7 @@ impl Core {
             .map(|(at, _)| *at)
             .into_iter()
             .chain(self.session.next_deadline())
-            .chain(self.collect_at.keys().next().map(|(at, _)| *at))
+            .chain(self.next_collection())
             .min()
     }
 
@@ -204,13 +216,7 @@ impl Core {
         {
             self.settle(now, &key, step);
         }
-        while let Some(entry) = self.collect_at.first_entry() {
-            if entry.key().0 > now {
-                break;
-            }
-            let ((_, sandbox), agent) = entry.remove_entry();
-            step.then.push(Effect::Collect { agent, sandbox });
-        }
+        self.collect_garbage(now, step);
         if self.stopping == Stopping::Ending && self.containers.is_empty() {
             self.stopping = Stopping::Done;
             if let Some(session) = online {

@@ -38,6 +38,15 @@ pub(super) fn resources(work_dir: &Path) -> Resources {
     .with_ranges(Name::PORTS, Ranges::new([PORTS]))
 }
 
+/// How much of the disk below a folder is in use; `None` where it cannot be told.
+pub(super) fn disk_used_permille(folder: &Path) -> Option<u32> {
+    let stat = statvfs(folder).ok()?;
+    // As `df` counts: what is reserved for the system is neither used nor to be had.
+    let used = stat.blocks().checked_sub(stat.blocks_free())?;
+    let all = used.saturating_add(stat.blocks_available());
+    u32::try_from(used.saturating_mul(1000).checked_div(all)?).ok()
+}
+
 /// The machine's own name.
 pub(super) fn hostname() -> String {
     nix::unistd::gethostname()

@@ -29,7 +29,7 @@ use crate::core::SandboxId;
 const CHUNK_LEN: usize = 64 * 1024;
 /// Chunks that may wait for a slow reader, who then holds up his own stream only.
 const CHUNKS_WAITING: usize = 4;
-const ENTRIES_MAX: usize = 10_000;
+pub(super) const ENTRIES_MAX: usize = 10_000;
 /// How soon and how late a growing file is looked at again.
 const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
@@ -231,7 +231,7 @@ fn find(work_dir: &Path, framework: &FrameworkId, task: &TaskId) -> Option<PathB
 }
 
 /// Opens something beneath a sandbox and nowhere else.
-fn open_beneath(sandbox: &Path, path: &str, flags: OFlag) -> Result<File, Status> {
+pub(super) fn open_beneath(sandbox: &Path, path: &str, flags: OFlag) -> Result<File, Status> {
     let refuse = |errno: Errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => {
             Status::not_found(format!("there is no {path:?} in the sandbox"))
@@ -257,7 +257,7 @@ fn open_beneath(sandbox: &Path, path: &str, flags: OFlag) -> Result<File, Status
     openat2(&root, path, how).map(File::from).map_err(refuse)
 }
 
-fn open_file(sandbox: &Path, path: &str) -> Result<File, Status> {
+pub(super) fn open_file(sandbox: &Path, path: &str) -> Result<File, Status> {
     let file = open_beneath(sandbox, path, OFlag::empty())?;
     let kind = file
         .metadata()

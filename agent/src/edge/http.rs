@@ -1,4 +1,4 @@
-//! The agent's port: the Sandbox service, `/metrics` and `/health`.
+//! The agent's port: the Sandbox service, Mesos' `/files`, `/metrics` and `/health`.
 
 use allotment_proto::MESSAGE_LEN_MAX;
 use allotment_proto::allot::sandbox_server::SandboxServer;
@@ -31,6 +31,7 @@ pub(super) fn router(files: Files) -> Router {
         queries: files.queries.clone(),
         started: clock::now(),
     };
+    let mesos = super::mesos_files::router(files.work_dir.clone());
     let service = SandboxServer::new(files).max_decoding_message_size(MESSAGE_LEN_MAX);
     tonic::service::Routes::new(service)
         .into_axum_router()
@@ -40,6 +41,7 @@ pub(super) fn router(files: Files) -> Router {
                 .route("/health", get(health))
                 .with_state(served),
         )
+        .merge(mesos)
         .fallback(nothing_here)
 }
 
@@ -49,7 +51,7 @@ async fn nothing_here(request: axum::extract::Request) -> Response {
         let message = format!("{} is no method of this agent", request.uri().path());
         return tonic::Status::unimplemented(message).into_http();
     }
-    let text = "the agent serves /metrics, /health and its gRPC services here\n";
+    let text = "the agent serves /metrics, /health, /files and its gRPC services here\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

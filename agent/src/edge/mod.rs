@@ -2,7 +2,8 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `probe`: checks of tasks. `files`, `http`: what the agent serves. `store`: its work folder. `checkpoint`: what it
+//! - `probe`: checks of tasks. `files`, `mesos_files`, `http`: what the agent serves.
+//! - `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
 mod checkpoint;
@@ -12,6 +13,7 @@ mod files;
 mod http;
 mod leader;
 mod link;
+mod mesos_files;
 mod probe;
 mod store;
 
@@ -19,6 +21,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use allotment_types::Resources;
 use tokio::net::TcpListener;
@@ -74,12 +78,13 @@ pub struct RunError {
 #[derive(Debug)]
 pub struct Running {
     url: String,
-    missing_walls: Vec<(Isolator, String)>,
     tasks_outlive_agent: bool,
+    walls: Vec<(Isolator, Result<String, String>)>,
     inputs: mpsc::Sender<Input>,
     driver: JoinHandle<Result<(), String>>,
     server: JoinHandle<()>,
     collector: JoinHandle<()>,
+    disk_watch: JoinHandle<()>,
 }
 
 /// Starts an agent; returns once it serves. It registers with a master by itself, as soon as one
@@ -120,10 +125,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         work_dir: work_dir.clone(),
         switch_user: config.switch_user,
         pids_max: config.pids_max,
+        isolators: config.isolators.clone(),
         fetches_max: config.fetches_max,
-        fetcher: Fetcher {
-            size_max: config.fetch_size_max,
-        },
+        fetcher: Fetcher::new(config.fetcher.clone(), &work_dir).map_err(unusable)?,
         tasks_outlive_agent: config.tasks_outlive_agent,
     };
     let adopted = if config.tasks_outlive_agent {
@@ -139,7 +143,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         work_dir = %work_dir.display(),
         "the agent serves"
     );
-    let missing_walls = containerizer.missing.clone();
+    let walls = containerizer.found.clone();
     let (url, boot_id) = (settings.url(), settings.boot_id.clone());
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let (core, recovery) = match Core::recover(settings, earlier, seed, clock::now()) {
@@ -152,6 +156,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let log = checkpoint::Log::begin(&work_dir, &found, &core.snapshot()).map_err(unusable)?;
     let (garbage, garbage_queue) = mpsc::unbounded_channel();
     let collector = tokio::spawn(driver::collect(work_dir.clone(), garbage_queue));
+    let disk_watch = tokio::spawn(watch_disk(
+        work_dir.clone(),
+        config.disk_watch_interval,
+        inputs.clone(),
+    ));
     let router = http::router(files::Files {
         work_dir: work_dir.clone(),
         queries,
@@ -191,12 +200,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     Ok(Running {
         url,
-        missing_walls,
         tasks_outlive_agent: config.tasks_outlive_agent,
+        walls,
         inputs,
         driver,
         server,
         collector,
+        disk_watch,
     })
 }
 
@@ -226,12 +236,7 @@ fn settings(
         None if address.is_ipv6() => format!("[{}]", address.ip()),
         None => address.ip().to_string(),
     };
-    let names: Vec<&str> = containerizer.isolation.iter().map(|i| i.name()).collect();
-    let isolation = if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(",")
-    };
+    let isolation = Isolator::summary(&containerizer.isolation.iter().copied().collect());
     let mut attributes = config.attributes.clone();
     attributes.push_text(Config::ISOLATION_ATTRIBUTE, &isolation);
     Settings {
@@ -248,6 +253,7 @@ fn settings(
         reconnect_max: config.reconnect_max,
         kill_grace: config.kill_grace,
         gc_delay: config.gc_delay,
+        gc_headroom_permille: permille(config.gc_disk_headroom),
         work_dir: work_dir.to_string_lossy().into_owned(),
         environment: detect::environment(),
         tasks_outlive_agent: config.tasks_outlive_agent,
@@ -272,16 +278,55 @@ fn detected(work_dir: &Path, earlier: &Checkpoint) -> Resources {
     }
 }
 
+/// A part of a whole, checked before, in thousandths.
+fn permille(part: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 1000"
+    )]
+    let thousandths = (part * 1000.0).round() as u32;
+    thousandths
+}
+
+/// Tells the core how full the disk is, now and then.
+async fn watch_disk(work_dir: PathBuf, interval: Duration, inputs: mpsc::Sender<Input>) {
+    loop {
+        let folder = work_dir.clone();
+        let used = tokio::task::spawn_blocking(move || detect::disk_used_permille(&folder)).await;
+        if let Ok(Some(used_permille)) = used
+            && inputs
+                .send(Input::DiskUsage { used_permille })
+                .await
+                .is_err()
+        {
+            return;
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
 impl Running {
     /// Where it serves, `http://host:port`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The walls that tasks do without because this machine cannot give them, and why. Empty
-    /// when all were given that were wanted.
-    pub fn missing_walls(&self) -> &[(Isolator, String)] {
-        &self.missing_walls
+    /// Every wall that was wanted: what it enforces, or why this machine cannot give it.
+    pub fn walls(&self) -> &[(Isolator, Result<String, String>)] {
+        &self.walls
+    }
+
+    /// The essential walls that tasks do without because this machine cannot give them, and
+    /// why. Empty when all were given that were wanted.
+    pub fn missing_walls(&self) -> Vec<(Isolator, &str)> {
+        let missing = self.walls.iter().filter_map(|(isolator, said)| {
+            let reason = said.as_ref().err()?;
+            isolator
+                .is_essential()
+                .then_some((*isolator, reason.as_str()))
+        });
+        missing.collect()
     }
 
     /// Ends this agent for good: every task is killed and reported, the master is told that it
@@ -316,6 +361,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.server.abort();
         self.collector.abort();
+        self.disk_watch.abort();
         self.driver.abort();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use allotment_types::{AgentId, FrameworkId, TaskId};
@@ -61,6 +61,9 @@ impl Store {
             source,
         };
         fs::create_dir_all(folder.join("meta/containers")).map_err(unusable)?;
+        // What tasks were given in confidence is written down there.
+        fs::set_permissions(folder.join("meta"), fs::Permissions::from_mode(0o700))
+            .map_err(unusable)?;
         let folder = folder.canonicalize().map_err(unusable)?;
         let lock = File::options()
             .create(true)

@@ -281,7 +281,9 @@ pub fn config(mode: Mode, master: &str, work_dir: PathBuf) -> Config {
         ),
         isolation: match mode {
             Mode::Plain => Isolation::None,
-            Mode::Isolated => "cgroups,namespaces".parse::<Isolation>().unwrap(),
+            Mode::Isolated => "cgroups,namespaces,linux,volume,posix/rlimits,disk/du"
+                .parse::<Isolation>()
+                .unwrap(),
         },
         launcher: launcher(),
         // A test that fails must not leave processes behind; those about what outlives an agent
@@ -377,6 +379,20 @@ pub fn program(id: &str, argv: &[&str]) -> TaskInfo {
         ..Default::default()
     };
     task(id, command)
+}
+
+/// The same task with wishes for its container.
+pub fn contained(mut info: TaskInfo, container: mesos::ContainerInfo) -> TaskInfo {
+    info.container = Some(mesos::ContainerInfo {
+        r#type: i32::from(mesos::container_info::Type::Mesos),
+        ..container
+    });
+    info
+}
+
+/// Whether this is root, without which most walls cannot be had.
+pub fn root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// Groups of containers that exist in any hierarchy below this agent's own groups.

@@ -52,6 +52,7 @@ impl Agent {
             reconnect_max: secs(8),
             kill_grace: GRACE,
             gc_delay: secs(3600),
+            gc_headroom_permille: 100,
             work_dir: "/work".to_owned(),
             environment: vec![("PATH".to_owned(), "/bin".to_owned())],
             tasks_outlive_agent: true,
@@ -270,6 +271,7 @@ impl Agent {
                 },
                 memory: None,
                 disk_full: false,
+                disk: None,
             },
         );
     }

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use allotment_agent::{Attributes, Config, Isolation};
+use allotment_agent::{
+    Attributes, Capabilities, Config, FetcherSettings, Isolation, IsolatorSettings, Running,
+};
 use allotment_types::Resources;
 
 use super::{Common, Role, duration, serve, set, state_folder, usage};
 use crate::context::Context;
+use crate::output;
 
 /// Arguments of `allot agent`.
 #[derive(Debug, clap::Args)]
@@ -39,15 +42,24 @@ pub(crate) struct Args {
     #[arg(long)]
     attributes: Option<Attributes>,
     /// Walls around tasks: auto (all that this machine can give), none (plain processes), or a
-    /// list of cgroups,namespaces that must all be there
+    /// list such as cgroups,namespaces that must all be there; auto,cgroups/cpuset,-linux/devices
+    /// adds one and leaves one out
     #[arg(long, default_value = "auto")]
     isolation: Isolation,
+    #[command(flatten)]
+    walls: Walls,
     /// Run every task as the agent's own user, whatever user it names
     #[arg(long)]
     no_switch_user: bool,
-    /// How long the sandbox of an ended task is kept
+    /// How long the sandbox of an ended task is kept at most [default: a week]
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     gc_delay: Option<Duration>,
+    /// The part of the disk that is to stay free: the fuller it is, the earlier sandboxes go
+    /// [default: 0.1]
+    #[arg(long, value_name = "PART")]
+    gc_disk_headroom: Option<f64>,
+    #[command(flatten)]
+    fetching: Fetching,
     /// End every task when this agent ends, however it ends. Otherwise tasks go on, and the next
     /// agent on the same folder takes them up; SIGUSR1 ends them and takes the agent out of the
     /// cluster
@@ -62,6 +74,90 @@ pub(crate) struct Args {
     log_files_max: Option<u32>,
     #[command(flatten)]
     common: Common,
+}
+
+/// What single isolators are told.
+#[derive(Debug, clap::Args)]
+struct Walls {
+    /// Make every task's request of cpus its ceiling, too (isolator cgroups/cpu)
+    #[arg(long)]
+    cgroups_enable_cfs: bool,
+    /// Folders below which tasks may mount paths of this machine [default: none]
+    #[arg(long, value_name = "DIR,...", value_delimiter = ',')]
+    host_path_volumes: Vec<String>,
+    /// Capabilities that tasks may gain at most, such as default,NET_RAW
+    #[arg(long, value_name = "NAME,...")]
+    bounding_capabilities: Option<Capabilities>,
+    /// Capabilities that a task of root starts with unless it names others
+    #[arg(long, value_name = "NAME,...")]
+    effective_capabilities: Option<Capabilities>,
+    /// Give every container a /tmp of its own, which lies in its sandbox
+    #[arg(long)]
+    own_tmp: bool,
+    /// Do not end tasks whose sandbox holds more than the disk they asked for
+    #[arg(long)]
+    no_disk_quota: bool,
+    /// How often sandboxes of running tasks are measured [default: 15s]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    container_disk_watch_interval: Option<Duration>,
+}
+
+/// How files are fetched for tasks.
+#[derive(Debug, clap::Args)]
+struct Fetching {
+    /// The largest file, and the most that an archive may unpack to, in bytes [default: 10 GiB]
+    #[arg(long, value_name = "BYTES")]
+    fetch_size_max: Option<u64>,
+    /// The size of the cache of fetched files in bytes [default: 2 GiB]
+    #[arg(long, value_name = "BYTES")]
+    fetcher_cache_size: Option<u64>,
+    /// How long a server may say nothing [default: 1m]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    fetcher_stall_timeout: Option<Duration>,
+    /// A PEM file of certificate authorities to trust besides those of the machine
+    #[arg(long, value_name = "FILE")]
+    fetcher_authorities: Option<PathBuf>,
+}
+
+impl Walls {
+    fn apply(self, settings: &mut IsolatorSettings) {
+        settings.cgroups_enable_cfs = self.cgroups_enable_cfs;
+        settings.host_path_volumes = self.host_path_volumes;
+        settings.own_tmp = self.own_tmp;
+        settings.enforce_disk_quota = !self.no_disk_quota;
+        set(
+            &mut settings.bounding_capabilities,
+            self.bounding_capabilities,
+        );
+        set(
+            &mut settings.effective_capabilities,
+            self.effective_capabilities,
+        );
+        set(
+            &mut settings.disk_watch_interval,
+            self.container_disk_watch_interval,
+        );
+    }
+}
+
+impl Fetching {
+    fn apply(self, settings: &mut FetcherSettings) {
+        set(&mut settings.size_max, self.fetch_size_max);
+        set(&mut settings.cache_size, self.fetcher_cache_size);
+        set(&mut settings.stall_timeout, self.fetcher_stall_timeout);
+        settings.authorities = self.fetcher_authorities;
+    }
+}
+
+/// One line for each wall: what it enforces here, or why it cannot be had.
+fn tell_walls(agent: &Running) {
+    for (isolator, said) in agent.walls() {
+        let (mark, clause) = match said {
+            Ok(enforces) => ("yes", enforces),
+            Err(reason) => ("NO ", reason),
+        };
+        output::note(&format!("{mark} {:22}{clause}", isolator.name()));
+    }
 }
 
 /// Runs the role.
@@ -82,9 +178,14 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     };
     set(&mut config.gc_delay, args.gc_delay);
     set(&mut config.log_files_max, args.log_files_max);
+    set(&mut config.gc_disk_headroom, args.gc_disk_headroom);
+    args.walls.apply(&mut config.isolators);
+    args.fetching.apply(&mut config.fetcher);
     config.validate().map_err(usage)?;
     serve(&args.common, config, async |config| {
-        allotment_agent::start(config).await.map(Role::Agent)
+        let agent = allotment_agent::start(config).await?;
+        tell_walls(&agent);
+        Ok::<_, allotment_agent::StartError>(Role::Agent(agent))
     })
     .await
 }

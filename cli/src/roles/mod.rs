@@ -61,8 +61,9 @@ impl Role {
         let Self::Agent(agent) = self else {
             return None;
         };
-        let missing = agent.missing_walls().iter();
-        let missing: Vec<_> = missing
+        let missing: Vec<_> = agent
+            .missing_walls()
+            .into_iter()
             .map(|(wall, reason)| format!("{wall} ({reason})"))
             .collect();
         (!missing.is_empty()).then(|| {

@@ -194,14 +194,6 @@ fn rules_are_broken_at_a_path() {
         ),
         (json!({"fetch": [{"uri": "ftp://x/y"}]}), "/fetch(0)"),
         (
-            json!({"fetch": [{"uri": "http://x/y.tar.gz"}]}),
-            "/fetch(0)",
-        ),
-        (
-            json!({"fetch": [{"uri": "http://x/y", "cache": true}]}),
-            "/fetch(0)",
-        ),
-        (
             json!({"fetch": [{"uri": "http://x/y", "destPath": "../y"}]}),
             "/fetch(0)",
         ),
@@ -285,7 +277,7 @@ fn harmless_values_of_unsupported_fields_and_null_are_taken() {
         json!({"networks": [{"mode": "host"}], "role": "*", "acceptedResourceRoles": ["*"]}),
         json!({"uris": [], "fetch": [], "ports": [0], "portDefinitions": [{"port": 0}]}),
         json!({"tasksRunning": 1, "tasks": [], "deployments": [], "version": "2020-01-01T00:00:00.000Z"}),
-        json!({"fetch": [{"uri": "http://x/y.tar.gz", "extract": false}]}),
+        json!({"fetch": [{"uri": "https://x/y.tar.gz"}, {"uri": "http://x/y", "cache": true}]}),
         json!({"instances": 3.0, "cpus": 0.001}),
         json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"},
                "upgradeStrategy": {"minimumHealthCapacity": 0, "maximumOverCapacity": 0}}),

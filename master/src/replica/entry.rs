@@ -27,7 +27,7 @@ pub struct Entry {
 #[derive(Clone, PartialEq, Message)]
 pub struct Boxed {
     /// Absent: written by a later version.
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub record: Option<Record>,
 }
 
@@ -130,7 +130,8 @@ pub fn decode_registry(data: Bytes) -> Result<(Registry, Timestamp), EntryError>
 mod tests {
     use super::*;
     use crate::core::registry::{
-        AgentRecord, FrameworkRecord, StoreChange, StoreRecord, StoredEntry,
+        AgentRecord, FrameworkRecord, QuotaRecord, StoreChange, StoreRecord, StoredEntry,
+        WeightRecord, WishRecord,
     };
     use allotment_proto::mesos;
 
@@ -172,6 +173,21 @@ mod tests {
             Record::FrameworkForgotten("f-1".to_owned()),
             commit(7, vec![change("a", Some(b"1")), change("b", Some(b"2"))]),
             commit(9, vec![change("b", None)]),
+            Record::Weight(WeightRecord {
+                role: "web".to_owned(),
+                thousandths: 2500,
+            }),
+            Record::Quota(QuotaRecord {
+                role: "web".to_owned(),
+                guarantees: [("cpus".to_owned(), 4000)].into(),
+                limits: [("mem".to_owned(), 64_000)].into(),
+            }),
+            Record::Wish(WishRecord {
+                agent: "a-S0".to_owned(),
+                draining: true,
+                grace: Some(5),
+                ..Default::default()
+            }),
         ]
     }
 
@@ -184,13 +200,16 @@ mod tests {
             Record::Framework(_) => 3,
             Record::FrameworkForgotten(_) => 4,
             Record::Store(_) => 5,
+            Record::Weight(_) => 6,
+            Record::Quota(_) => 7,
+            Record::Wish(_) => 8,
         }
     }
 
     #[test]
     fn every_record_survives_the_log() {
         let tags: std::collections::BTreeSet<u32> = records().iter().map(tag).collect();
-        assert!(tags.into_iter().eq(1..=5));
+        assert!(tags.into_iter().eq(1..=8));
         let time = Timestamp::from_secs(5);
         let (epoch, sequence, at, read) = decode(encode(1, 2, time, records())).unwrap();
         assert_eq!((epoch, sequence, at), (1, 2, time));

@@ -16,36 +16,39 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Limits, Setting, Version, cpu, memory, pids};
+use super::walls::{Setting, Walls};
+use super::{Version, memory};
 
 /// The group of ours in every hierarchy.
 const OURS: &str = "allotment";
 
-/// One controller that walls tasks in.
+/// One controller of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Controller {
+pub(super) enum Controller {
     Cpu,
     Memory,
     Pids,
+    Cpuset,
+    Blkio,
+    Freezer,
 }
 
 impl Controller {
-    const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Pids];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
-            Self::Pids => "pids",
+    const fn name(self, version: Version) -> &'static str {
+        match (self, version) {
+            (Self::Cpu, _) => "cpu",
+            (Self::Memory, _) => "memory",
+            (Self::Pids, _) => "pids",
+            (Self::Cpuset, _) => "cpuset",
+            (Self::Blkio, Version::V1) => "blkio",
+            (Self::Blkio, Version::V2) => "io",
+            (Self::Freezer, _) => "freezer",
         }
     }
 
-    fn settings(self, version: Version, limits: &Limits) -> Vec<Setting> {
-        match self {
-            Self::Cpu => cpu::settings(version, limits),
-            Self::Memory => memory::settings(version, limits),
-            Self::Pids => pids::settings(version, limits),
-        }
+    /// Whether a v2 hierarchy does this without a controller that has to be switched on.
+    const fn is_part_of_v2(self) -> bool {
+        matches!(self, Self::Freezer)
     }
 }
 
@@ -60,8 +63,12 @@ struct Hierarchy {
 
 /// Every hierarchy that this agent uses.
 #[derive(Debug)]
-pub(in super::super) struct Cgroups {
+pub(super) struct Cgroups {
+    agent: String,
     hierarchies: Vec<Hierarchy>,
+    /// Every group of this agent that an earlier run left, in hierarchies that are not used any
+    /// more too: its containers may still be there.
+    earlier: Vec<(Version, PathBuf)>,
 }
 
 /// The groups of one container, one per hierarchy.
@@ -82,74 +89,152 @@ pub(in super::super) struct MemoryVerdict {
 }
 
 impl Cgroups {
-    /// Finds cpu, memory and pids, makes this agent's group in each and removes what an earlier
-    /// run left in it, processes included, but for the containers that are `spared`.
-    ///
-    /// # Errors
-    /// Which controller is missing or may not be used, as a clause.
-    pub(in super::super) fn set_up(agent: &str, spared: &BTreeSet<String>) -> Result<Self, String> {
-        let mounts = fs::read_to_string("/proc/self/mounts")
-            .map_err(|error| format!("/proc/self/mounts cannot be read: {error}"))?;
-        let mut hierarchies: Vec<Hierarchy> = Vec::new();
-        for controller in Controller::ALL {
-            let (version, mount) = find(&mounts, controller).ok_or_else(|| {
-                format!(
-                    "no cgroup hierarchy with the {} controller",
-                    controller.name()
-                )
-            })?;
-            let root = mount.join(OURS).join(agent);
-            match hierarchies.iter_mut().find(|known| known.root == root) {
-                Some(known) => known.controllers.push(controller),
-                None => hierarchies.push(Hierarchy {
-                    version,
-                    root,
-                    controllers: vec![controller],
-                }),
-            }
+    /// No hierarchy at all.
+    pub(super) const fn none() -> Self {
+        Self {
+            agent: String::new(),
+            hierarchies: Vec::new(),
+            earlier: Vec::new(),
         }
-        let cgroups = Self { hierarchies };
-        for hierarchy in &cgroups.hierarchies {
-            hierarchy.prepare()?;
+    }
+
+    /// Those of one agent; none yet, but for what an earlier run left.
+    pub(super) fn of(agent: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let earlier = mounted(&mounts).filter_map(|(path, version, _)| {
+            let group = Path::new(path).join(OURS).join(agent);
+            group.is_dir().then_some((version, group))
+        });
+        Self {
+            agent: agent.to_owned(),
+            hierarchies: Vec::new(),
+            earlier: earlier.collect(),
         }
-        cgroups.remove_leftovers(spared);
-        Ok(cgroups)
     }
 
     /// The groups that an earlier run made for a container; `None` when there are none.
-    pub(in super::super) fn adopt(&self, container: &str) -> Option<Group> {
+    pub(super) fn adopt(&self, container: &str) -> Option<Group> {
         let mut group = Group {
-            paths: Vec::with_capacity(self.hierarchies.len()),
+            paths: Vec::with_capacity(self.earlier.len()),
             memory: None,
             limit_bytes: 0,
         };
-        for hierarchy in &self.hierarchies {
-            let path = hierarchy.root.join(container);
+        for (version, root) in &self.earlier {
+            let path = root.join(container);
             if !path.is_dir() {
                 continue;
             }
-            if hierarchy.controllers.contains(&Controller::Memory) {
-                group.limit_bytes = memory::limit_bytes(hierarchy.version, &path);
-                group.memory = Some((hierarchy.version, path.clone()));
+            if let Some(limit) = memory::limit_bytes(*version, &path) {
+                group.limit_bytes = limit;
+                group.memory = Some((*version, path.clone()));
             }
             group.paths.push(path);
         }
         (!group.paths.is_empty()).then_some(group)
     }
 
-    /// Makes the groups of one container and sets its limits.
+    /// Finds the hierarchy of a controller and makes this agent's group in it; its version and a
+    /// word on where it is.
+    ///
+    /// # Errors
+    /// Why it may not be used, as a clause.
+    pub(super) fn add(&mut self, controller: Controller) -> Result<(Version, String), String> {
+        let mounts = fs::read_to_string("/proc/self/mounts")
+            .map_err(|error| format!("/proc/self/mounts cannot be read: {error}"))?;
+        let (version, mount) = find(&mounts, controller).ok_or_else(|| {
+            format!(
+                "no cgroup hierarchy with the {} controller",
+                controller.name(Version::V1)
+            )
+        })?;
+        let root = mount.join(OURS).join(&self.agent);
+        let mut hierarchy = Hierarchy {
+            version,
+            root,
+            controllers: vec![controller],
+        };
+        hierarchy.prepare()?;
+        let known = self
+            .hierarchies
+            .iter_mut()
+            .find(|known| known.root == hierarchy.root);
+        match known {
+            Some(known) => known.controllers.append(&mut hierarchy.controllers),
+            None => self.hierarchies.push(hierarchy),
+        }
+        let version_name = match version {
+            Version::V1 => "v1",
+            Version::V2 => "v2",
+        };
+        Ok((
+            version,
+            format!("cgroup {version_name}, {}", mount.display()),
+        ))
+    }
+
+    /// Does without a controller after all.
+    pub(super) fn drop(&mut self, controller: Controller) {
+        for hierarchy in &mut self.hierarchies {
+            hierarchy.controllers.retain(|known| *known != controller);
+            if hierarchy.controllers.is_empty() {
+                tear_down(&hierarchy.root);
+            }
+        }
+        self.hierarchies.retain(|h| !h.controllers.is_empty());
+    }
+
+    /// This agent's group in the hierarchy of a controller that was added.
+    pub(super) fn root_of(&self, controller: Controller) -> &Path {
+        let found = self
+            .hierarchies
+            .iter()
+            .find(|h| h.controllers.contains(&controller));
+        found.map_or_else(|| Path::new(""), |hierarchy| hierarchy.root.as_path())
+    }
+
+    /// Whether a group in the hierarchy of a controller has this file.
+    pub(super) fn offers(&self, controller: Controller, file: &str) -> bool {
+        self.root_of(controller).join(file).exists()
+    }
+
+    /// What a file of the mounted root says, written down to this agent's own group where the
+    /// kernel leaves that empty (cpusets of v1 start with nothing).
+    pub(super) fn inherited(&self, controller: Controller, file: &str) -> Result<String, String> {
+        let root = self.root_of(controller);
+        let mut value = String::new();
+        for group in root
+            .ancestors()
+            .take(3)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
+            let path = group.join(file);
+            let said = fs::read_to_string(&path)
+                .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+            if said.trim().is_empty() && !value.is_empty() {
+                fs::write(&path, &value).map_err(|error| {
+                    format!("cannot write {value} to {}: {error}", path.display())
+                })?;
+            } else {
+                said.trim().clone_into(&mut value);
+            }
+        }
+        Ok(value)
+    }
+
+    /// Makes the groups of one container and writes its settings; `None` without hierarchies.
     ///
     /// # Errors
     /// The file that could not be written and why, as a clause.
-    pub(in super::super) fn create(
-        &self,
-        container: &str,
-        limits: &Limits,
-    ) -> Result<Group, String> {
+    pub(super) fn create(&self, container: &str, walls: &Walls) -> Result<Option<Group>, String> {
+        if self.hierarchies.is_empty() {
+            return Ok(None);
+        }
         let mut group = Group {
             paths: Vec::with_capacity(self.hierarchies.len()),
             memory: None,
-            limit_bytes: limits.memory_bytes,
+            limit_bytes: walls.memory_limit_bytes.unwrap_or(0),
         };
         for hierarchy in &self.hierarchies {
             let path = hierarchy.root.join(container);
@@ -160,44 +245,49 @@ impl Cgroups {
                 return Err(clause);
             }
             group.paths.push(path.clone());
-            for controller in &hierarchy.controllers {
-                for setting in controller.settings(hierarchy.version, limits) {
-                    if let Err(error) = apply(&path, &setting) {
-                        group.remove();
-                        let Setting { file, value, .. } = setting;
-                        return Err(format!(
-                            "cannot write {value} to {}/{file}: {error}",
-                            path.display()
-                        ));
-                    }
-                }
-                if *controller == Controller::Memory {
-                    group.memory = Some((hierarchy.version, path.clone()));
+            let ours = walls
+                .settings
+                .iter()
+                .filter(|setting| hierarchy.controllers.contains(&setting.controller));
+            for setting in ours {
+                if let Err(error) = apply(&path, setting) {
+                    group.remove();
+                    let Setting { file, value, .. } = setting;
+                    return Err(format!(
+                        "cannot write {value} to {}/{file}: {error}",
+                        path.display()
+                    ));
                 }
             }
+            if hierarchy.controllers.contains(&Controller::Memory) {
+                group.memory = Some((hierarchy.version, path));
+            }
         }
-        Ok(group)
+        Ok(Some(group))
     }
 
     /// Removes this agent's groups, once no container is left in them.
-    pub(in super::super) fn tear_down(&self) {
+    pub(super) fn tear_down(&self) {
         self.remove_leftovers(&BTreeSet::new());
-        for hierarchy in &self.hierarchies {
-            let _ = fs::remove_dir(&hierarchy.root);
-            if let Some(ours) = hierarchy.root.parent() {
-                // Refused while another agent has its groups there.
-                let _ = fs::remove_dir(ours);
-            }
+        for root in self.roots() {
+            tear_down(root);
         }
     }
 
+    /// This agent's groups, old and new.
+    fn roots(&self) -> BTreeSet<&Path> {
+        let earlier = self.earlier.iter().map(|(_, root)| root.as_path());
+        let now = self.hierarchies.iter().map(|h| h.root.as_path());
+        earlier.chain(now).collect()
+    }
+
     /// Kills and removes whatever containers this agent's groups hold, but for the spared ones.
-    fn remove_leftovers(&self, spared: &BTreeSet<String>) {
+    pub(super) fn remove_leftovers(&self, spared: &BTreeSet<String>) {
         // Killed processes leave their groups a little later; two seconds are plenty.
         for round in 0..200 {
             let mut left = 0;
-            for hierarchy in &self.hierarchies {
-                for path in subgroups(&hierarchy.root) {
+            for root in self.roots() {
+                for path in subgroups(root) {
                     let name = path.file_name().and_then(|name| name.to_str());
                     if name.is_some_and(|name| spared.contains(name)) {
                         continue;
@@ -226,7 +316,8 @@ impl Hierarchy {
             let names: Vec<String> = self
                 .controllers
                 .iter()
-                .map(|controller| format!("+{}", controller.name()))
+                .filter(|controller| !controller.is_part_of_v2())
+                .map(|controller| format!("+{}", controller.name(self.version)))
                 .collect();
             let switches = names.join(" ");
             // From the mount down to this agent's group: its children are the containers.
@@ -239,6 +330,14 @@ impl Hierarchy {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes an agent's group in one hierarchy, and the one above where no other agent has any.
+fn tear_down(root: &Path) {
+    let _ = fs::remove_dir(root);
+    if let Some(ours) = root.parent() {
+        let _ = fs::remove_dir(ours);
     }
 }
 
@@ -310,28 +409,39 @@ impl Group {
 /// The hierarchy of `controller` in the text of `/proc/self/mounts`; v1 wins where it has the
 /// controller, as the kernel gives it to one of them only.
 fn find(mounts: &str, controller: Controller) -> Option<(Version, PathBuf)> {
-    let lines = || {
-        mounts.lines().filter_map(|line| {
-            let mut words = line.split(' ');
-            let (_, path, kind, options) =
-                (words.next()?, words.next()?, words.next()?, words.next()?);
-            Some((path, kind, options))
-        })
-    };
-    let v1 = lines().find(|(_, kind, options)| {
-        *kind == "cgroup" && options.split(',').any(|option| option == controller.name())
+    let v1 = mounted(mounts).find(|(_, version, options)| {
+        *version == Version::V1
+            && options
+                .split(',')
+                .any(|option| option == controller.name(Version::V1))
     });
-    if let Some((path, _, _)) = v1 {
+    if let Some((path, ..)) = v1 {
         return Some((Version::V1, PathBuf::from(path)));
     }
-    let v2 = lines().find(|(path, kind, _)| {
-        *kind == "cgroup2"
-            && fs::read_to_string(Path::new(path).join("cgroup.controllers")).is_ok_and(|list| {
-                list.split_ascii_whitespace()
-                    .any(|name| name == controller.name())
-            })
+    let v2 = mounted(mounts).find(|(path, version, _)| {
+        let controllers = || fs::read_to_string(Path::new(path).join("cgroup.controllers"));
+        *version == Version::V2
+            && (controller.is_part_of_v2()
+                || controllers().is_ok_and(|list| {
+                    list.split_ascii_whitespace()
+                        .any(|name| name == controller.name(Version::V2))
+                }))
     });
-    v2.map(|(path, _, _)| (Version::V2, PathBuf::from(path)))
+    v2.map(|(path, ..)| (Version::V2, PathBuf::from(path)))
+}
+
+/// Every hierarchy in the text of `/proc/self/mounts`: where, which version, mount options.
+fn mounted(mounts: &str) -> impl Iterator<Item = (&str, Version, &str)> {
+    mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (_, path, kind, options) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let version = match kind {
+            "cgroup" => Version::V1,
+            "cgroup2" => Version::V2,
+            _ => return None,
+        };
+        Some((path, version, options))
+    })
 }
 
 fn apply(group: &Path, setting: &Setting) -> io::Result<()> {
@@ -360,13 +470,24 @@ fn subgroups(root: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Kills whatever is in a group: as a whole where the kernel can (v2), and stopped first where
+/// there is a freezer, so that nothing forks away meanwhile.
 fn kill_members(group: &Path) {
+    if write_existing(&group.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let freezer = group.join("freezer.state");
+    let frozen = write_existing(&freezer, "FROZEN").is_ok();
     let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     for pid in members.lines().filter_map(|line| line.parse().ok()) {
         // 0 stands for processes of namespaces out of sight, and would mean our own group.
         if pid > 1 {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+    if frozen {
+        // Signals of frozen processes take effect when they thaw.
+        let _ = write_existing(&freezer, "THAWED");
     }
 }
 

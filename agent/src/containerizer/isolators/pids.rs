@@ -1,12 +1,28 @@
-//! The pids controller: a fork bomb stays inside its task.
+//! `cgroups/pids`: a fork bomb stays inside its task.
 
-use super::{Limits, Setting, Version};
+use super::cgroups::Controller;
+use super::{Host, Isolate, Setting, Walls};
+use crate::containerizer::wire::Launch;
+use crate::isolation::Isolator;
 
-pub(super) fn settings(version: Version, limits: &Limits) -> Vec<Setting> {
-    let (Version::V1 | Version::V2) = version;
-    vec![Setting {
-        file: "pids.max",
-        value: limits.pids_max.to_string(),
-        optional: false,
-    }]
+#[derive(Debug)]
+pub(super) struct Pids;
+
+impl Isolate for Pids {
+    fn isolator(&self) -> Isolator {
+        Isolator::CgroupsPids
+    }
+
+    fn probe(&mut self, host: &mut Host) -> Result<String, String> {
+        let (_, at) = host.cgroups.add(Controller::Pids)?;
+        Ok(format!("a limit of processes and threads ({at})"))
+    }
+
+    fn isolate(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String> {
+        let most = launch.pids_max;
+        walls
+            .settings
+            .push(Setting::must(Controller::Pids, "pids.max", most));
+        Ok(())
+    }
 }

@@ -1,5 +1,5 @@
 //! The few system calls that safe wrappers do not offer; all `unsafe` code of the agent is here,
-//! in `spawn`, which starts a task, and in `pidfd`.
+//! in `spawn`, which starts a task, `harden`, which takes powers from it, `mounts` and `pidfd`.
 //!
 //! What makes the blocks sound is said beside each. Two facts hold for all of them: the launcher
 //! and every container init have exactly one thread, so no lock can be held by somebody else at
@@ -14,9 +14,13 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
+mod harden;
+mod mounts;
 mod pidfd;
 mod spawn;
 
+pub(super) use harden::{Capabilities, Hardening, Instruction, try_filter};
+pub(super) use mounts::{Refuses, attach, clone_tree, restrict, restrict_path};
 pub(super) use pidfd::{began_by, pidfd_kill, pidfd_open, since_boot};
 pub(super) use spawn::{ChildStack, Credentials, Stage, TaskPlan, spawn_task};
 

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::exit_now;
+use super::harden::{self, Hardening};
 
 /// At which step the start of a task failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub(in super::super) enum Stage {
     Clone,
     Mount,
     Journal,
+    Volume,
+    Sys,
+    Capabilities,
+    Seccomp,
 }
 
 impl Stage {
@@ -38,6 +43,10 @@ impl Stage {
             Self::Clone,
             Self::Mount,
             Self::Journal,
+            Self::Volume,
+            Self::Sys,
+            Self::Capabilities,
+            Self::Seccomp,
         ]
         .into_iter()
         .find(|stage| *stage as i32 == number)
@@ -67,6 +76,7 @@ pub(in super::super) struct TaskPlan {
     open_files: (u64, u64),
     /// Die with the container's init (where no pid namespace sees to it).
     die_with_init: bool,
+    hardening: Hardening,
 }
 
 /// A list of C strings as the kernel wants it: pointers with a null at the end.
@@ -89,6 +99,7 @@ impl TaskPlan {
         credentials: Option<Credentials>,
         open_files: (u64, u64),
         die_with_init: bool,
+        hardening: Hardening,
     ) -> Self {
         Self {
             cgroups,
@@ -99,6 +110,7 @@ impl TaskPlan {
             credentials,
             open_files,
             die_with_init,
+            hardening,
         }
     }
 
@@ -231,6 +243,11 @@ fn become_task(handover: &Handover<'_>) -> Stage {
             return Stage::Cgroup;
         }
     }
+    let hardening = &plan.hardening;
+    // Not before: the groups are entered through `/sys`.
+    if hardening.sys_read_only && harden::make_sys_read_only().is_err() {
+        return Stage::Sys;
+    }
     if unsafe { libc::setsid() } < 0 {
         return Stage::Session;
     }
@@ -252,6 +269,18 @@ fn become_task(handover: &Handover<'_>) -> Stage {
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
         return Stage::Limits;
     }
+    for (kind, soft, hard) in &hardening.rlimits {
+        if harden::set_rlimit(*kind, *soft, *hard).is_err() {
+            return Stage::Limits;
+        }
+    }
+    let bounded = hardening
+        .capabilities
+        .as_ref()
+        .map_or(Ok(()), |c| c.bound());
+    if bounded.is_err() {
+        return Stage::Capabilities;
+    }
     if let Some(user) = &plan.credentials {
         let became = unsafe {
             libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) == 0
@@ -261,6 +290,14 @@ fn become_task(handover: &Handover<'_>) -> Stage {
         if !became {
             return Stage::Credentials;
         }
+    }
+    let root = plan.credentials.as_ref().is_none_or(|user| user.uid == 0);
+    let settled = hardening
+        .capabilities
+        .as_ref()
+        .map_or(Ok(()), |c| c.settle(root));
+    if settled.is_err() {
+        return Stage::Capabilities;
     }
     if plan.die_with_init {
         // After the credentials, whose change clears it.
@@ -278,6 +315,14 @@ fn become_task(handover: &Handover<'_>) -> Stage {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+    if hardening.no_new_privs && harden::forbid_new_privileges().is_err() {
+        return Stage::Seccomp;
+    }
+    if let Some(filter) = &hardening.seccomp
+        && harden::install_filter(filter).is_err()
+    {
+        return Stage::Seccomp;
     }
     execute(handover);
     Stage::Exec

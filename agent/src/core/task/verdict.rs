@@ -38,6 +38,22 @@ impl Verdict {
                 Some(Reason::ContainerLimitationMemory),
                 memory_message(*limit, *peak),
             ),
+            (
+                _,
+                Outcome::Exited {
+                    disk: Some((limit, used)),
+                    ..
+                },
+            ) => verdict(
+                TaskState::TaskFailed,
+                Some(Reason::ContainerLimitationDisk),
+                format!(
+                    "Disk limit exceeded: the task asked {} and its sandbox holds {}; ask for \
+                     more `disk`",
+                    mib(*limit),
+                    mib(*used)
+                ),
+            ),
             (Some((Why::Asked, true)), _) => verdict(
                 TaskState::TaskKilled,
                 Some(Reason::TaskKilledDuringLaunch),
@@ -123,11 +139,12 @@ fn signal_name(signal: i32) -> String {
         .map_or_else(|_| format!("{signal}"), |name| name.as_str().to_owned())
 }
 
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
 fn memory_message(limit: u64, peak: Option<u64>) -> String {
-    let mib = |bytes: u64| {
-        let tenths = bytes.saturating_mul(10) >> 20;
-        format!("{}.{} MiB", tenths / 10, tenths % 10)
-    };
     let used = peak.map_or_else(String::new, |peak| format!(" and used up to {}", mib(peak)));
     format!(
         "Memory limit exceeded: the task asked {}{used}; ask for more `mem`",

@@ -177,6 +177,9 @@ fn build(id: TaskId, name: String, size: Size, spec: &JobSpec, near: bool) -> Ta
             format!("{SPOOL_SCHEME}{path}")
         },
         executable,
+        // Files come as they are, as with HTCondor.
+        extract: false,
+        cache: false,
         output_file: Some(name.to_owned()),
     };
     let program = if spec.transfer_executable == Some(false) || !copies || in_place {

@@ -162,6 +162,8 @@ pub fn task(app: &App, instance: &InstanceId, id: TaskId, host: &str, ports: &[u
     let uris = app.fetch.iter().map(|file| api::Uri {
         value: file.uri.clone(),
         executable: file.executable,
+        extract: file.extract,
+        cache: file.cache,
         output_file: file.dest_path.clone(),
     });
     let mut labels = app.labels.clone();

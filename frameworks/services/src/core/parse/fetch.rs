@@ -4,11 +4,6 @@ use super::super::answer::Problems;
 use super::super::app::Fetch;
 use super::super::json::Fields;
 
-/// Endings of files that Mesos' fetcher unpacks.
-const ARCHIVES: [&str; 9] = [
-    ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".zip", ".gz",
-];
-
 pub(super) fn read(f: &mut Fields<'_>, p: &mut Problems) -> Vec<Fetch> {
     let uris = f.texts("uris", p).filter(|uris| !uris.is_empty());
     let list = f.list("fetch", p).filter(|list| !list.is_empty());
@@ -51,27 +46,14 @@ pub(super) fn read(f: &mut Fields<'_>, p: &mut Problems) -> Vec<Fetch> {
 }
 
 fn check_fetch(at: &str, file: &Fetch, p: &mut Problems) {
-    let known = ["/", "file:///", "http://"];
+    let known = ["/", "file:///", "http://", "https://"];
     if !known.iter().any(|start| file.uri.starts_with(start)) {
         p.rule(
             at,
             format!(
-                "{:?} cannot be fetched yet; give an absolute path, file:/// or http://",
+                "{:?} cannot be fetched yet; give an absolute path, file:///, http:// or https://",
                 file.uri.chars().take(80).collect::<String>()
             ),
-        );
-    }
-    let name = file.uri.to_ascii_lowercase();
-    if file.extract && ARCHIVES.iter().any(|ending| name.ends_with(ending)) {
-        p.rule(
-            at,
-            "unpacking archives is not supported yet; set extract to false and unpack in cmd",
-        );
-    }
-    if file.cache {
-        p.rule(
-            at,
-            "the fetcher's cache is not supported yet; leave cache out",
         );
     }
     if let Some(dest) = &file.dest_path
