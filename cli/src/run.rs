@@ -355,6 +355,7 @@ impl Job<'_> {
                 && let Ok(why) = operator
                     .why(WhyRequest {
                         subject: framework.to_string(),
+                        kind: None,
                     })
                     .await
             {

@@ -23,14 +23,39 @@ use crate::rpc::{self, Peer};
 /// Arguments of `allot why`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An app (/web), a job (12 or 12.3), a task, a framework, a node or a role
-    subject: String,
+    /// An app (/web), a job (12 or 12.3), a task, a framework, a node or a role; where several
+    /// have one name, say which kind first: `allot why role web`
+    #[arg(value_name = "[KIND] SUBJECT", num_args = 1..=2, required = true)]
+    subject: Vec<String>,
 }
+
+/// The kinds that the master tells apart, with the names that people use.
+const KINDS: [(&str, &str); 5] = [
+    ("framework", "framework"),
+    ("node", "agent"),
+    ("agent", "agent"),
+    ("task", "task"),
+    ("role", "role"),
+];
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
-    let subject = args.subject.as_str();
-    if subject.starts_with('/') {
+    let (kind, subject) = match args.subject.as_slice() {
+        [kind, subject] => {
+            let known = KINDS.iter().find(|(name, _)| name == kind);
+            let (_, kind) = known.ok_or_else(|| {
+                Failure::Usage(format!(
+                    "{kind:?} is no kind; say framework, node, task or role, or nothing"
+                ))
+            })?;
+            (Some((*kind).to_owned()), subject.as_str())
+        }
+        [subject] => (None, subject.as_str()),
+        _ => return Err(Failure::Usage("name one thing".to_owned()).into()),
+    };
+    if kind.is_some() {
+        ask_master(ctx, subject, kind).await?;
+    } else if subject.starts_with('/') {
         let answer = why_app(ctx, subject).await?;
         tell(
             ctx.output,
@@ -43,15 +68,20 @@ pub(crate) async fn run(ctx: &Context, args: &Args) -> anyhow::Result<ExitCode> 
         let title = format!("job {}.{}", asked.cluster, asked.proc);
         tell(ctx.output, &title, &answer, &answer.lines)?;
     } else {
-        let request = WhyRequest {
-            subject: subject.to_owned(),
-        };
-        let answer = ctx.operator().await?.why(request).await;
-        let answer: WhyResponse = answer.map_err(|s| ctx.refused(&s))?.into_inner();
-        let title = format!("{} {}", answer.kind, answer.id);
-        tell(ctx.output, &title, &answer, &answer.lines)?;
+        ask_master(ctx, subject, None).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn ask_master(ctx: &Context, subject: &str, kind: Option<String>) -> anyhow::Result<()> {
+    let request = WhyRequest {
+        subject: subject.to_owned(),
+        kind,
+    };
+    let answer = ctx.operator().await?.why(request).await;
+    let answer: WhyResponse = answer.map_err(|s| ctx.refused(&s))?.into_inner();
+    let title = format!("{} {}", answer.kind, answer.id);
+    tell(ctx.output, &title, &answer, &answer.lines)
 }
 
 fn tell<T: Serialize>(

@@ -557,3 +557,71 @@ fn an_error_event_is_final() {
     s.says(Call::Revive);
     s.nothing_else();
 }
+
+#[test]
+fn plain_tasks_are_served_from_what_is_reserved_first() {
+    let mut s = Story::subscribed();
+    let mut held = event(scheduler::event::Type::Offers);
+    held.offers = Some(scheduler::event::Offers {
+        offers: vec![offer("O1", "F1", "cpus(eng):1; cpus:2; mem:64")],
+    });
+    s.hears(held);
+    assert!(matches!(s.see(), Effect::Deliver(Event::Offers(_))));
+    s.says(Call::Accept {
+        agent: "A1".parse().unwrap(),
+        offers: vec!["O1".parse().unwrap()],
+        tasks: vec![allotment_framework_sdk::Task::new(
+            "t".parse().unwrap(),
+            "cpus:2; mem:32".parse().unwrap(),
+            allotment_framework_sdk::Command::Shell("true".to_owned()),
+        )],
+        refuse_for: None,
+    });
+    let launch = s.sends().accept.unwrap().operations.remove(0).launch;
+    let resources = &launch.unwrap().task_infos[0].resources;
+    assert_eq!(
+        convert::resources_from_wire(resources).unwrap(),
+        "cpus(eng):1; cpus:1; mem:32".parse().unwrap()
+    );
+}
+
+#[test]
+fn demands_and_wants_reach_the_wire_and_wants_outlive_the_connection() {
+    use allotment_framework_sdk::wants::{Constraint, Constraints};
+    let mut s = Story::subscribed();
+    let role: allotment_types::Role = "db".parse().unwrap();
+    let group = vec![Constraint::attribute_is("rack", "r7")];
+    let mut wants = allotment_framework_sdk::Wants::default();
+    let groups = vec![group];
+    wants
+        .constraints
+        .insert(role.clone(), Constraints { groups });
+    s.says(Call::Update {
+        roles: vec![role.clone()],
+        wants,
+    });
+    let update = s.sends().update_framework.unwrap();
+    assert_eq!(update.framework_info.roles, ["db"]);
+    assert_eq!(update.framework_info.id.unwrap().value, "F1");
+    assert!(update.offer_constraints.is_some());
+    s.says(Call::Demand {
+        role,
+        demand: Some(allotment_framework_sdk::Demand {
+            bundle: "cpus:2; ports:[1-3]".parse().unwrap(),
+            count: 5,
+            hole: true,
+        }),
+    });
+    let request = s.sends().request.unwrap().requests.remove(0);
+    let demand = request.demand.unwrap();
+    assert_eq!(
+        (demand.role.as_str(), demand.count, demand.hole()),
+        ("db", Some(5), true)
+    );
+    s.breaks(false);
+    s.delivers_disconnected();
+    let (_, subscribe) = s.connects_to("m1:1");
+    let subscribe = subscribe.subscribe.unwrap();
+    assert_eq!(subscribe.framework_info.roles, ["db"]);
+    assert!(subscribe.offer_constraints.is_some());
+}

@@ -17,3 +17,4 @@ mod offers;
 mod operator;
 mod restarts;
 mod run;
+mod sharing;

@@ -340,7 +340,7 @@ impl Core {
                 let set = self.operator_unreserve(request)?;
                 Ok(Reply::Agent(Box::new(set)))
             }
-            Request::Why(request) => self.why(&request.subject).map(Reply::Why),
+            Request::Why(request) => self.why(&request).map(Reply::Why),
             Request::Events(request) => Ok(Reply::Events(if request.replay {
                 self.out.recent_events()
             } else {

@@ -16,35 +16,52 @@ use super::views::{agent_state, ended_view, scalars_of};
 /// How many agents or tasks a sentence names before it only counts.
 pub(super) const NAMED: usize = 3;
 
+/// What there can be several of with one name.
+const KINDS: [&str; 4] = ["framework", "agent", "task", "role"];
+
 impl Core {
-    pub(super) fn why(&self, subject: &str) -> Result<allot::WhyResponse, Refusal> {
-        if let Some(framework) = self.find_framework(subject) {
-            return Ok(respond(
-                "framework",
-                &framework.id,
-                self.why_framework(framework),
-            ));
+    pub(super) fn why(&self, request: &allot::WhyRequest) -> Result<allot::WhyResponse, Refusal> {
+        let subject = request.subject.as_str();
+        let kind = request.kind.as_deref();
+        if let Some(kind) = kind.filter(|kind| !KINDS.contains(kind)) {
+            return Err(Refusal::Invalid(format!(
+                "there is no kind {:?}; ask for one of {}",
+                truncated(kind),
+                KINDS.join(", ")
+            )));
+        }
+        let asked = |wanted: &str| kind.is_none_or(|kind| kind == wanted);
+        if asked("framework")
+            && let Some(framework) = self.find_framework(subject)
+        {
+            let lines = self.why_framework(framework);
+            return Ok(respond("framework", &framework.id, lines));
         }
         let mut by_host = self.agents.values().filter(|a| &*a.hostname == subject);
         let by_id = AgentId::parse(subject).ok();
         let by_id = by_id.and_then(|id| self.agents.get(&id));
-        if let Some(agent) = by_id.or_else(|| by_host.next()) {
+        if asked("agent")
+            && let Some(agent) = by_id.or_else(|| by_host.next())
+        {
             return Ok(respond("agent", &agent.id, self.why_agent(agent)));
         }
         let role = Role::parse(subject).ok();
-        if let Some(view) = self
-            .role_views()
-            .into_iter()
-            .find(|view| role.as_ref().is_some_and(|r| r.as_str() == view.name))
+        let mut views = self.role_views().into_iter();
+        if asked("role")
+            && let Some(view) =
+                views.find(|view| role.as_ref().is_some_and(|r| r.as_str() == view.name))
         {
             return Ok(respond("role", &view.name, self.why_role(&view)));
         }
-        if let Some(response) = self.why_task(subject)? {
+        if asked("task")
+            && let Some(response) = self.why_task(subject)?
+        {
             return Ok(response);
         }
         Err(Refusal::NotFound(format!(
-            "no framework, agent, task or role is called {:?}; see `allot framework list`, `allot \
-             node list`, `allot task list` and `allot role list`",
+            "no {} is called {:?}; see `allot framework list`, `allot node list`, `allot task \
+             list` and `allot role list`",
+            kind.unwrap_or("framework, agent, task or role"),
             truncated(subject)
         )))
     }

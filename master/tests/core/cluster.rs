@@ -668,7 +668,10 @@ impl Cluster {
 
     pub(crate) fn why(&mut self, subject: &str) -> allot::WhyResponse {
         let subject = subject.to_owned();
-        match self.ask(Request::Why(allot::WhyRequest { subject })) {
+        match self.ask(Request::Why(allot::WhyRequest {
+            subject,
+            kind: None,
+        })) {
             Ok(Reply::Why(why)) => why,
             other => panic!("{other:?}"),
         }

@@ -48,7 +48,10 @@ fn why_tells_of_agents_tasks_and_roles() {
     }
     insta::assert_snapshot!(text);
     let subject = "nobody".to_owned();
-    let refused = c.ask(Request::Why(allot::WhyRequest { subject }));
+    let refused = c.ask(Request::Why(allot::WhyRequest {
+        subject,
+        kind: None,
+    }));
     assert!(matches!(refused, Err(Refusal::NotFound(_))));
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use allotment_master::core::Request;
 use allotment_proto::allot::agent_message::Message as Says;
 use allotment_proto::allot::master_message::Message;
 use allotment_proto::mesos::{self, TaskState};
@@ -137,6 +138,7 @@ impl World {
             16 => self.repeat(a),
             17 if self.frameworks[f].connected => self.c.revives(&self.frameworks[f].fw.clone()),
             18 if self.frameworks[f].connected => self.c.suppresses(&self.frameworks[f].fw.clone()),
+            19 if y.is_multiple_of(3) => self.operate(a, y / 3),
             _ => self.c.turn(),
         }
         // Now and then what was said is still on its way when the next thing happens.
@@ -302,6 +304,41 @@ impl World {
         }
     }
 
+    /// An operator sets something; what contradicts how things stand is refused, and that is that.
+    fn operate(&mut self, a: usize, y: u16) {
+        let role = ["a", "b", "c"][usize::from(y / 4 % 3)];
+        let request = match y % 4 {
+            0 => Request::SetQuota(allot::SetQuotaRequest {
+                role: role.to_owned(),
+                guarantees: Vec::new(),
+                limits: vec![allot::ScalarView {
+                    name: "cpus".to_owned(),
+                    value: f64::from(y / 12 % 9),
+                    lot: None,
+                }],
+                force: Some(true),
+            }),
+            1 => Request::SetQuota(allot::SetQuotaRequest {
+                role: role.to_owned(),
+                ..Default::default()
+            }),
+            kind => {
+                let cpus = resources(&format!("cpus:{}", y / 12 % 3 + 1));
+                let reserved = cpus.reserved(&role.parse().unwrap(), None);
+                let request = allot::ReserveRequest {
+                    agent: self.agents[a].ag.id.clone(),
+                    resources: convert::resources_to_wire(&reserved, None),
+                };
+                if kind == 2 {
+                    Request::Reserve(request)
+                } else {
+                    Request::Unreserve(request)
+                }
+            }
+        };
+        let _refused = self.c.ask(request);
+    }
+
     /// Nothing that ran there does any more, and nobody there knows what did.
     fn agent_reboots(&mut self, a: usize) {
         if self.agents[a].connected {
@@ -323,11 +360,12 @@ impl World {
                 task: real.info.clone(),
                 state: real.state.into(),
             });
-        let register = allot::Register {
+        let mut register = allot::Register {
             tasks: tasks.collect(),
             frameworks: agent.frameworks.values().cloned().collect(),
             ..agent.ag.register.clone()
         };
+        register.agent.resources = convert::resources_to_wire(&agent.total, None);
         let id = agent.ag.id.clone();
         self.agents[a].ag = self.c.registers(register).unwrap();
         assert_eq!(self.agents[a].ag.id, id);
