@@ -63,7 +63,7 @@ impl Lease {
     }
 
     /// Until when a lease that begins now is valid.
-    pub(crate) fn from_now(&self, now: Timestamp) -> Timestamp {
+    pub(crate) fn beginning(&self, now: Timestamp) -> Timestamp {
         now + self.span
     }
 

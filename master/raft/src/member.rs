@@ -64,7 +64,7 @@ pub enum Input {
     /// Time has passed; see [`Member::next_deadline`].
     Tick,
     /// Another member said something; only from members that proved who they are.
-    Message(allot::RaftMessage),
+    Message(Box<allot::RaftMessage>),
     /// The leader's application wants an entry.
     Propose(Bytes),
     /// [`Effect::Write`] of this number, and all before it, are durable.
@@ -88,7 +88,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Send to `message.to`; it may get lost.
-    Send(allot::RaftMessage),
+    Send(Box<allot::RaftMessage>),
     /// Make durable, then say [`Input::Persisted`].
     Write(Write),
     /// An entry is committed: the application takes it in.
@@ -341,7 +341,7 @@ impl Member {
         }
         match input {
             Input::Tick => self.on_tick(now),
-            Input::Message(message) => self.on_message(now, message, &mut out),
+            Input::Message(message) => self.on_message(now, *message, &mut out),
             Input::Propose(data) => self.on_propose(data, &mut out),
             Input::Persisted(number) => self.on_persisted(number, &mut out),
             Input::Unreachable(id) => self.node.report_unreachable(id),
@@ -617,5 +617,5 @@ impl Member {
 }
 
 fn send(message: &Message) -> Effect {
-    Effect::Send(wire::message_to_wire(message))
+    Effect::Send(Box::new(wire::message_to_wire(message)))
 }

@@ -211,7 +211,8 @@ impl Desk {
                 let text = "a Raft message names another sender than its stream";
                 return Err(Status::invalid_argument(text));
             }
-            self.send(ToReplica::Raft(Input::Message(decoded))).await?;
+            self.send(ToReplica::Raft(Input::Message(Box::new(decoded))))
+                .await?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Send to another master; it may get lost.
-    Send(allot::RaftMessage),
+    Send(Box<allot::RaftMessage>),
     /// Make durable, then say [`raft::Input::Persisted`].
     Write(raft::Write),
     /// Encode this registry with [`entry::encode_registry`] and say

@@ -46,7 +46,7 @@ impl Member {
                 // Whoever was alone needed nobody's word; the others cannot decide anything
                 // without it before they have heard from it as its followers.
                 let until = if alone {
-                    self.lease.from_now(now)
+                    self.lease.beginning(now)
                 } else {
                     Timestamp::MAX
                 };

@@ -292,7 +292,7 @@ impl Group {
             match effect {
                 Effect::Send(message) => {
                     self.sent += 1;
-                    self.network.insert((self.now, self.sent), message);
+                    self.network.insert((self.now, self.sent), *message);
                 }
                 Effect::Write(write) => self.running.get_mut(&id).unwrap().writes.push(write),
                 Effect::Apply { index, data } => self.apply(id, index, data),
@@ -479,7 +479,7 @@ impl Group {
                 self.network.insert((self.now + TICK, self.sent), message);
             } else if self.running.contains_key(&to) {
                 let snapshot = message.snapshot.is_some();
-                self.input(to, Input::Message(message));
+                self.input(to, Input::Message(Box::new(message)));
                 if snapshot {
                     self.report_snapshot(from, to, true);
                 }

@@ -344,7 +344,7 @@ impl ReplicaLoop {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(message) => self.peers.send(message),
+                Effect::Send(message) => self.peers.send(*message),
                 Effect::Write(write) => {
                     if let Some(writer) = &self.writer {
                         writer.write(write);
