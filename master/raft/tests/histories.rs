@@ -2,6 +2,11 @@
 //! repeats, delays and reorders. Committed entries never differ, what was acknowledged survives,
 //! two leases are never valid at once, and when the night is over the group works again.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it did not expect"
+)]
+
 mod group;
 
 use group::{Group, Night};

@@ -203,7 +203,6 @@ impl Core {
         };
         let tasks: Vec<_> = agent.tasks.iter().filter(live).cloned().collect();
         for (framework, task) in tasks {
-            let policy = policy.clone();
             self.kill_task(&framework, &task, KillWish { policy });
         }
     }

@@ -6,7 +6,7 @@
 //! greatest number counts, and only the last block of its log may be torn.
 //!
 //! An own format rather than redb: 64 writes in flight cost one append and one sync here, and a
-//! simulator can tear a file of blocks. `docs/design/replication.md` has the measurement.
+//! simulator can tear a file of blocks. `master/benches/registry.rs` compares the two.
 
 mod block;
 mod folder;
