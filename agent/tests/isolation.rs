@@ -21,7 +21,7 @@ use support::{
 
 /// Fills as many MiB of memory as it is told.
 fn fill(mib: u32) -> String {
-    format!("head -c {mib}m /dev/zero | tail -c {mib}m >/dev/null")
+    format!("dd if=/dev/zero of=/dev/null bs={mib}M count=1 status=none")
 }
 
 #[tokio::test(flavor = "multi_thread")]

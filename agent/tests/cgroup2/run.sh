@@ -50,7 +50,7 @@ for binary in $built; do
     with_libraries "$binary" "$root/tests/$name"
     strip "$root/tests/$name"
 done
-for program in sh cat chmod cp cut du env find grep head id ln ls mkdir mknod mount nsenter \
+for program in sh cat chmod cp cut dd env find grep head id ln ls mkdir mknod mount nsenter \
     readlink rm rmdir seq setpriv setsid sleep tail tar touch tr true unshare wc; do
     with_libraries "$(type -P "$program")" "$root/usr/bin/$program"
 done
