@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allotment_proto::{allot, convert, mesos};
+use allotment_proto::{allot, mesos};
 use allotment_types::{AgentId, Resources, Timestamp};
 
 use super::check::{Probe, Probed, Which};
@@ -156,17 +156,17 @@ pub enum Outcome {
 /// What must be written down before anybody hears of a step.
 pub type Record = allot::checkpoint_record::Record;
 
-/// Whether a record must outlast a loss of power too, not only the agent's end.
+/// Whether a record must outlast a loss of power too, not only the agent's end: what others are
+/// about to be told.
 ///
-/// A task that runs does not outlast it, so only what others were promised matters: the agent's
-/// id, and how a task ended.
+/// A launch that nobody was told of yet is none of it. Should power fail, its task is missing when
+/// the agent registers, and its framework, which has heard nothing, asks. Of a task that was said
+/// to run nobody might ever ask: a master that was started anew meanwhile knows of it from us
+/// alone.
 pub fn outlasts_power(record: &Record) -> bool {
     match record {
         Record::Agent(_) => true,
-        Record::Progress(progress) => progress
-            .pending
-            .iter()
-            .any(|status| convert::is_terminal(status.state())),
+        Record::Progress(progress) => !progress.pending.is_empty(),
         Record::Framework(_) | Record::Task(_) | Record::Acknowledged(_) | Record::Over(_) => false,
     }
 }
