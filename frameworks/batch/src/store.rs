@@ -4,8 +4,8 @@
 //! file; after a crash each text is looked for at its place and appended only when it is missing
 //! or torn. So the database and the log never disagree on whether a job is complete.
 //!
-//! - [`logs`]: the files of event logs.
-//! - [`reader`]: the history for those who ask.
+//! - `logs`: the files of event logs.
+//! - `reader`: the history for those who ask.
 
 mod logs;
 mod reader;

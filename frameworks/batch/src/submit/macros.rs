@@ -1,7 +1,7 @@
 //! The macros of a submit file: what is set, what is automatic, and how `$` expands.
 //!
-//! - [`expand`]: `$(name)` and `$FUNCTION(...)`.
-//! - [`text`], [`format`](mod@format): what the functions do to texts and numbers.
+//! - `expand`: `$(name)` and `$FUNCTION(...)`.
+//! - `text`, `format`: what the functions do to texts and numbers.
 
 mod expand;
 mod format;
