@@ -20,6 +20,7 @@ mod growth;
 mod others;
 mod timing;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -132,12 +133,17 @@ fn run(workload: Workload, args: &Args) -> anyhow::Result<Vec<Number>> {
     }
 }
 
+/// A line for whoever waits.
+fn progress(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Runs a workload in a child, whose memory is that of the workload.
 fn in_own_process(workload: Workload, args: &Args) -> anyhow::Result<Vec<Number>> {
     let name = workload
         .to_possible_value()
         .context("every workload has a name")?;
-    eprintln!("… {}", name.get_name());
+    progress(&format!("… {}", name.get_name()));
     let out = Command::new(std::env::current_exe()?)
         .args(["allocator", name.get_name(), "--here", "--svg"])
         .arg(&args.svg)

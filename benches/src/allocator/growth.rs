@@ -43,7 +43,7 @@ pub(super) fn grid(svg: &Path) -> anyhow::Result<Vec<Number>> {
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(svg, plot(&rows))?;
-    eprintln!("plot: {}", svg.display());
+    super::progress(&format!("plot: {}", svg.display()));
     Ok(numbers)
 }
 
