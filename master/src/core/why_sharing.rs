@@ -1,6 +1,6 @@
 //! Why a role or an agent stands as it does, as far as the allocation module knows.
 
-use allotment_allocator::{ClientReport, Share, Standing};
+use allotment_allocator::{ClientReport, Share, Standing, Unoffered};
 use allotment_types::{AgentId, Role};
 
 use super::Core;
@@ -132,6 +132,10 @@ impl Core {
         }
         let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
         for (framework, _, reason) in &report.unoffered {
+            // That nothing is free was said before.
+            if matches!(reason, Unoffered::NothingFree { .. }) {
+                continue;
+            }
             let sentence = reason.sentence();
             let name = self.framework_name(framework);
             match reasons.iter_mut().find(|(known, _)| *known == sentence) {
