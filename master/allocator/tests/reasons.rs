@@ -106,11 +106,14 @@ fn a_demand_that_fits_nowhere_names_the_nearest_agents_first() {
 #[test]
 fn an_agent_tells_for_whom_it_keeps_a_hole_and_who_goes_without() {
     let mut drf = Drf::default();
-    drf.add_framework(&f("big"), in_roles(&["a"]));
     drf.add_framework(&f("small"), in_roles(&["b"]));
     drf.add_agent(&a("a1"), idle("cpus:4"));
     drf.set_demand(&f("small"), &role("b"), demand(1, false));
-    drf.allocate(at(0));
+    assert_eq!(
+        lines(&drf.allocate(at(0)).allocations),
+        ["small/b a1 cpus:1"]
+    );
+    drf.add_framework(&f("big"), in_roles(&["a"]));
     drf.set_demand(&f("big"), &role("a"), demand(4, true));
     assert!(drf.allocate(at(1)).allocations.is_empty());
     drf.set_demand(&f("small"), &role("b"), demand(1, false));

@@ -213,9 +213,12 @@ impl Books {
     /// Puts a client, and the roles above it, where they belong now.
     pub(crate) fn place(&mut self, slot: Slot) {
         let takes = self.takes_offers(&self.clients[slot]);
-        let new = takes.then(|| self.key(slot));
+        let role = self.clients[slot].role;
+        if takes && self.clients[slot].place.is_none() && !self.stale {
+            self.refresh_lone(role);
+        }
+        let new = takes.then(|| self.key_unless_lone(slot));
         let client = &mut self.clients[slot];
-        let role = client.role;
         let old = std::mem::replace(&mut client.place, new.clone());
         let appetite = match (&client.wish, takes) {
             (Some(wish), true) => Some(Arc::clone(wish.appetite())),
@@ -237,6 +240,31 @@ impl Books {
         self.roles
             .replace_client(role, old.as_ref(), new.as_ref(), !self.stale);
         self.place_role(role);
+    }
+
+    /// The place of a client; among no others it is as good where it was.
+    fn key_unless_lone(&self, slot: Slot) -> Key {
+        let client = &self.clients[slot];
+        match (&client.place, &client.wish) {
+            (Some(place), Some(wish))
+                if !self.stale && self.roles.lone_client(client.role) == Some(slot) =>
+            {
+                let mut place = place.clone();
+                place.aside = wish.aside_until.is_some();
+                place
+            }
+            _ => self.key(slot),
+        }
+    }
+
+    /// Before it gets company an only client is put where it belongs.
+    fn refresh_lone(&mut self, role: Slot) {
+        if let Some(lone) = self.roles.lone_client(role) {
+            let new = self.key(lone);
+            let old = self.clients[lone].place.replace(new.clone());
+            self.roles
+                .replace_client(role, old.as_ref(), Some(&new), true);
+        }
     }
 
     /// Puts a role, and those above it, where they belong now.

@@ -140,8 +140,21 @@ impl Line {
         };
     }
 
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Few(keys) => keys.len(),
+            Self::Many(keys) => keys.len(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.len() == 0
+    }
+
+    /// The only key.
+    pub(crate) fn lone(&self) -> Option<&Key> {
+        let mut keys = self.iter();
+        keys.next().filter(|_| keys.next().is_none())
     }
 
     pub(crate) fn iter(&self) -> Keys<'_> {
@@ -224,6 +237,15 @@ impl Children {
             &mut self.starved
         } else {
             &mut self.fed
+        }
+    }
+
+    /// The only child: its place among siblings does not matter until there is another.
+    pub(crate) fn lone(&self) -> Option<&Key> {
+        match (self.fed.len(), self.starved.len()) {
+            (1, 0) => self.fed.lone(),
+            (0, 1) => self.starved.lone(),
+            _ => None,
         }
     }
 

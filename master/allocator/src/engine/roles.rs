@@ -101,6 +101,14 @@ impl Node {
         self.appetites.keys()
     }
 
+    /// Whether some guarantee at it or below is unsatisfied, and whether its limits leave too
+    /// little for any offer of plain resources.
+    fn flags(&self) -> (bool, bool) {
+        let guaranteed = self.is_unsatisfied() || self.children.any_guaranteed();
+        let starved = self.is_starved() || !self.children.any_fed();
+        (guaranteed, starved)
+    }
+
     /// The place of the node among its siblings, from the sums as they are.
     pub(crate) fn key(&self, slot: Slot, totals: &Totals) -> Option<Key> {
         Some(Key {
@@ -359,17 +367,72 @@ impl Roles {
         if slot == ROOT {
             return;
         }
+        self.place_leaf(slot, totals);
+        let mut at = slot;
+        while at != ROOT {
+            self.place_node(at, totals);
+            at = self.nodes[at].parent;
+        }
+    }
+
+    fn place_leaf(&mut self, slot: Slot, totals: &Totals) {
+        let node = &self.nodes[slot];
+        let (was, is) = (node.leaf.is_some(), node.own_takers.all > 0);
+        if was == is && (!is || node.children.lone().is_some()) {
+            return;
+        }
+        if is && !was {
+            self.refresh_lone(slot, totals);
+        }
+        self.replace_leaf(slot, totals);
+    }
+
+    fn replace_leaf(&mut self, slot: Slot, totals: &Totals) {
         let leaf = self.leaf_place(slot, totals);
         let node = &mut self.nodes[slot];
         node.children.replace(node.leaf.as_ref(), leaf.as_ref());
         node.leaf = leaf;
-        let mut at = slot;
-        while at != ROOT {
-            let new = self.node_place(at, totals);
-            let old = std::mem::replace(&mut self.nodes[at].place, new.clone());
-            at = self.nodes[at].parent;
-            self.nodes[at].children.replace(old.as_ref(), new.as_ref());
+    }
+
+    fn place_node(&mut self, slot: Slot, totals: &Totals) {
+        let node = &self.nodes[slot];
+        let parent = node.parent;
+        let is = node.takers.all > 0;
+        match &node.place {
+            None if !is => return,
+            None => self.refresh_lone(parent, totals),
+            Some(place) => {
+                let alone = self.nodes[parent].children.lone().is_some();
+                if is && alone && (place.guaranteed, place.starved) == node.flags() {
+                    return;
+                }
+            }
         }
+        self.replace_node(slot, totals);
+    }
+
+    fn replace_node(&mut self, slot: Slot, totals: &Totals) {
+        let new = self.node_place(slot, totals);
+        let old = std::mem::replace(&mut self.nodes[slot].place, new.clone());
+        let parent = self.nodes[slot].parent;
+        let siblings = &mut self.nodes[parent].children;
+        siblings.replace(old.as_ref(), new.as_ref());
+    }
+
+    /// Before it gets a sibling an only child is put where it belongs: until then that did not
+    /// matter, and was not kept up to date.
+    fn refresh_lone(&mut self, parent: Slot, totals: &Totals) {
+        let lone = self.nodes[parent].children.lone();
+        match lone.map(|key| (key.name == Name::Leaf, key.slot)) {
+            Some((true, _)) => self.replace_leaf(parent, totals),
+            Some((false, slot)) => self.replace_node(slot, totals),
+            None => {}
+        }
+    }
+
+    /// The only client of the role itself that takes offers.
+    pub(crate) fn lone_client(&self, slot: Slot) -> Option<Slot> {
+        self.nodes[slot].clients.lone().map(|key| key.slot)
     }
 
     fn leaf_place(&self, slot: Slot, totals: &Totals) -> Option<Place> {
@@ -387,10 +450,11 @@ impl Roles {
         if node.takers.all == 0 {
             return None;
         }
+        let (guaranteed, starved) = node.flags();
         Some(Place {
             key: node.key(slot, totals)?,
-            guaranteed: node.is_unsatisfied() || node.children.any_guaranteed(),
-            starved: node.is_starved() || !node.children.any_fed(),
+            guaranteed,
+            starved,
         })
     }
 
