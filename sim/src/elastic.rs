@@ -35,6 +35,8 @@ struct Running {
     agent: AgentId,
     up: bool,
     killed: bool,
+    /// Its agent was unreachable, so another does its work: it counts no more.
+    replaced: bool,
 }
 
 /// How one job went.
@@ -263,6 +265,7 @@ impl Elastic {
                 agent: offer.agent.clone(),
                 up: false,
                 killed: false,
+                replaced: false,
             };
             self.running.insert(id, running);
         }
@@ -289,12 +292,22 @@ impl Elastic {
                     self.waits.push(now.since(running.wish.since));
                 }
                 running.up = up;
+                if update.state == TaskState::TaskUnreachable && !running.killed {
+                    // It may never come back; if it does, it is killed.
+                    running.killed = true;
+                    running.replaced = true;
+                    let wish = running.wish.clone();
+                    self.waiting.push_front(Wish { since: now, ..wish });
+                }
             }
             return;
         }
         let Some(ended) = self.running.remove(&update.task) else {
             return;
         };
+        if ended.replaced {
+            return;
+        }
         let finished = update.state == TaskState::TaskFinished;
         match ended.wish.job {
             Some(job) if finished => {

@@ -89,6 +89,16 @@ impl Host {
         }
     }
 
+    /// Everything it has is gone, and it starts as a new agent with so many cores. Returns the
+    /// tasks that it had.
+    pub(crate) fn reimage(&mut self, now: Timestamp, cpus: u64) -> Vec<Key> {
+        match self {
+            // The experiments that use the model have no faults.
+            Self::Model(_) => Vec::new(),
+            Self::Real(agent) => agent.reimage(now, cpus),
+        }
+    }
+
     /// When [`Self::on_tick`] is due.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         match self {

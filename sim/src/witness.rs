@@ -23,6 +23,8 @@ struct Story {
     heard: Option<usize>,
     /// The latest state that the framework knows.
     state: Option<TaskState>,
+    /// Its machine was installed anew: nobody can say how it ended.
+    lost: bool,
 }
 
 /// Every task of a run.
@@ -85,6 +87,20 @@ impl Witness {
         if let Some(running) = self.running.get_mut(&machine) {
             running.remove(key);
         }
+    }
+
+    /// A machine is installed anew: everything on it is gone, and nobody will hear how it ended.
+    pub(crate) fn on_reimaged(&mut self, machine: usize, tasks: Vec<Key>) {
+        let ran = self.running.remove(&machine).unwrap_or_default();
+        for (_, task) in ran.into_keys().chain(tasks) {
+            self.stories.entry(task).or_default().lost = true;
+        }
+    }
+
+    /// Every task that runs, in the order of machines.
+    pub(crate) fn running(&self) -> Vec<Key> {
+        let running = self.running.values();
+        running.flat_map(|tasks| tasks.keys().cloned()).collect()
     }
 
     /// A machine emitted the next update of a task.
@@ -179,8 +195,27 @@ impl Witness {
             .unwrap_or_default()
     }
 
-    /// After everything settled: every launch ended for its framework, or runs and is known to.
-    pub(crate) fn check_settled(&self) -> Result<(), String> {
+    /// After everything settled: nothing of a framework that ended for good runs.
+    pub(crate) fn check_left_nothing(&self, framework: usize) -> Result<(), String> {
+        for (machine, running) in &self.running {
+            let mut tasks = running.keys().map(|(_, task)| task);
+            let left = tasks.find(|task| {
+                let story = self.stories.get(*task);
+                story.is_some_and(|story| story.launched_by == Some(framework))
+            });
+            if let Some(task) = left {
+                return Err(format!(
+                    "tasks end with their framework after its failover timeout: framework \
+                     {framework} is gone, but its task {task} runs on machine {machine}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// After everything settled: every launch of a framework that is `there` ended for it, or
+    /// runs and is known to.
+    pub(crate) fn check_settled(&self, there: impl Fn(usize) -> bool) -> Result<(), String> {
         let alive: BTreeMap<&TaskId, &FrameworkId> = self
             .running
             .values()
@@ -190,8 +225,12 @@ impl Witness {
             let Some(framework) = story.launched_by else {
                 return Err(format!("task {task} started although nobody launched it"));
             };
+            if !there(framework) {
+                continue;
+            }
             let lives = alive.contains_key(task);
             match story.state {
+                Some(TaskState::TaskUnreachable) if story.lost => {}
                 Some(state) if is_terminal(state) && lives => {
                     return Err(format!(
                         "views converge: task {task} runs, but framework {framework} was told \
