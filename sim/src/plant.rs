@@ -257,6 +257,7 @@ impl Saboteur {
         chosen.then(|| Effect::ToAgent {
             conn: *conn,
             message: MasterMessage {
+                term: None,
                 message: Some(master_message::Message::Acknowledge(allot::Acknowledge {
                     framework_id: update.framework_id.clone(),
                     task_id: status.task_id.clone(),

@@ -92,9 +92,8 @@ impl RealAgent {
         }
     }
 
-    /// Everything it has is gone, and it starts as a new agent with so many cores. Returns the
-    /// tasks that it had.
-    pub(crate) fn reimage(&mut self, now: Timestamp, cpus: u64) -> Vec<Key> {
+    /// Everything it has is gone, and it starts as a new agent with so many cores.
+    pub(crate) fn reimage(&mut self, now: Timestamp, cpus: u64) {
         self.total = machine_resources(cpus);
         self.settings = settings(&self.settings.hostname, &self.total);
         self.n_boots += 1;
@@ -104,8 +103,7 @@ impl RealAgent {
         self.n_durable = 0;
         self.returns_at = None;
         self.crash_after_persist = None;
-        let containers = std::mem::take(&mut self.containers);
-        containers.into_values().map(|c| c.key).collect()
+        self.containers.clear();
     }
 
     pub(crate) fn id(&self) -> Option<AgentId> {

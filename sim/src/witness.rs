@@ -23,7 +23,10 @@ struct Story {
     heard: Option<usize>,
     /// The latest state that the framework knows.
     state: Option<TaskState>,
-    /// Its machine was installed anew: nobody can say how it ended.
+    /// The machine that it was sent to.
+    machine: Option<usize>,
+    /// Its machine lost what it knew of it, or the master that said it was out of reach is gone:
+    /// nobody can say how it ended.
     lost: bool,
 }
 
@@ -39,8 +42,14 @@ pub(crate) struct Witness {
 
 impl Witness {
     /// A framework sent a launch.
-    pub(crate) fn on_launch(&mut self, framework: usize, task: &TaskId) -> Result<(), String> {
+    pub(crate) fn on_launch(
+        &mut self,
+        framework: usize,
+        task: &TaskId,
+        machine: Option<usize>,
+    ) -> Result<(), String> {
         let story = self.stories.entry(task.clone()).or_default();
+        story.machine = machine;
         match story.launched_by.replace(framework) {
             None => Ok(()),
             Some(_) => Err(format!(
@@ -89,11 +98,24 @@ impl Witness {
         }
     }
 
-    /// A machine is installed anew: everything on it is gone, and nobody will hear how it ended.
-    pub(crate) fn on_reimaged(&mut self, machine: usize, tasks: Vec<Key>) {
-        let ran = self.running.remove(&machine).unwrap_or_default();
-        for (_, task) in ran.into_keys().chain(tasks) {
-            self.stories.entry(task).or_default().lost = true;
+    /// A machine is installed anew: everything on it is gone.
+    pub(crate) fn on_reimaged(&mut self, machine: usize) {
+        self.running.remove(&machine);
+        self.on_forgotten(machine);
+    }
+
+    /// A machine may have forgotten what it was told last, so nobody may hear how it ended.
+    pub(crate) fn on_forgotten(&mut self, machine: usize) {
+        for story in self.stories.values_mut() {
+            story.lost |= story.machine == Some(machine);
+        }
+    }
+
+    /// A master begins that knows nothing of tasks whose agents have yet to come back. Of those
+    /// that are out of reach their frameworks were told, and need not hear of them again.
+    pub(crate) fn on_new_master(&mut self) {
+        for story in self.stories.values_mut() {
+            story.lost |= story.state == Some(TaskState::TaskUnreachable);
         }
     }
 
@@ -119,6 +141,10 @@ impl Witness {
     /// A framework heard of a task.
     pub(crate) fn on_heard(&mut self, framework: usize, update: &Update) -> Result<(), String> {
         let task = &update.task;
+        if update.uuid.is_none() && !self.stories.contains_key(task) {
+            // It died before it sent the launch that it had written down, and asked.
+            return Ok(());
+        }
         let story = self
             .stories
             .get_mut(task)
@@ -230,7 +256,7 @@ impl Witness {
             }
             let lives = alive.contains_key(task);
             match story.state {
-                Some(TaskState::TaskUnreachable) if story.lost => {}
+                Some(TaskState::TaskUnreachable) if story.lost && !lives => {}
                 Some(state) if is_terminal(state) && lives => {
                     return Err(format!(
                         "views converge: task {task} runs, but framework {framework} was told \

@@ -29,21 +29,33 @@ duration = { exponential = "20s" }
 #[test]
 fn unknown_keys_and_nonsense_are_refused_with_both_values() {
     let typo = refused(&with("[[frameworks]]\nname = \"a\"\ndurations = \"5s\""));
-    assert!(typo.contains("durations") && typo.contains("duration"), "{typo}");
+    assert!(
+        typo.contains("durations") && typo.contains("duration"),
+        "{typo}"
+    );
 
     let large = LOAD.replace("cpus:1", "cpus:8");
     let large = refused(&with(&format!("[[frameworks]]\nname = \"a\"\n{large}")));
-    assert!(large.contains("cpus:8") && large.contains("cpus:4"), "{large}");
+    assert!(
+        large.contains("cpus:8") && large.contains("cpus:4"),
+        "{large}"
+    );
 
     let two = refused(&with(&format!(
         "[[frameworks]]\nname = \"a\"\nworkload = \"omega-batch\"\n{LOAD}"
     )));
-    assert!(two.contains("workload and arrivals exclude each other"), "{two}");
+    assert!(
+        two.contains("workload and arrivals exclude each other"),
+        "{two}"
+    );
 
     let picky = refused(&with(&format!(
         "[[frameworks]]\nname = \"a\"\nat_least = \"cpus:2\"\n{LOAD}"
     )));
-    assert!(picky.contains("picky") && picky.contains("greedy"), "{picky}");
+    assert!(
+        picky.contains("picky") && picky.contains("greedy"),
+        "{picky}"
+    );
 
     let none = refused(&with("[[frameworks]]\nname = \"a\""));
     assert!(none.contains("has no load"), "{none}");
@@ -57,7 +69,10 @@ fn unknown_keys_and_nonsense_are_refused_with_both_values() {
 
     let quota = "[[roles]]\nname = \"a\"\nlimit = \"cpus:2\"\nguarantee = \"cpus:3\"";
     let quota = refused(&format!("{text}\n{quota}"));
-    assert!(quota.contains("cpus:3") && quota.contains("cpus:2"), "{quota}");
+    assert!(
+        quota.contains("cpus:3") && quota.contains("cpus:2"),
+        "{quota}"
+    );
 
     let trace = refused(&with("[[frameworks]]\nname = \"a\"\ntrace = \"jobs.csv\""));
     assert!(trace.contains("there is no jobs.csv"), "{trace}");
@@ -65,7 +80,10 @@ fn unknown_keys_and_nonsense_are_refused_with_both_values() {
     let text = format!("allocator = \"lottery\"\n{text}");
     let scenario = parse(&text).expect("modules are known to the run alone");
     let error = run(&scenario, 1, |_| {}).expect_err("there is no such module");
-    assert!(error.contains("lottery") && error.contains("drf"), "{error}");
+    assert!(
+        error.contains("lottery") && error.contains("drf"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -74,7 +92,10 @@ fn every_job_of_a_small_experiment_is_done_and_two_runs_are_equal() {
     let report = run(&scenario, 3, |_| {}).expect("it runs");
     let group = &report.groups[0];
     assert!(group.jobs > 60, "{group:?}");
-    assert_eq!((group.jobs_done, group.tasks_run), (group.jobs, 4 * group.jobs));
+    assert_eq!(
+        (group.jobs_done, group.tasks_run),
+        (group.jobs, 4 * group.jobs)
+    );
     assert!(report.utilisation[0].mean > 0.3, "{report:?}");
     assert_eq!(run(&scenario, 3, |_| {}), Ok(report));
 }
@@ -96,7 +117,10 @@ fn a_role_of_weight_two_gets_two_thirds_and_the_index_says_that_it_is_fair() {
     assert!(index > 0.97, "{index}");
     assert!(report.groups[1].longest_wait > report.groups[0].wait.p50);
     let (table, svg) = (report.table(), report.svg());
-    assert!(table.contains("Jain") && table.contains("weight"), "{table}");
+    assert!(
+        table.contains("Jain") && table.contains("weight"),
+        "{table}"
+    );
     assert!(svg.contains("dominant share per role") && svg.ends_with("</svg>\n"));
 }
 
@@ -108,7 +132,11 @@ fn who_holds_offers_and_uses_none_is_seen_in_the_report() {
     ));
     let report = run(&parse(&text).expect("good"), 1, |_| {}).expect("it runs");
     let unused = |i: usize| report.roles[i].offered_unused;
-    assert!(unused(1) > 0.1 && unused(1) > 5.0 * unused(0), "{:?}", report.roles);
+    assert!(
+        unused(1) > 0.1 && unused(1) > 5.0 * unused(0),
+        "{:?}",
+        report.roles
+    );
     assert_eq!(report.groups[1].tasks_run, 0);
 }
 

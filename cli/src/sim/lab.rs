@@ -28,7 +28,10 @@ pub(super) fn run(
             .map_err(|error| format!("cannot read {}: {error}", path.display()))
     })
     .map_err(|error| {
-        Failure::Usage(format!("scenario {} cannot be played: {error}", file.display()))
+        Failure::Usage(format!(
+            "scenario {} cannot be played: {error}",
+            file.display()
+        ))
     })?;
 
     let bar = ProgressBar::new(scenario.time.0.as_secs());

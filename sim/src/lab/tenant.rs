@@ -167,6 +167,8 @@ impl Tenant {
             | Event::Disconnected { .. }
             | Event::Rescinded(_)
             | Event::AgentLost(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
             | Event::Rejected { .. }
             | Event::Error(_) => {}
         }

@@ -258,6 +258,7 @@ impl World {
         };
         node.stream = None;
         let acts = node.host.lose_power(node.clock.local(now), down);
+        self.witness.on_forgotten(machine);
         self.perform_acts(machine, acts)
     }
 
@@ -266,12 +267,12 @@ impl World {
         let Some(node) = self.machines.get_mut(i) else {
             return;
         };
-        let tasks = node.host.reimage(node.clock.local(now), cpus);
+        node.host.reimage(node.clock.local(now), cpus);
         let stream = node.stream.take();
         if let Some(stream) = stream {
             self.cut(stream, Duration::from_secs(2));
         }
-        self.witness.on_reimaged(i, tasks);
+        self.witness.on_reimaged(i);
         self.rearm(Part::Machine(i));
     }
 

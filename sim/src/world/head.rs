@@ -21,6 +21,7 @@ impl World {
             return;
         }
         self.master.starts += 1;
+        self.witness.on_new_master();
         let jumps = std::mem::take(&mut self.master.clock_jumps);
         self.master.clock = self.master.clock.jumped(jumps);
         let info = mesos::MasterInfo {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Event, session};
 
-use super::{Checked, Happening, Part, World};
+use super::{Checked, FAILOVER_TIMEOUT, Happening, Part, World};
 use crate::brain::Deed;
 use crate::host::Act;
 use crate::mishaps;
@@ -250,7 +250,7 @@ impl World {
                 }
             }
             Event::Update(update) if self.checked => self.witness.on_heard(i, update)?,
-            Event::Error(_) if self.is_removed(i) => {
+            Event::Error(_) if self.is_removed(i) || self.may_be_late(i) => {
                 if let Some(node) = self.frameworks.get_mut(i) {
                     node.gone = true;
                 }
@@ -279,6 +279,12 @@ impl World {
         self.calls_among(i, deeds)
     }
 
+    /// A framework that is out of reach for longer than it may be is turned away for good.
+    fn may_be_late(&self, i: usize) -> bool {
+        let node = self.frameworks.get(i);
+        node.is_some_and(|node| node.config.failover_timeout < FAILOVER_TIMEOUT)
+    }
+
     fn is_removed(&self, i: usize) -> bool {
         self.frameworks.get(i).is_some_and(|node| node.removed)
     }
@@ -294,10 +300,12 @@ impl World {
             match deed {
                 Deed::Call(call) => {
                     if self.checked
-                        && let Call::Accept { tasks, .. } = &call
+                        && let Call::Accept { agent, tasks, .. } = &call
                     {
+                        let mut machines = self.machines.iter();
+                        let machine = machines.position(|m| m.host.id().as_ref() == Some(agent));
                         for task in tasks {
-                            self.witness.on_launch(i, &task.id)?;
+                            self.witness.on_launch(i, &task.id, machine)?;
                         }
                     }
                     inputs.push(session::Input::Call(call));
