@@ -11,7 +11,7 @@ fn assert_clean(report: &Report) {
 #[test]
 fn a_range_of_seeds_holds_every_invariant() {
     let mut per_framework = [0; 5];
-    let summary = run_seeds(0..6, &Scenario::default(), |report| {
+    let summary = run_seeds(0..4, &Scenario::default(), |report| {
         assert_clean(report);
         assert!(report.faults > 0 && report.tasks_ended > 20, "{report:?}");
         let started = report.tasks_per_framework.iter();
@@ -20,8 +20,8 @@ fn a_range_of_seeds_holds_every_invariant() {
         }
     });
     // None is clean for being idle.
-    assert!(per_framework.iter().all(|n| *n > 5), "{per_framework:?}");
-    assert_eq!((summary.seeds, summary.broken.len()), (6, 0));
+    assert!(per_framework.iter().all(|n| *n > 2), "{per_framework:?}");
+    assert_eq!((summary.seeds, summary.broken.len()), (4, 0));
 }
 
 #[test]
