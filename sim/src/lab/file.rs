@@ -29,6 +29,9 @@ pub struct LabScenario {
     /// The allocation module, by its name.
     #[serde(default = "drf")]
     pub allocator: String,
+    /// Its configuration, as `allot master --allocator-config` takes it.
+    #[serde(default)]
+    pub allocator_config: serde_json::Value,
     /// How long an offer stands; the master's default when absent.
     pub offer_timeout: Option<Span>,
     /// The machines.

@@ -125,7 +125,11 @@ fn module(scenario: &LabScenario) -> Result<Module, String> {
             },
         });
     }
-    let module = Module::new(&scenario.allocator, roles.clone())?;
+    let module = Module::new(
+        &scenario.allocator,
+        &scenario.allocator_config,
+        roles.clone(),
+    )?;
     let built = module.build();
     for setting in roles {
         if built.quota(&setting.role) != setting.quota {
