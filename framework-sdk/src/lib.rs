@@ -22,6 +22,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 pub mod driver;
+mod launched;
 pub mod leader;
 pub mod sandbox;
 pub mod session;

@@ -8,7 +8,8 @@
 //! - The first master that answers SUBSCRIBED is kept until its stream breaks or goes silent;
 //!   then the masters are tried in turn, forever, with growing pauses.
 //! - A task that was passed to [`Call::Accept`] is heard of: a launch that could not be sent ends
-//!   in TASK_DROPPED at once, one that was in flight when the stream broke is reconciled.
+//!   in TASK_DROPPED at once, one that was in flight when the stream broke is reconciled, again
+//!   and again until the master answers.
 //! - A status update that was acknowledged does not come twice.
 //! - A malformed event is refused with a reason and changes nothing; a malformed offer is given
 //!   back.
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use crate::api::{Call, Event, Operation, Task, Update};
 use crate::carve::carve;
 use crate::config::{Config, ConfigError, master_url};
+use crate::launched::Launched;
 use crate::wants::Wants;
 use crate::wire;
 
@@ -43,9 +45,6 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 /// How many acknowledged updates are remembered: what a cluster of a few thousand tasks can send
 /// twice after a reconnection. Beyond it an update may be delivered again, as Mesos allows.
 const ACKNOWLEDGED_MAX: usize = 16_384;
-/// How many launches that were not heard of yet are remembered; beyond it they are left to the
-/// framework's own reconciliation.
-const LAUNCHED_MAX: usize = 65_536;
 /// How many different reasons are told between two subscriptions.
 const TOLD_MAX: usize = 64;
 
@@ -194,7 +193,10 @@ impl Session {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         match self.link {
             Link::Waiting { until } | Link::Subscribing { until, .. } => Some(until),
-            Link::Subscribed { silent_at, .. } => Some(silent_at),
+            Link::Subscribed { silent_at, .. } => {
+                let again = self.launched.again_at();
+                Some(again.map_or(silent_at, |again| again.min(silent_at)))
+            }
             Link::Ended => None,
         }
     }
@@ -262,10 +264,11 @@ impl Session {
                 );
                 self.lost(now, reason, out);
             }
-            Link::Waiting { .. }
-            | Link::Subscribing { .. }
-            | Link::Subscribed { .. }
-            | Link::Ended => {}
+            Link::Subscribed { .. } => {
+                let unanswered = self.launched.ask_again(now);
+                self.reconcile(unanswered, out);
+            }
+            Link::Waiting { .. } | Link::Subscribing { .. } | Link::Ended => {}
         }
     }
 
@@ -432,7 +435,7 @@ impl Session {
                 self.end(out);
             }
             Type::CallRejected => match event.call_rejected {
-                Some(rejected) => self.on_rejected(&rejected, out),
+                Some(rejected) => self.on_rejected(now, &rejected, out),
                 None => out.push(no_body(kind)),
             },
             Type::Heartbeat => {}
@@ -521,13 +524,18 @@ impl Session {
             };
             self.send(&wish, out);
         }
-        self.reconcile_launched(out);
+        self.reconcile_launched(now, out);
     }
 
     /// Asks for every task whose launch may have been lost.
-    fn reconcile_launched(&mut self, out: &mut Vec<Effect>) {
-        if !self.launched.is_empty() {
-            let tasks = self.launched.tasks();
+    fn reconcile_launched(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let doubted = self.launched.doubt_all(now);
+        self.reconcile(doubted, out);
+    }
+
+    fn reconcile(&self, tasks: Vec<(TaskId, Option<AgentId>)>, out: &mut Vec<Effect>) {
+        // Without a task it would ask for all there are.
+        if !tasks.is_empty() {
             self.send(&Call::Reconcile(tasks), out);
         }
     }
@@ -596,7 +604,12 @@ impl Session {
         out.push(Effect::Deliver(Event::Update(update)));
     }
 
-    fn on_rejected(&mut self, rejected: &scheduler::event::CallRejected, out: &mut Vec<Effect>) {
+    fn on_rejected(
+        &mut self,
+        now: Timestamp,
+        rejected: &scheduler::event::CallRejected,
+        out: &mut Vec<Effect>,
+    ) {
         use scheduler::call::Type;
         let kind = rejected.call();
         if kind == Type::Subscribe {
@@ -610,7 +623,7 @@ impl Session {
         }));
         if kind == Type::Accept && self.is_subscribed() {
             // The rejection does not say which launch it means; the answers do.
-            self.reconcile_launched(out);
+            self.reconcile_launched(now, out);
         }
     }
 
@@ -675,7 +688,9 @@ impl Session {
                     self.drop_launch(now, &call, problem, out);
                     return;
                 }
-                self.launched.add(&call);
+                for (agent, task) in launches(&call) {
+                    self.launched.add(&task.id, agent);
+                }
             }
             Call::Decline { offers, .. } => {
                 for offer in offers {
@@ -782,34 +797,5 @@ impl Acknowledged {
 
     fn contains(&self, task: &TaskId, uuid: &Bytes) -> bool {
         self.known.contains(&(task.clone(), uuid.clone()))
-    }
-}
-
-/// Tasks whose launch was sent and that were not heard of since.
-#[derive(Debug, Default)]
-struct Launched(BTreeMap<TaskId, AgentId>);
-
-impl Launched {
-    fn add(&mut self, call: &Call) {
-        for (agent, task) in launches(call) {
-            if self.0.len() < LAUNCHED_MAX {
-                self.0.insert(task.id.clone(), agent.clone());
-            }
-        }
-    }
-
-    fn heard(&mut self, task: &TaskId) {
-        self.0.remove(task);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn tasks(&self) -> Vec<(TaskId, Option<AgentId>)> {
-        self.0
-            .iter()
-            .map(|(task, agent)| (task.clone(), Some(agent.clone())))
-            .collect()
     }
 }

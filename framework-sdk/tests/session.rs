@@ -386,6 +386,40 @@ fn a_launch_in_flight_when_the_stream_broke_is_reconciled() {
 }
 
 #[test]
+fn a_launch_in_doubt_is_asked_about_again_until_the_master_answers() {
+    let mut s = Story::subscribed();
+    s.offered("O1");
+    s.says(accept("O1", "t1"));
+    assert!(s.sends().accept.is_some());
+    s.breaks(false);
+    s.delivers_disconnected();
+    s.connects_to("m1:1");
+    s.hears(subscribed("F1"));
+    s.delivers_subscribed("F1");
+    assert!(s.sends().reconcile.is_some());
+    // The master lives and says nothing of it while the agent has yet to come back.
+    let since = s.now;
+    let mut asked_at = Vec::new();
+    for _ in 0..40 {
+        s.now = s.now + Duration::from_secs(1);
+        s.hears(event(scheduler::event::Type::Heartbeat));
+        s.input(Input::Tick);
+        if !s.seen.is_empty() {
+            let asked = s.sends().reconcile.unwrap().tasks;
+            assert_eq!(asked[0].task_id.value, "t1");
+            asked_at.push(s.now.since(since).as_secs());
+        }
+    }
+    assert_eq!(asked_at, [5, 15, 35]);
+    s.hears(update("t1", TaskState::TaskRunning, 1));
+    s.see();
+    s.now = s.now + Duration::from_secs(600);
+    s.hears(event(scheduler::event::Type::Heartbeat));
+    s.input(Input::Tick);
+    s.nothing_else();
+}
+
+#[test]
 fn a_rejected_accept_is_told_and_its_launch_reconciled() {
     let mut s = Story::subscribed();
     s.offered("O1");

@@ -12,6 +12,8 @@ use allotment_types::{FrameworkId, TaskId, Timestamp};
 use fastrand::Rng;
 
 use crate::brain::Deed;
+use crate::fault::CrashPoint;
+use crate::plant::Plant;
 use crate::rng;
 
 /// The framework and its user.
@@ -29,6 +31,11 @@ pub(crate) struct Batch {
     next_transfer: u64,
     /// When the user next looks for held jobs, to release them.
     look_at: Timestamp,
+    /// Where it dies in its next step that writes.
+    die_at: Option<CrashPoint>,
+    /// It died in a step and was not started again yet.
+    dead: bool,
+    plant: Plant,
 }
 
 /// How often the user looks for held jobs: those whose container could not be started.
@@ -36,7 +43,7 @@ const LOOK: Duration = Duration::from_secs(60);
 
 impl Batch {
     /// A user who submits `clusters` clusters of jobs within `busy`.
-    pub(crate) fn new(seed: u64, clusters: usize, busy: Duration) -> Self {
+    pub(crate) fn new(seed: u64, clusters: usize, busy: Duration, plant: Plant) -> Self {
         let mut rng = rng::stream(seed, "jobs");
         let mut script: Vec<(Timestamp, u32, Duration)> = (0..clusters)
             .map(|_| {
@@ -57,7 +64,14 @@ impl Batch {
             transfers: BTreeMap::new(),
             next_transfer: 0,
             look_at: Timestamp::ZERO + LOOK,
+            die_at: None,
+            dead: false,
+            plant,
         }
+    }
+
+    pub(crate) fn die_at(&mut self, at: CrashPoint) {
+        self.die_at = Some(at);
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
@@ -77,12 +91,21 @@ impl Batch {
             && at <= now
         {
             self.script.pop_front();
-            self.submitted += jobs;
+            let next_cluster = self.durable.next_cluster;
             let input = Input::Submit {
                 ticket: 0,
                 request: submission(jobs, runs),
             };
             deeds.extend(self.step(now, input)?);
+            if self.dead && self.durable.next_cluster == next_cluster {
+                // No answer came and the queue does not have them: the user submits again.
+                self.script.push_front((at, jobs, runs));
+            } else {
+                self.submitted += jobs;
+            }
+            if self.dead {
+                return Ok(deeds);
+            }
         }
         while let Some(entry) = self.transfers.first_entry()
             && entry.key().0 <= now
@@ -123,9 +146,23 @@ impl Batch {
     }
 
     fn step(&mut self, now: Timestamp, input: Input) -> Result<Vec<Deed>, String> {
+        if self.dead {
+            return Ok(Vec::new());
+        }
         let Effects { persist, then } = self.core.step(now, input);
-        for record in persist {
-            self.write(record)?;
+        let dies = self.die_at.filter(|_| !persist.is_empty());
+        if dies != Some(CrashPoint::BeforeSync) {
+            for record in persist {
+                self.write(record)?;
+            }
+        }
+        if dies.is_some() {
+            self.dead = true;
+            let calls = then.into_iter().filter_map(|effect| match effect {
+                Effect::Call(call) if self.plant == Plant::BatchActsEarly => Some(Deed::Call(call)),
+                _ => None,
+            });
+            return Ok(calls.chain([Deed::Die]).collect());
         }
         let mut deeds = Vec::new();
         for effect in then {
@@ -152,6 +189,8 @@ impl Batch {
     /// The database, as `allotment_batch::store` keeps it.
     fn write(&mut self, record: Record) -> Result<(), String> {
         match record {
+            Record::Job(..) if self.plant == Plant::BatchForgetsJobs => {}
+            Record::Framework(_) if self.plant == Plant::IdForgotten => {}
             Record::NextCluster(next) => self.durable.next_cluster = next,
             Record::Framework(id) => self.durable.framework = id,
             Record::Cluster(id, stored) => {
@@ -183,6 +222,8 @@ impl Batch {
     /// Another process with what the database holds.
     pub(crate) fn restart(&mut self, now: Timestamp) -> Option<FrameworkId> {
         self.core = Core::recover(settings(&mut self.rng), self.durable.clone(), now);
+        self.die_at = None;
+        self.dead = false;
         self.transfers.clear();
         self.core.framework().cloned()
     }

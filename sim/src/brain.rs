@@ -8,6 +8,8 @@ use allotment_types::{FrameworkId, Timestamp};
 
 use crate::batch::Batch;
 use crate::elastic::Elastic;
+use crate::fault::CrashPoint;
+use crate::lab::Tenant;
 use crate::services::Services;
 
 /// What a framework does to the world.
@@ -17,6 +19,8 @@ pub(crate) enum Deed {
     Call(Call),
     /// Make this durable in the masters' store; one at a time, repeated until it is.
     Commit(allot::StoreCommitRequest),
+    /// The process dies here, and another begins.
+    Die,
 }
 
 /// A framework.
@@ -28,6 +32,8 @@ pub(crate) enum Brain {
     Services(Box<Services>),
     /// The batch framework's core; its state lives in a database of its own.
     Batch(Box<Batch>),
+    /// A framework of the laboratory.
+    Tenant(Box<Tenant>),
 }
 
 impl Brain {
@@ -37,6 +43,7 @@ impl Brain {
             Self::Elastic(brain) => brain.next_deadline(),
             Self::Services(brain) => brain.next_deadline(),
             Self::Batch(brain) => brain.next_deadline(),
+            Self::Tenant(brain) => brain.next_deadline(),
         }
     }
 
@@ -46,6 +53,7 @@ impl Brain {
             Self::Elastic(brain) => Ok(calls(brain.on_tick(now))),
             Self::Services(brain) => brain.on_tick(now),
             Self::Batch(brain) => brain.on_tick(now),
+            Self::Tenant(brain) => Ok(calls(brain.on_tick(now))),
         }
     }
 
@@ -55,6 +63,7 @@ impl Brain {
             Self::Elastic(brain) => Ok(calls(brain.on_event(now, event))),
             Self::Services(brain) => brain.on_event(now, event),
             Self::Batch(brain) => brain.on_event(now, event),
+            Self::Tenant(brain) => Ok(calls(brain.on_event(now, event))),
         }
     }
 
@@ -62,7 +71,16 @@ impl Brain {
     pub(crate) fn on_stored(&mut self, now: Timestamp) -> Result<Vec<Deed>, String> {
         match self {
             Self::Services(brain) => brain.on_stored(now),
-            Self::Elastic(_) | Self::Batch(_) => Ok(Vec::new()),
+            Self::Elastic(_) | Self::Batch(_) | Self::Tenant(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The process dies in its next step that writes.
+    pub(crate) fn die_at(&mut self, at: CrashPoint) {
+        match self {
+            Self::Elastic(_) | Self::Tenant(_) => {}
+            Self::Services(brain) => brain.die_at(at),
+            Self::Batch(brain) => brain.die_at(at),
         }
     }
 
@@ -74,7 +92,7 @@ impl Brain {
         registry: &Registry,
     ) -> Option<Result<Option<FrameworkId>, String>> {
         match self {
-            Self::Elastic(_) => None,
+            Self::Elastic(_) | Self::Tenant(_) => None,
             Self::Services(brain) => Some(brain.restart(registry)),
             Self::Batch(brain) => Some(Ok(brain.restart(now))),
         }
@@ -86,6 +104,7 @@ impl Brain {
             Self::Elastic(brain) => brain.check_settled(),
             Self::Services(brain) => brain.check_settled(),
             Self::Batch(brain) => brain.check_settled(),
+            Self::Tenant(_) => Ok(()),
         }
     }
 
@@ -93,7 +112,15 @@ impl Brain {
     pub(crate) fn elastic(&self) -> Option<&Elastic> {
         match self {
             Self::Elastic(brain) => Some(brain),
-            Self::Services(_) | Self::Batch(_) => None,
+            Self::Services(_) | Self::Batch(_) | Self::Tenant(_) => None,
+        }
+    }
+
+    /// The laboratory's framework, when it is one.
+    pub(crate) fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::Tenant(brain) => Some(brain),
+            Self::Elastic(_) | Self::Services(_) | Self::Batch(_) => None,
         }
     }
 }

@@ -35,6 +35,10 @@ struct Running {
     agent: AgentId,
     up: bool,
     killed: bool,
+    /// Heard of since the last connection broke: a master that begins anew may not know it.
+    confirmed: bool,
+    /// Its agent was unreachable, so another does its work: it counts no more.
+    replaced: bool,
 }
 
 /// How one job went.
@@ -132,7 +136,10 @@ impl Elastic {
         }
         if self.reconcile_at <= now {
             self.reconcile_at = now + RECONCILE;
-            self.reconcile(|running| !running.up || running.killed, &mut calls);
+            self.reconcile(
+                |running| !running.up || running.killed || !running.confirmed,
+                &mut calls,
+            );
         }
         self.ask(&mut calls);
         calls
@@ -226,8 +233,12 @@ impl Elastic {
                 self.kill_again(update, &mut calls);
                 self.ask(&mut calls);
             }
-            Event::Disconnected { .. }
-            | Event::Rescinded(_)
+            Event::Disconnected { .. } => {
+                for running in self.running.values_mut() {
+                    running.confirmed = false;
+                }
+            }
+            Event::Rescinded(_)
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_)
             | Event::AgentLost(_)
@@ -263,6 +274,8 @@ impl Elastic {
                 agent: offer.agent.clone(),
                 up: false,
                 killed: false,
+                confirmed: true,
+                replaced: false,
             };
             self.running.insert(id, running);
         }
@@ -289,12 +302,23 @@ impl Elastic {
                     self.waits.push(now.since(running.wish.since));
                 }
                 running.up = up;
+                running.confirmed = true;
+                if update.state == TaskState::TaskUnreachable && !running.killed {
+                    // It may never come back; if it does, it is killed.
+                    running.killed = true;
+                    running.replaced = true;
+                    let wish = running.wish.clone();
+                    self.waiting.push_front(Wish { since: now, ..wish });
+                }
             }
             return;
         }
         let Some(ended) = self.running.remove(&update.task) else {
             return;
         };
+        if ended.replaced {
+            return;
+        }
         let finished = update.state == TaskState::TaskFinished;
         match ended.wish.job {
             Some(job) if finished => {

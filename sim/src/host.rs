@@ -89,6 +89,14 @@ impl Host {
         }
     }
 
+    /// Everything it has is gone, and it starts as a new agent with so many cores; the
+    /// experiments that use the model have no faults.
+    pub(crate) fn reimage(&mut self, now: Timestamp, cpus: u64) {
+        if let Self::Real(agent) = self {
+            agent.reimage(now, cpus);
+        }
+    }
+
     /// When [`Self::on_tick`] is due.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         match self {

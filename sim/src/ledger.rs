@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use allotment_allocator::Allocator;
+use allotment_master::core::Input;
 use allotment_proto::allot::{agent_message, master_message};
 use allotment_proto::{allot, convert, mesos, scheduler};
 use allotment_types::{AgentId, FrameworkId, Resources, TaskId};
@@ -36,8 +37,22 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// The master takes in a fact.
+    pub(crate) fn on_input(&mut self, input: &Input) {
+        match input {
+            Input::FrameworkCall { conn, call } => self.on_call(conn.0, call),
+            Input::AgentMessage { conn, message } => self.on_message(conn.0, message),
+            Input::FrameworkClosed { conn } => self.on_framework_gone(conn.0),
+            Input::AgentClosed { conn } => self.on_agent_gone(conn.0),
+            Input::Tick
+            | Input::FrameworkOpened { .. }
+            | Input::AgentOpened { .. }
+            | Input::Request { .. } => {}
+        }
+    }
+
     /// The master hears a framework.
-    pub(crate) fn on_call(&mut self, stream: u64, call: &scheduler::Call) {
+    fn on_call(&mut self, stream: u64, call: &scheduler::Call) {
         let Some(framework) = self.frameworks.get(&stream).cloned() else {
             return;
         };
@@ -49,7 +64,7 @@ impl Ledger {
     }
 
     /// The master hears an agent.
-    pub(crate) fn on_message(&mut self, stream: u64, message: &allot::AgentMessage) {
+    fn on_message(&mut self, stream: u64, message: &allot::AgentMessage) {
         match &message.message {
             Some(agent_message::Message::Register(register)) => {
                 self.registering.insert(stream, register.clone());

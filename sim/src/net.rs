@@ -1,7 +1,12 @@
-//! Streams between the master and its peers: ordered, delayed, and cut in the middle when a fault
-//! says so.
+//! Streams between the master and its peers: ordered, delayed, held up and cut when a fault says
+//! so.
+//!
+//! A stream is as TCP gives it: what arrives is a prefix of what was sent, in order, once. A
+//! partition holds what is under way until it heals, as retransmission does; what is under way
+//! when a stream is cut is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use allotment_proto::{allot, scheduler};
@@ -19,8 +24,24 @@ pub(crate) enum Peer {
     Framework(usize),
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(i) => write!(f, "machine {i}"),
+            Self::Framework(i) => write!(f, "framework {i}"),
+        }
+    }
+}
+
+/// One way through a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    ToMaster,
+    FromMaster,
+}
+
 /// What a stream carries to the master.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Up {
     Opened,
     Call(Box<scheduler::Call>),
@@ -29,7 +50,7 @@ pub(crate) enum Up {
 }
 
 /// What a stream carries from the master.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Down {
     Event(Box<scheduler::Event>),
     Message(Box<allot::MasterMessage>),
@@ -47,6 +68,11 @@ struct Stream {
     /// The latest arrival so far, in either direction: nothing overtakes.
     up_at: Timestamp,
     down_at: Timestamp,
+    /// Nothing gets to the master over this stream, whatever its peer's other streams do.
+    stalled: bool,
+    /// What has come to the place where it is held up.
+    held_up: VecDeque<Up>,
+    held_down: VecDeque<Down>,
 }
 
 /// Every stream of the cluster.
@@ -58,6 +84,8 @@ pub(crate) struct Net {
     pub(crate) slowness: u32,
     streams: BTreeMap<u64, Stream>,
     next: u64,
+    /// Ways that are blocked for all streams of a peer, and by how many faults.
+    blocked: BTreeMap<(Peer, Way), u32>,
 }
 
 impl Net {
@@ -68,6 +96,7 @@ impl Net {
             slowness: 1,
             streams: BTreeMap::new(),
             next: 1,
+            blocked: BTreeMap::new(),
         }
     }
 
@@ -87,6 +116,9 @@ impl Net {
             cut: false,
             up_at: now,
             down_at: now,
+            stalled: false,
+            held_up: VecDeque::new(),
+            held_down: VecDeque::new(),
         };
         self.streams.insert(number, stream);
         number
@@ -150,6 +182,93 @@ impl Net {
         Some((notice(), notice()))
     }
 
+    /// Blocks one way between the master and a peer, for streams to come too.
+    pub(crate) fn block(&mut self, peer: Peer, way: Way) {
+        *self.blocked.entry((peer, way)).or_default() += 1;
+    }
+
+    /// Takes one block back; returns the streams of which something may be held now.
+    pub(crate) fn unblock(&mut self, peer: Peer, way: Way) -> Vec<u64> {
+        if let Some(blocks) = self.blocked.get_mut(&(peer, way)) {
+            *blocks -= 1;
+            if *blocks == 0 {
+                self.blocked.remove(&(peer, way));
+            }
+        }
+        let of_peer = self.streams.iter().filter(|(_, s)| s.peer == peer);
+        of_peer.map(|(number, _)| *number).collect()
+    }
+
+    /// A stream needs both ways to be opened.
+    pub(crate) fn is_reachable(&self, peer: Peer) -> bool {
+        let ways = [Way::ToMaster, Way::FromMaster];
+        !ways.iter().any(|way| self.is_blocked(peer, *way))
+    }
+
+    fn is_blocked(&self, peer: Peer, way: Way) -> bool {
+        self.blocked.contains_key(&(peer, way))
+    }
+
+    /// Holds up what goes to the master over this one stream, or lets it go.
+    pub(crate) fn stall(&mut self, number: u64, stalled: bool) {
+        if let Some(stream) = self.streams.get_mut(&number) {
+            stream.stalled = stalled;
+        }
+    }
+
+    /// Holds what came up when it cannot pass; gives it back when it can.
+    pub(crate) fn pass_up(&mut self, number: u64, up: Up) -> Option<Up> {
+        let Some(stream) = self.streams.get(&number) else {
+            return Some(up);
+        };
+        let held = stream.stalled || self.is_blocked(stream.peer, Way::ToMaster);
+        match self.streams.get_mut(&number) {
+            Some(stream) if held => {
+                stream.held_up.push_back(up);
+                None
+            }
+            _ => Some(up),
+        }
+    }
+
+    /// Holds what came down when it cannot pass; gives it back when it can.
+    pub(crate) fn pass_down(&mut self, number: u64, down: Down) -> Option<Down> {
+        let peer = self.peer(number);
+        let held = peer.is_some_and(|peer| self.is_blocked(peer, Way::FromMaster));
+        match self.streams.get_mut(&number) {
+            Some(stream) if held => {
+                stream.held_down.push_back(down);
+                None
+            }
+            _ => Some(down),
+        }
+    }
+
+    /// How much a peer has not read.
+    pub(crate) fn n_held_down(&self, number: u64) -> usize {
+        self.streams.get(&number).map_or(0, |s| s.held_down.len())
+    }
+
+    /// What was held on its way to the master, when it is held no longer.
+    pub(crate) fn released_up(&mut self, number: u64) -> VecDeque<Up> {
+        match self.streams.get(&number) {
+            Some(s) if !s.stalled && !self.is_blocked(s.peer, Way::ToMaster) => {}
+            Some(_) | None => return VecDeque::new(),
+        }
+        let stream = self.streams.get_mut(&number);
+        stream.map_or_else(VecDeque::new, |s| std::mem::take(&mut s.held_up))
+    }
+
+    /// What was held on its way to the peer, when it is held no longer.
+    pub(crate) fn released_down(&mut self, number: u64) -> VecDeque<Down> {
+        let peer = self.peer(number);
+        if peer.is_none_or(|peer| self.is_blocked(peer, Way::FromMaster)) {
+            return VecDeque::new();
+        }
+        let stream = self.streams.get_mut(&number);
+        stream.map_or_else(VecDeque::new, |s| std::mem::take(&mut s.held_down))
+    }
+
     /// Whether something that arrives at the master is heard.
     pub(crate) fn heard_by_master(&self, number: u64, closing: bool) -> bool {
         self.streams
@@ -195,6 +314,26 @@ impl Net {
             .collect()
     }
 
+    /// The newest stream of another peer of the same kind, for planted faults.
+    pub(crate) fn stranger(&self, number: u64) -> Option<u64> {
+        let peer = self.peer(number)?;
+        let alike = |other: Peer| match (peer, other) {
+            (Peer::Agent(i), Peer::Agent(j)) | (Peer::Framework(i), Peer::Framework(j)) => i != j,
+            _ => false,
+        };
+        let mut streams = self.streams.iter().rev();
+        let found = streams.find(|(_, s)| alike(s.peer) && s.master_open && s.peer_open && !s.cut);
+        found.map(|(number, _)| *number)
+    }
+
+    /// The newest stream of this stream's peer, for planted faults.
+    pub(crate) fn newest_of_same_peer(&self, number: u64) -> Option<u64> {
+        let peer = self.peer(number)?;
+        let mut streams = self.streams.iter().rev();
+        let found = streams.find(|(_, s)| s.peer == peer && s.master_open && s.peer_open);
+        found.map(|(newest, _)| *newest)
+    }
+
     fn forget(&mut self, number: u64) {
         if self
             .streams
@@ -222,6 +361,29 @@ mod tests {
             assert!(at >= last && at >= now);
             last = at;
         }
+    }
+
+    #[test]
+    fn what_is_held_by_a_partition_goes_on_in_order_when_it_heals() {
+        let mut net = Net::new(rng::stream(3, "net"), (Duration::ZERO, Duration::ZERO));
+        let peer = Peer::Agent(0);
+        let stream = net.open(Timestamp::ZERO, peer);
+        net.block(peer, Way::ToMaster);
+        net.block(peer, Way::ToMaster);
+        assert!(!net.is_reachable(peer));
+        assert!(net.pass_up(stream, Up::Opened).is_none());
+        assert!(net.pass_up(stream, Up::Closed).is_none());
+        let down = Down::Closed {
+            reason: String::new(),
+            clean: true,
+        };
+        assert!(net.pass_down(stream, down).is_some(), "one way only");
+        assert_eq!(net.unblock(peer, Way::ToMaster), [stream]);
+        assert!(net.released_up(stream).is_empty(), "another fault holds it");
+        net.unblock(peer, Way::ToMaster);
+        let released = net.released_up(stream);
+        assert!(matches!(released.front(), Some(Up::Opened)));
+        assert!(matches!(released.back(), Some(Up::Closed)));
     }
 
     #[test]

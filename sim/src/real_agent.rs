@@ -15,7 +15,7 @@ use allotment_agent::core::{
     outlasts_power,
 };
 use allotment_proto::allot::{MasterMessage, SandboxSummary, TaskExit, agent_message};
-use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
+use allotment_types::{AgentId, Fixed, FrameworkId, Name, Ranges, Resources, TaskId, Timestamp};
 use bytes::Bytes;
 use fastrand::Rng;
 
@@ -73,27 +73,7 @@ pub(crate) struct RealAgent {
 
 impl RealAgent {
     pub(crate) fn new(name: &str, total: Resources, mut rng: Rng, now: Timestamp) -> Self {
-        let defaults = allotment_agent::Config::default();
-        let settings = Settings {
-            hostname: name.to_owned(),
-            address: (name.to_owned(), 5051),
-            boot_id: "boot".to_owned(),
-            resources: total.clone(),
-            attributes: Vec::new(),
-            n_masters: 1,
-            reconnect_min: defaults.reconnect_min,
-            reconnect_max: defaults.reconnect_max,
-            kill_grace: defaults.kill_grace,
-            gc_delay: defaults.gc_delay,
-            gc_headroom_permille: 100,
-            work_dir: "/sim".to_owned(),
-            environment: Vec::new(),
-            tasks_outlive_agent: true,
-            log_bound: LogBound {
-                size_max: None,
-                files_max: 0,
-            },
-        };
+        let settings = settings(name, &total);
         Self {
             core: recovered(&settings, &[], rng.u64(..), now).0,
             settings,
@@ -110,6 +90,20 @@ impl RealAgent {
             sent: BTreeSet::new(),
             failures: 0.1,
         }
+    }
+
+    /// Everything it has is gone, and it starts as a new agent with so many cores.
+    pub(crate) fn reimage(&mut self, now: Timestamp, cpus: u64) {
+        self.total = machine_resources(cpus);
+        self.settings = settings(&self.settings.hostname, &self.total);
+        self.n_boots += 1;
+        self.settings.boot_id = format!("boot-{}", self.n_boots);
+        self.core = recovered(&self.settings, &[], self.rng.u64(..), now).0;
+        self.records.clear();
+        self.n_durable = 0;
+        self.returns_at = None;
+        self.crash_after_persist = None;
+        self.containers.clear();
     }
 
     pub(crate) fn id(&self) -> Option<AgentId> {
@@ -473,4 +467,34 @@ fn lifetime(argv: &[String]) -> Option<Duration> {
     let (_, seconds) = line.rsplit_once("sleep ")?;
     let seconds: f64 = seconds.trim().parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// A machine of the cluster with faults: memory and ports go with its cores.
+pub(crate) fn machine_resources(cpus: u64) -> Resources {
+    Resources::cpus_mem(Fixed::units(cpus), Fixed::units(cpus * 2048))
+        .with_ranges(Name::PORTS, Ranges::new([(31_000, 31_099)]))
+}
+
+fn settings(name: &str, total: &Resources) -> Settings {
+    let defaults = allotment_agent::Config::default();
+    Settings {
+        hostname: name.to_owned(),
+        address: (name.to_owned(), 5051),
+        boot_id: "boot".to_owned(),
+        resources: total.clone(),
+        attributes: Vec::new(),
+        n_masters: 1,
+        reconnect_min: defaults.reconnect_min,
+        reconnect_max: defaults.reconnect_max,
+        kill_grace: defaults.kill_grace,
+        gc_delay: defaults.gc_delay,
+        gc_headroom_permille: 100,
+        work_dir: "/sim".to_owned(),
+        environment: Vec::new(),
+        tasks_outlive_agent: true,
+        log_bound: LogBound {
+            size_max: None,
+            files_max: 0,
+        },
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::plant::Plant;
 use crate::trace::TraceDepth;
-use crate::watched::Plant;
 
 /// A cluster, its load, and what goes wrong.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,6 +15,8 @@ use fastrand::Rng;
 use serde_json::json;
 
 use crate::brain::Deed;
+use crate::fault::CrashPoint;
+use crate::plant::Plant;
 use crate::rng;
 
 const NAMESPACE: &str = "services";
@@ -46,11 +48,14 @@ pub(crate) struct Services {
     writing: Option<Vec<Effect>>,
     probes: BTreeMap<(Timestamp, u64), (TaskId, usize)>,
     next_probe: u64,
+    /// Where it dies in its next step that writes.
+    die_at: Option<CrashPoint>,
+    plant: Plant,
 }
 
 impl Services {
     /// A user with a few apps who changes his mind `changes` times within `busy`.
-    pub(crate) fn new(seed: u64, changes: usize, busy: Duration) -> Self {
+    pub(crate) fn new(seed: u64, changes: usize, busy: Duration, plant: Plant) -> Self {
         let mut rng = rng::stream(seed, "services");
         let settings = Settings::from(&allotment_services::Config::default());
         let mut script: Vec<(Timestamp, Wish)> = Vec::new();
@@ -84,7 +89,13 @@ impl Services {
             writing: None,
             probes: BTreeMap::new(),
             next_probe: 0,
+            die_at: None,
+            plant,
         }
+    }
+
+    pub(crate) fn die_at(&mut self, at: CrashPoint) {
+        self.die_at = Some(at);
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
@@ -136,6 +147,9 @@ impl Services {
     }
 
     pub(crate) fn on_stored(&mut self, now: Timestamp) -> Result<Vec<Deed>, String> {
+        if self.die_at == Some(CrashPoint::AfterSync) {
+            return Ok(vec![Deed::Die]);
+        }
         let effects = self.writing.take().unwrap_or_default();
         let mut deeds = self.perform(now, effects)?;
         deeds.extend(self.flush(now)?);
@@ -156,6 +170,14 @@ impl Services {
         if persist.is_empty() {
             return self.perform(now, then);
         }
+        let (early, then) = if self.plant == Plant::ServicesActEarly {
+            (self.perform(now, then)?, Vec::new())
+        } else {
+            (Vec::new(), then)
+        };
+        if self.die_at == Some(CrashPoint::BeforeSync) {
+            return Ok(early.into_iter().chain([Deed::Die]).collect());
+        }
         self.writing = Some(then);
         let mut merged: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
         for record in persist {
@@ -168,10 +190,11 @@ impl Services {
                 value: value.map(Bytes::from),
                 expected_version: None,
             });
-        Ok(vec![Deed::Commit(allot::StoreCommitRequest {
+        let commit = Deed::Commit(allot::StoreCommitRequest {
             namespace: NAMESPACE.to_owned(),
             operations: operations.collect(),
-        })])
+        });
+        Ok(early.into_iter().chain([commit]).collect())
     }
 
     fn perform(&mut self, now: Timestamp, effects: Vec<Effect>) -> Result<Vec<Deed>, String> {
@@ -235,6 +258,7 @@ impl Services {
             .map_err(|error| format!("services cannot read what it wrote: {error}"))?;
         self.queued = Effects::none();
         self.writing = None;
+        self.die_at = None;
         self.probes.clear();
         // What was asked and not answered is asked again, as a user would.
         for (_, wish) in std::mem::take(&mut self.asked).into_iter().rev() {

@@ -28,6 +28,8 @@ pub(crate) struct Trace {
     full: String,
     digest: u64,
     steps: u64,
+    /// What went wrong, at any time.
+    faults: Vec<String>,
 }
 
 impl Trace {
@@ -38,6 +40,7 @@ impl Trace {
             full: String::new(),
             digest: 0xcbf2_9ce4_8422_2325,
             steps: 0,
+            faults: Vec::new(),
         }
     }
 
@@ -62,6 +65,21 @@ impl Trace {
             self.tail.pop_front();
         }
         self.tail.push_back(line);
+    }
+
+    /// Notes that something goes wrong.
+    pub(crate) fn note_fault(&mut self, now: Timestamp, line: impl FnOnce() -> String) {
+        if self.depth == TraceDepth::None {
+            return;
+        }
+        let line = line();
+        self.faults.push(format!("{now} #{} {line}", self.steps));
+        self.note(now, || format!("fault: {line}"));
+    }
+
+    /// Everything that went wrong so far.
+    pub(crate) fn faults(&self) -> &[String] {
+        &self.faults
     }
 
     /// Steps so far.

@@ -2,93 +2,95 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use allotment_allocator::{
-    AgentSpec, Allocator, Amounts, ConvertError, Demand, Drf, FrameworkSpec, Grant, Hole, Quota,
+    AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
     Recovery, Round, Share, Unavailability, Unoffered,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
-/// A fault planted in the allocator to see that the checks find it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Plant {
-    /// An honest allocator.
-    #[default]
-    None,
-    /// What a framework gives back is given out although it is in use: every grant comes back a
-    /// second time.
-    FreeTwice,
-    /// What a framework gives back is lost.
-    FreeNever,
-}
+use crate::plant::Plant;
 
 /// A shared allocator.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Watched {
-    inner: Arc<Mutex<Drf>>,
+    inner: Arc<Mutex<Box<dyn Allocator>>>,
     plant: Plant,
 }
 
 impl Watched {
-    pub(crate) fn new(plant: Plant) -> Self {
+    pub(crate) fn new(module: Box<dyn Allocator>, plant: Plant) -> Self {
         Self {
-            inner: Arc::default(),
+            inner: Arc::new(Mutex::new(module)),
             plant,
         }
     }
 
-    fn drf(&self) -> MutexGuard<'_, Drf> {
+    fn module(&self) -> MutexGuard<'_, Box<dyn Allocator>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Allocator for Watched {
     fn add_framework(&mut self, framework: &FrameworkId, spec: FrameworkSpec) {
-        self.drf().add_framework(framework, spec);
+        self.module().add_framework(framework, spec);
     }
 
     fn deactivate_framework(&mut self, framework: &FrameworkId) {
-        self.drf().deactivate_framework(framework);
+        self.module().deactivate_framework(framework);
     }
 
     fn remove_framework(&mut self, framework: &FrameworkId) {
-        self.drf().remove_framework(framework);
+        self.module().remove_framework(framework);
     }
 
     fn add_agent(&mut self, agent: &AgentId, spec: AgentSpec) {
-        self.drf().add_agent(agent, spec);
+        self.module().add_agent(agent, spec);
     }
 
     fn set_agent_active(&mut self, agent: &AgentId, active: bool) {
-        self.drf().set_agent_active(agent, active);
+        let active = active || self.plant == Plant::InactiveAgentOffered;
+        self.module().set_agent_active(agent, active);
     }
 
     fn remove_agent(&mut self, agent: &AgentId) {
-        self.drf().remove_agent(agent);
+        self.module().remove_agent(agent);
     }
 
     fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery) {
-        let mut drf = self.drf();
-        match self.plant {
-            Plant::None => drf.recover(now, agent, grant, recovery),
-            Plant::FreeTwice => {
-                drf.recover(now, agent, grant, Recovery::Ended);
-                drf.recover(now, agent, grant, Recovery::Ended);
+        let mut module = self.module();
+        match (self.plant, recovery) {
+            (Plant::FreedTwice, _) => {
+                module.recover(now, agent, grant, Recovery::Ended);
+                module.recover(now, agent, grant, Recovery::Ended);
             }
-            Plant::FreeNever => {}
+            (Plant::FreedNever, _) => {}
+            (Plant::FilterNeverExpires, Recovery::Declined { used_some, .. }) => {
+                let refuse_for = Duration::from_secs(10 * 365 * 86_400);
+                let for_ever = Recovery::Declined {
+                    refuse_for,
+                    used_some,
+                };
+                module.recover(now, agent, grant, for_ever);
+            }
+            _ => module.recover(now, agent, grant, recovery),
         }
     }
 
     fn suppress(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>) {
-        self.drf().suppress(framework, roles);
+        self.module().suppress(framework, roles);
     }
 
     fn revive(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>) {
-        self.drf().revive(framework, roles);
+        if self.plant == Plant::ReviveForgotten {
+            return;
+        }
+        self.module().revive(framework, roles);
     }
 
     fn set_unavailability(&mut self, agent: &AgentId, unavailability: Option<Unavailability>) {
-        self.drf().set_unavailability(agent, unavailability);
+        self.module().set_unavailability(agent, unavailability);
     }
 
     fn answer_inverse(
@@ -97,7 +99,7 @@ impl Allocator for Watched {
         framework: &FrameworkId,
         until: Option<Timestamp>,
     ) {
-        self.drf().answer_inverse(agent, framework, until);
+        self.module().answer_inverse(agent, framework, until);
     }
 
     fn convert(
@@ -107,70 +109,75 @@ impl Allocator for Watched {
         from: &Resources,
         to: &Resources,
     ) -> Result<(), ConvertError> {
-        self.drf().convert(agent, holder, from, to)
+        self.module().convert(agent, holder, from, to)
     }
 
     fn set_demand(&mut self, framework: &FrameworkId, role: &Role, demand: Option<Demand>) {
-        self.drf().set_demand(framework, role, demand);
+        self.module().set_demand(framework, role, demand);
     }
 
     fn set_quota(&mut self, role: &Role, quota: Quota) {
-        self.drf().set_quota(role, quota);
+        self.module().set_quota(role, quota);
     }
 
     fn pause(&mut self) {
-        self.drf().pause();
+        self.module().pause();
     }
 
     fn resume(&mut self) {
-        self.drf().resume();
+        self.module().resume();
     }
 
     fn quota(&self, role: &Role) -> Quota {
-        self.drf().quota(role)
+        self.module().quota(role)
     }
 
     fn consumed(&self, role: &Role) -> Amounts {
-        self.drf().consumed(role)
+        self.module().consumed(role)
     }
 
     fn holes(&self) -> Vec<Hole> {
-        self.drf().holes()
+        self.module().holes()
     }
 
     fn set_weight(&mut self, role: &Role, weight_thousandths: u64) {
-        self.drf().set_weight(role, weight_thousandths);
+        self.module().set_weight(role, weight_thousandths);
     }
 
     fn allocate(&mut self, now: Timestamp) -> Round {
-        self.drf().allocate(now)
+        let mut round = self.module().allocate(now);
+        if self.plant == Plant::OfferedTwice {
+            let again = round.allocations.first().cloned();
+            round.allocations.extend(again);
+        }
+        round
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.drf().next_deadline()
+        self.module().next_deadline()
     }
 
     fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered> {
-        self.drf().explain(now, framework)
+        self.module().explain(now, framework)
     }
 
     fn role_share(&self, role: &Role) -> Share {
-        self.drf().role_share(role)
+        self.module().role_share(role)
     }
 
     fn framework_share(&self, framework: &FrameworkId) -> Share {
-        self.drf().framework_share(framework)
+        self.module().framework_share(framework)
     }
 
     fn weight(&self, role: &Role) -> u64 {
-        self.drf().weight(role)
+        self.module().weight(role)
     }
 
     fn free(&self, agent: &AgentId) -> Resources {
-        self.drf().free(agent)
+        self.module().free(agent)
     }
 
     fn held(&self, agent: &AgentId) -> Vec<Grant> {
-        self.drf().held(agent)
+        self.module().held(agent)
     }
 }

@@ -23,6 +23,11 @@ struct Story {
     heard: Option<usize>,
     /// The latest state that the framework knows.
     state: Option<TaskState>,
+    /// The machine that it was sent to.
+    machine: Option<usize>,
+    /// Its machine lost what it knew of it, or the master that said it was out of reach is gone:
+    /// nobody can say how it ended.
+    lost: bool,
 }
 
 /// Every task of a run.
@@ -37,8 +42,14 @@ pub(crate) struct Witness {
 
 impl Witness {
     /// A framework sent a launch.
-    pub(crate) fn on_launch(&mut self, framework: usize, task: &TaskId) -> Result<(), String> {
+    pub(crate) fn on_launch(
+        &mut self,
+        framework: usize,
+        task: &TaskId,
+        machine: Option<usize>,
+    ) -> Result<(), String> {
         let story = self.stories.entry(task.clone()).or_default();
+        story.machine = machine;
         match story.launched_by.replace(framework) {
             None => Ok(()),
             Some(_) => Err(format!(
@@ -87,6 +98,33 @@ impl Witness {
         }
     }
 
+    /// A machine is installed anew: everything on it is gone.
+    pub(crate) fn on_reimaged(&mut self, machine: usize) {
+        self.running.remove(&machine);
+        self.on_forgotten(machine);
+    }
+
+    /// A machine may have forgotten what it was told last, so nobody may hear how it ended.
+    pub(crate) fn on_forgotten(&mut self, machine: usize) {
+        for story in self.stories.values_mut() {
+            story.lost |= story.machine == Some(machine);
+        }
+    }
+
+    /// A master begins that knows nothing of tasks whose agents have yet to come back. Of those
+    /// that are out of reach their frameworks were told, and need not hear of them again.
+    pub(crate) fn on_new_master(&mut self) {
+        for story in self.stories.values_mut() {
+            story.lost |= story.state == Some(TaskState::TaskUnreachable);
+        }
+    }
+
+    /// Every task that runs, in the order of machines.
+    pub(crate) fn running(&self) -> Vec<Key> {
+        let running = self.running.values();
+        running.flat_map(|tasks| tasks.keys().cloned()).collect()
+    }
+
     /// A machine emitted the next update of a task.
     pub(crate) fn on_emitted(&mut self, key: &Key, uuid: Bytes) {
         let story = self.stories.entry(key.1.clone()).or_default();
@@ -103,6 +141,10 @@ impl Witness {
     /// A framework heard of a task.
     pub(crate) fn on_heard(&mut self, framework: usize, update: &Update) -> Result<(), String> {
         let task = &update.task;
+        if update.uuid.is_none() && !self.stories.contains_key(task) {
+            // It died before it sent the launch that it had written down, and asked.
+            return Ok(());
+        }
         let story = self
             .stories
             .get_mut(task)
@@ -179,8 +221,27 @@ impl Witness {
             .unwrap_or_default()
     }
 
-    /// After everything settled: every launch ended for its framework, or runs and is known to.
-    pub(crate) fn check_settled(&self) -> Result<(), String> {
+    /// After everything settled: nothing of a framework that ended for good runs.
+    pub(crate) fn check_left_nothing(&self, framework: usize) -> Result<(), String> {
+        for (machine, running) in &self.running {
+            let mut tasks = running.keys().map(|(_, task)| task);
+            let left = tasks.find(|task| {
+                let story = self.stories.get(*task);
+                story.is_some_and(|story| story.launched_by == Some(framework))
+            });
+            if let Some(task) = left {
+                return Err(format!(
+                    "tasks end with their framework after its failover timeout: framework \
+                     {framework} is gone, but its task {task} runs on machine {machine}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// After everything settled: every launch of a framework that is `there` ended for it, or
+    /// runs and is known to.
+    pub(crate) fn check_settled(&self, there: impl Fn(usize) -> bool) -> Result<(), String> {
         let alive: BTreeMap<&TaskId, &FrameworkId> = self
             .running
             .values()
@@ -190,8 +251,12 @@ impl Witness {
             let Some(framework) = story.launched_by else {
                 return Err(format!("task {task} started although nobody launched it"));
             };
+            if !there(framework) {
+                continue;
+            }
             let lives = alive.contains_key(task);
             match story.state {
+                Some(TaskState::TaskUnreachable) if story.lost && !lives => {}
                 Some(state) if is_terminal(state) && lives => {
                     return Err(format!(
                         "views converge: task {task} runs, but framework {framework} was told \

@@ -202,7 +202,9 @@ impl Core {
             return;
         };
         let now = self.out.now;
+        // A clock that was set back since must not make it wait longer than it may.
         let since = record.disconnected_since.map_or(now, Timestamp::from_nanos);
+        let since = since.min(now);
         // The time that the master itself was away is not held against the framework.
         let until = (since + checked.failover_timeout).max(now + self.config.agent_timeout);
         let state = FrameworkState::Recovered { since, until };
@@ -218,7 +220,7 @@ impl Core {
         let now = self.out.now;
         let state = match record.unreachable_since {
             Some(since) => {
-                let since = Timestamp::from_nanos(since);
+                let since = Timestamp::from_nanos(since).min(now);
                 let forgotten = since + liveness::UNREACHABLE_KEPT;
                 self.timers
                     .set(forgotten, Timer::AgentForgotten(id.clone()));

@@ -17,10 +17,11 @@ use allotment_types::{Fixed, Resources, Timestamp};
 
 use crate::brain::Brain;
 use crate::elastic::{Demand, Elastic};
+use crate::module::Module;
+use crate::plant::Plant;
 use crate::rng;
 use crate::trace::TraceDepth;
-use crate::watched::Plant;
-use crate::world::{Setup, World};
+use crate::world::{Seat, Setup, World};
 
 /// Load arrives during this time: six bursts.
 const LOAD: Duration = Duration::from_secs(2 * 3600);
@@ -193,8 +194,10 @@ fn run(seed: u64, agents: usize, frameworks: Vec<(&str, Elastic)>) -> Result<Wor
         machines: vec![machine; agents],
         frameworks: frameworks
             .into_iter()
-            .map(|(name, brain)| (name.to_owned(), Brain::Elastic(Box::new(brain))))
-            .collect(),
+            .map(|(name, brain)| Seat::own_role(name, Brain::Elastic(Box::new(brain))))
+            .collect::<Result<_, _>>()?,
+        module: Module::default(),
+        offer_timeout: None,
         delay: (Duration::from_micros(200), Duration::from_millis(2)),
         trace: TraceDepth::None,
         plant: Plant::None,
@@ -287,7 +290,7 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The value that this part of the ascending values does not exceed; 0 of nothing.
-fn quantile(ascending: &[f64], part: f64) -> f64 {
+pub(crate) fn quantile(ascending: &[f64], part: f64) -> f64 {
     let last = ascending.len().saturating_sub(1);
     let place = count(size(last) * part).min(last);
     ascending.get(place).copied().unwrap_or(0.0)

@@ -6,15 +6,24 @@ use allotment_allocator::Allocator;
 use allotment_master::core::{self as master, ConnId, Core, CoreConfig};
 use allotment_proto::mesos;
 
-use super::{Checked, Fault, Happening, Part, World};
+use super::faults::Relief;
+use super::{Checked, Happening, Part, World};
 use crate::ledger::Ledger;
+use crate::mishaps;
 use crate::net::{Down, Peer, Up};
+use crate::plant::Plant;
 use crate::watched::Watched;
 use crate::words;
 
 impl World {
     pub(super) fn start_master(&mut self) {
+        if self.master.core.is_some() {
+            return;
+        }
         self.master.starts += 1;
+        self.witness.on_new_master();
+        let jumps = std::mem::take(&mut self.master.clock_jumps);
+        self.master.clock = self.master.clock.jumped(jumps);
         let info = mesos::MasterInfo {
             id: format!("M{}", self.master.starts),
             ip: 0x0100_007f,
@@ -30,15 +39,15 @@ impl World {
             agent_ping_interval: defaults.agent_ping_interval,
             agent_ping_misses: defaults.agent_ping_misses,
             agent_timeout: defaults.agent_timeout,
-            offer_timeout: defaults.offer_timeout,
+            offer_timeout: self.master.offer_timeout.unwrap_or(defaults.offer_timeout),
             allocation_coalesce: defaults.allocation_coalesce,
             allocation_interval: defaults.allocation_interval,
         };
-        self.master.allocator = Watched::new(self.plant);
+        self.master.allocator = Watched::new(self.master.module.build(), self.master.plant);
         self.ledger = Ledger::default();
         self.master.core = Some(Core::new(
             config,
-            self.now(),
+            self.master.clock.local(self.now()),
             self.master.registry.clone(),
             Box::new(self.master.allocator.clone()) as Box<dyn Allocator>,
         ));
@@ -46,13 +55,24 @@ impl World {
     }
 
     pub(super) fn on_up(&mut self, stream: u64, up: Up) -> Checked {
+        let Some(up) = self.net.pass_up(stream, up) else {
+            return Ok(());
+        };
         let closing = matches!(up, Up::Closed);
         if self.master.core.is_none() {
             self.net.closed_at_master(stream);
             return Ok(());
         }
+        let mut stream = stream;
         if !self.net.heard_by_master(stream, closing) {
-            return Ok(());
+            if closing || !self.saboteur.is(Plant::StaleStreamHeard) {
+                return Ok(());
+            }
+            // Nobody looks which stream it came over.
+            match self.net.newest_of_same_peer(stream) {
+                Some(newest) => stream = newest,
+                None => return Ok(()),
+            }
         }
         let peer = self.net.peer(stream);
         let now = self.now();
@@ -68,28 +88,16 @@ impl World {
         let input = match up {
             Up::Opened if framework => master::Input::FrameworkOpened { conn },
             Up::Opened => master::Input::AgentOpened { conn },
-            Up::Call(call) => {
-                if self.checked {
-                    self.ledger.on_call(stream, &call);
-                }
-                master::Input::FrameworkCall { conn, call: *call }
-            }
-            Up::Message(message) => {
-                if self.checked {
-                    self.ledger.on_message(stream, &message);
-                }
-                master::Input::AgentMessage {
-                    conn,
-                    message: *message,
-                }
-            }
+            Up::Call(call) => master::Input::FrameworkCall { conn, call: *call },
+            Up::Message(message) => master::Input::AgentMessage {
+                conn,
+                message: *message,
+            },
             Up::Closed => {
                 self.net.closed_at_master(stream);
                 if framework {
-                    self.ledger.on_framework_gone(stream);
                     master::Input::FrameworkClosed { conn }
                 } else {
-                    self.ledger.on_agent_gone(stream);
                     master::Input::AgentClosed { conn }
                 }
             }
@@ -97,29 +105,18 @@ impl World {
         self.master_step(input)
     }
 
-    pub(super) fn master_step(&mut self, input: master::Input) -> Checked {
-        let now = self.now();
-        let Some(core) = &mut self.master.core else {
-            return Ok(());
-        };
-        let effects = core.step(now, input);
-        let wrote = !effects.persist.is_empty();
-        for record in effects.persist {
-            self.master.registry.apply(record);
+    pub(super) fn master_effect(&mut self, effect: master::Effect) -> Checked {
+        let net = &self.net;
+        let effects = self
+            .saboteur
+            .effects(effect, |conn| net.stranger(conn.0).map(ConnId));
+        for effect in effects {
+            self.perform_effect(effect)?;
         }
-        if wrote && let Some(down) = self.master.crash_after_persist.take() {
-            // The records are durable and nobody has heard of them.
-            self.crash_master(down);
-            return Ok(());
-        }
-        for effect in effects.then {
-            self.master_effect(effect)?;
-        }
-        self.rearm(Part::Master);
         Ok(())
     }
 
-    pub(super) fn master_effect(&mut self, effect: master::Effect) -> Checked {
+    fn perform_effect(&mut self, effect: master::Effect) -> Checked {
         match effect {
             master::Effect::ToFramework { conn, event } => {
                 if self.checked {
@@ -148,8 +145,15 @@ impl World {
     }
 
     pub(super) fn down(&mut self, stream: u64, down: Down) {
-        if let Some(at) = self.net.send_down(self.now(), stream) {
-            self.queue.at(at, Happening::Down(stream, down));
+        for copy in 0..self.copies(mishaps::of_down(&down)) {
+            if let Some(at) = self.net.send_down(self.now(), stream) {
+                if copy > 0 {
+                    let now = self.now();
+                    self.trace
+                        .note(now, || format!("doubled: {}", words::down(&down)));
+                }
+                self.queue.at(at, Happening::Down(stream, down.clone()));
+            }
         }
     }
 
@@ -167,6 +171,13 @@ impl World {
         let now = self.now();
         self.trace.note(now, || format!("master dies for {down:?}"));
         self.master.core = None;
+        self.master.crash = None;
+        self.master.disk.lose();
+        if self.saboteur.is(Plant::DiskForgets)
+            && let Some(before) = self.master.before.take()
+        {
+            self.master.registry = before;
+        }
         if let Some(ticket) = self.master.wake.take() {
             self.queue.cancel(ticket);
         }
@@ -177,6 +188,6 @@ impl World {
             self.answer_store(framework, process, false);
         }
         self.queue
-            .at(now + down, Happening::Fault(Fault::MasterBack));
+            .at(now + down, Happening::Relief(Relief::MasterBack));
     }
 }

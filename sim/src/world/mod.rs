@@ -3,6 +3,7 @@
 //! The world performs the effects that the cores ask for, and shows everything that passes to the
 //! checks. It decides nothing but delays and faults, and those from the seed.
 
+mod disk;
 mod faults;
 mod head;
 mod peers;
@@ -11,24 +12,33 @@ mod store;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use allotment_allocator::Allocator;
 use allotment_framework_sdk::Config;
 use allotment_framework_sdk::session::{self, Session};
 use allotment_master::core::registry::Registry;
 use allotment_master::core::{self as master, Core};
 use allotment_proto::allot;
 use allotment_types::{FrameworkId, Resources, Role, Timestamp};
+use fastrand::Rng;
 
+use self::disk::Disk;
+use self::faults::Relief;
 use crate::brain::Brain;
+use crate::clock::Clock;
 use crate::elastic::Elastic;
+use crate::fault::{CrashPoint, Fault};
 use crate::host::Host;
+use crate::lab::Tenant;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
+use crate::module::Module;
 use crate::net::{Down, Net, Peer, Up};
+use crate::plant::{Plant, Saboteur};
 use crate::queue::{Queue, Ticket};
 use crate::real_agent::RealAgent;
 use crate::rng;
 use crate::trace::{Trace, TraceDepth};
-use crate::watched::{Plant, Watched};
+use crate::watched::Watched;
 use crate::witness::Witness;
 
 /// More events than this at one instant are a loop that makes no progress.
@@ -45,6 +55,12 @@ enum Happening {
     Down(u64, Down),
     /// Something goes wrong.
     Fault(Fault),
+    /// It is over.
+    Relief(Relief),
+    /// The stream of this peer breaks.
+    Cut(Peer),
+    /// What this run of the master wrote is durable.
+    Written(u32),
     /// A commit reaches the master, from this framework's process of that number.
     StoreAsked(usize, u64),
     /// What became of it comes back.
@@ -65,42 +81,25 @@ enum Part {
     Framework(usize),
 }
 
-/// What can go wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// A stream breaks with what is in flight; the peer comes back when it likes.
-    CutStream(Peer),
-    /// A machine is out of reach for a while.
-    Partition(usize, Duration),
-    /// The master dies and is back after a while, with its registry. With `torn`, it dies between
-    /// the next durable write and the effects that follow it.
-    MasterCrash { down: Duration, torn: bool },
-    /// A framework's process dies and another begins.
-    KillFramework(usize),
-    /// An agent's process dies, its containers go on, and it is back after a while. With `torn`,
-    /// it dies between its next write and what follows from that.
-    AgentCrash {
-        machine: usize,
-        down: Duration,
-        torn: bool,
-    },
-    /// A machine loses power, with its containers and what was not forced to its disk.
-    PowerLoss { machine: usize, down: Duration },
-    /// Every message takes many times as long, for a while.
-    Slow(Duration),
-    /// The slowness is over.
-    Fast,
-    /// A new master takes over the registry.
-    MasterBack,
-}
-
 struct Master {
     core: Option<Core>,
     registry: Registry,
+    /// As it was before the last write, for [`Plant::DiskForgets`].
+    before: Option<Registry>,
+    plant: Plant,
     allocator: Watched,
+    module: Module,
+    offer_timeout: Option<Duration>,
     starts: u32,
     wake: Option<Ticket>,
-    crash_after_persist: Option<Duration>,
+    clock: Clock,
+    /// How far its clock is off when it comes back.
+    clock_jumps: i32,
+    disk: Disk,
+    /// Where it dies next, and for how long.
+    crash: Option<(CrashPoint, Duration)>,
+    /// It took something in since the books were last compared.
+    stepped: bool,
     /// Commits that wait for their reply: whose, of which process.
     commits: BTreeMap<master::RequestId, (usize, u64)>,
     next_request: u64,
@@ -110,7 +109,7 @@ struct MachineNode {
     host: Host,
     stream: Option<u64>,
     wake: Option<Ticket>,
-    away_until: Timestamp,
+    clock: Clock,
 }
 
 struct FrameworkNode {
@@ -125,13 +124,50 @@ struct FrameworkNode {
     link: Option<(u64, u64)>,
     wake: Option<Ticket>,
     id: Option<FrameworkId>,
+    /// Its process ended for good, or was never there.
+    gone: bool,
+    /// An operator removed it.
+    removed: bool,
+}
+
+/// A framework and how it subscribes.
+pub(crate) struct Seat {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// It wants no offers yet.
+    pub(crate) suppressed: bool,
+    /// How long its tasks live without it.
+    pub(crate) failover_timeout: Duration,
+    /// It never comes: left out to see whether it matters.
+    pub(crate) absent: bool,
+    pub(crate) brain: Brain,
+}
+
+/// How long the tasks of a framework live without it, unless it says otherwise.
+pub(crate) const FAILOVER_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+impl Seat {
+    /// A framework in a role of its own name that wants no offers yet.
+    pub(crate) fn own_role(name: &str, brain: Brain) -> Result<Self, String> {
+        Ok(Self {
+            name: name.to_owned(),
+            role: Role::parse(name).map_err(|e| e.to_string())?,
+            suppressed: true,
+            failover_timeout: FAILOVER_TIMEOUT,
+            absent: false,
+            brain,
+        })
+    }
 }
 
 /// How a world is set up.
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) machines: Vec<Resources>,
-    pub(crate) frameworks: Vec<(String, Brain)>,
+    pub(crate) frameworks: Vec<Seat>,
+    pub(crate) module: Module,
+    /// How long an offer stands; `None`: as long as the master's default.
+    pub(crate) offer_timeout: Option<Duration>,
     pub(crate) delay: (Duration, Duration),
     pub(crate) trace: TraceDepth,
     pub(crate) plant: Plant,
@@ -152,9 +188,12 @@ pub(crate) struct World {
     ledger: Ledger,
     pub(crate) witness: Witness,
     checked: bool,
-    plant: Plant,
+    saboteur: Saboteur,
     instant: (Timestamp, u64),
     pub(crate) faults: u64,
+    /// How many faults lose and double messages now.
+    lossy: u32,
+    mischief: Rng,
     sample_every: Option<Duration>,
     pub(crate) samples: Vec<Sample>,
 }
@@ -175,11 +214,13 @@ type Checked = Result<(), String>;
 impl World {
     pub(crate) fn new(setup: Setup) -> Result<Self, String> {
         let seed = setup.seed;
+        let mut skews = rng::stream(seed, "clocks");
         let mut starts = rng::stream(seed, "starts");
         let mut start = || Timestamp::from_millis(starts.u64(0..2000));
         let machines = setup.machines.into_iter().enumerate().map(|(i, total)| {
             let rng = rng::stream(seed, &format!("machine-{i}"));
-            let (name, at) = (format!("m{i}"), start());
+            let clock = Clock::off_by(skews.i32(-300..=300));
+            let (name, at) = (format!("m{i}"), clock.local(start()));
             let host = if setup.real_agents {
                 Host::Real(Box::new(RealAgent::new(&name, total, rng, at)))
             } else {
@@ -189,18 +230,17 @@ impl World {
                 host,
                 stream: None,
                 wake: None,
-                away_until: Timestamp::ZERO,
+                clock,
             }
         });
         let machines = machines.collect();
         let mut frameworks = Vec::new();
-        for (i, (name, brain)) in setup.frameworks.into_iter().enumerate() {
-            let role = Role::parse(&name).map_err(|e| e.to_string())?;
+        for (i, seat) in setup.frameworks.into_iter().enumerate() {
             let config = Config {
-                name,
-                roles: vec![role],
-                failover_timeout: Duration::from_secs(7 * 24 * 3600),
-                suppressed: true,
+                name: seat.name,
+                roles: vec![seat.role],
+                failover_timeout: seat.failover_timeout,
+                suppressed: seat.suppressed,
                 ..Config::default()
             };
             let jitter = rng::stream(seed, &format!("session-{i}")).u64(..);
@@ -208,12 +248,14 @@ impl World {
             frameworks.push(FrameworkNode {
                 config,
                 session,
-                brain,
+                brain: seat.brain,
                 process: 0,
                 commit: None,
                 link: None,
                 wake: None,
                 id: None,
+                gone: seat.absent,
+                removed: false,
             });
         }
         let mut world = Self {
@@ -223,10 +265,18 @@ impl World {
             master: Master {
                 core: None,
                 registry: Registry::default(),
-                allocator: Watched::default(),
+                allocator: Watched::new(setup.module.build(), setup.plant),
+                plant: setup.plant,
+                before: None,
+                module: setup.module,
+                offer_timeout: setup.offer_timeout,
                 starts: 0,
                 wake: None,
-                crash_after_persist: None,
+                clock: Clock::off_by(0),
+                clock_jumps: 0,
+                disk: Disk::new(rng::stream(seed, "disk")),
+                crash: None,
+                stepped: false,
                 commits: BTreeMap::new(),
                 next_request: 0,
             },
@@ -235,9 +285,11 @@ impl World {
             ledger: Ledger::default(),
             witness: Witness::default(),
             checked: setup.checked,
-            plant: setup.plant,
+            saboteur: Saboteur::new(setup.plant),
             instant: (Timestamp::ZERO, 0),
             faults: 0,
+            lossy: 0,
+            mischief: rng::stream(seed, "mischief"),
             sample_every: None,
             samples: Vec::new(),
         };
@@ -257,6 +309,15 @@ impl World {
 
     pub(crate) fn brains(&self) -> impl Iterator<Item = &Elastic> {
         self.frameworks.iter().filter_map(|f| f.brain.elastic())
+    }
+
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.frameworks.iter().filter_map(|f| f.brain.tenant())
+    }
+
+    /// The allocation module, to be asked.
+    pub(crate) fn allocator(&self) -> &dyn Allocator {
+        &self.master.allocator
     }
 
     /// Every job is submitted and done.
@@ -291,14 +352,19 @@ impl World {
                 self.instant = (self.now(), 0);
             }
             self.happen(happening)?;
-            if self.checked {
+            if self.checked && std::mem::take(&mut self.master.stepped) {
                 self.check()?;
             }
         }
         Ok(())
     }
 
+    /// The books of master, module and simulator, whenever everything that the master decided
+    /// has passed its door.
     fn check(&self) -> Checked {
+        if self.master.disk.is_writing() {
+            return Ok(());
+        }
         if let Some(core) = &self.master.core {
             self.ledger.compare(&self.master.allocator)?;
             core.check()
@@ -309,7 +375,8 @@ impl World {
 
     /// After a quiet time: every view of the cluster is the same.
     pub(crate) fn check_settled(&self) -> Checked {
-        self.witness.check_settled()?;
+        let there = |i: usize| self.frameworks.get(i).is_some_and(|node| !node.gone);
+        self.witness.check_settled(there)?;
         for (i, node) in self.machines.iter().enumerate() {
             let Some(id) = node.host.id().filter(|_| node.host.is_registered()) else {
                 return Err(format!("views converge: machine {i} is not registered"));
@@ -328,17 +395,17 @@ impl World {
                 ));
             }
         }
-        for node in &self.frameworks {
+        for (i, node) in self.frameworks.iter().enumerate() {
+            if node.gone {
+                self.witness.check_left_nothing(i)?;
+                continue;
+            }
             node.brain.check_settled()?;
+            if !node.session.is_subscribed() {
+                return Err(format!("views converge: framework {i} is not subscribed"));
+            }
         }
-        match self
-            .frameworks
-            .iter()
-            .position(|f| !f.session.is_subscribed())
-        {
-            Some(i) => Err(format!("views converge: framework {i} is not subscribed")),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn happen(&mut self, happening: Happening) -> Checked {
@@ -347,6 +414,12 @@ impl World {
             Happening::Up(stream, up) => self.on_up(stream, up),
             Happening::Down(stream, down) => self.on_down(stream, down),
             Happening::Fault(fault) => self.on_fault(fault),
+            Happening::Relief(relief) => self.on_relief(relief),
+            Happening::Cut(peer) => {
+                self.cut_peer(peer, Duration::from_millis(500));
+                Ok(())
+            }
+            Happening::Written(run) => self.on_written(run),
             Happening::StoreAsked(i, process) => self.on_store_asked(i, process),
             Happening::StoreAnswered {
                 framework,
@@ -378,6 +451,10 @@ impl World {
         match part {
             Part::Master => {
                 self.master.wake = None;
+                let broken = self.saboteur.is(Plant::TimersForgotten);
+                if broken && now > Timestamp::from_secs(200) {
+                    return Ok(());
+                }
                 self.master_step(master::Input::Tick)
             }
             Part::Machine(i) => {
@@ -385,7 +462,7 @@ impl World {
                     return Ok(());
                 };
                 node.wake = None;
-                let acts = node.host.on_tick(now);
+                let acts = node.host.on_tick(node.clock.local(now));
                 self.perform_acts(i, acts)
             }
             Part::Framework(i) => {
@@ -393,6 +470,9 @@ impl World {
                     return Ok(());
                 };
                 node.wake = None;
+                if node.gone {
+                    return Ok(());
+                }
                 let mut inputs = Vec::new();
                 if node.session.next_deadline().is_some_and(|at| at <= now) {
                     inputs.push(session::Input::Tick);
@@ -413,13 +493,22 @@ impl World {
         let (deadline, held) = match part {
             Part::Master => {
                 let core = self.master.core.as_ref();
-                (core.and_then(Core::next_deadline), self.master.wake)
+                let core = core.filter(|_| !self.master.disk.is_writing());
+                let deadline = core.and_then(Core::next_deadline);
+                (
+                    deadline.map(|at| self.master.clock.global(at)),
+                    self.master.wake,
+                )
             }
             Part::Machine(i) => match self.machines.get(i) {
-                Some(node) => (node.host.next_deadline(), node.wake),
+                Some(node) => {
+                    let deadline = node.host.next_deadline();
+                    (deadline.map(|at| node.clock.global(at)), node.wake)
+                }
                 None => return,
             },
             Part::Framework(i) => match self.frameworks.get(i) {
+                Some(node) if node.gone => return,
                 Some(node) => {
                     let session = node.session.next_deadline();
                     let brain = node.brain.next_deadline();

@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Event, session};
 
-use super::{Checked, Happening, Part, World};
+use super::{Checked, FAILOVER_TIMEOUT, Happening, Part, World};
 use crate::brain::Deed;
 use crate::host::Act;
+use crate::mishaps;
 use crate::net::{Down, Peer, Up};
 use crate::words;
 
 impl World {
     pub(super) fn on_down(&mut self, stream: u64, down: Down) -> Checked {
+        let Some(down) = self.net.pass_down(stream, down) else {
+            return self.bound_unread(stream);
+        };
         let closing = matches!(down, Down::Closed { .. });
         let Some(peer) = self.net.heard_by_peer(stream, closing) else {
             return Ok(());
@@ -33,15 +37,16 @@ impl World {
                 let Some(node) = self.machines.get_mut(i) else {
                     return Ok(());
                 };
+                let local = node.clock.local(now);
                 let acts = match down {
                     Down::Message(message) if node.stream == Some(stream) => {
-                        node.host.on_message(now, *message)
+                        node.host.on_message(local, *message)
                     }
                     Down::Message(_) => Vec::new(),
                     Down::Closed { .. } => {
                         if node.stream == Some(stream) {
                             node.stream = None;
-                            node.host.on_closed(now)
+                            node.host.on_closed(local)
                         } else {
                             Vec::new()
                         }
@@ -73,11 +78,7 @@ impl World {
     pub(super) fn open(&mut self, peer: Peer) -> u64 {
         let now = self.now();
         let stream = self.net.open(now, peer);
-        let away = match peer {
-            Peer::Agent(i) => self.machines.get(i).is_some_and(|m| now < m.away_until),
-            Peer::Framework(_) => false,
-        };
-        if self.master.core.is_some() && !away {
+        if self.master.core.is_some() && self.net.is_reachable(peer) {
             self.up(stream, Up::Opened);
         } else if let Some(at) = self.net.close_by_master(now, stream) {
             let closed = Down::Closed {
@@ -90,8 +91,27 @@ impl World {
     }
 
     pub(super) fn up(&mut self, stream: u64, up: Up) {
-        if let Some(at) = self.net.send_up(self.now(), stream) {
-            self.queue.at(at, Happening::Up(stream, up));
+        for copy in 0..self.copies(mishaps::of_up(&up)) {
+            if let Some(at) = self.net.send_up(self.now(), stream) {
+                if copy > 0 {
+                    let now = self.now();
+                    self.trace
+                        .note(now, || format!("doubled: {}", words::up(&up)));
+                }
+                self.queue.at(at, Happening::Up(stream, up.clone()));
+            }
+        }
+    }
+
+    /// How often a message arrives: once, unless messages are being lost and doubled.
+    pub(super) fn copies(&mut self, may: mishaps::May) -> u32 {
+        if self.lossy == 0 {
+            return 1;
+        }
+        match self.mischief.u8(0..6) {
+            0 if may.be_lost => 0,
+            1 if may.come_twice => 2,
+            _ => 1,
         }
     }
 
@@ -114,7 +134,8 @@ impl World {
                         break;
                     };
                     node.stream = Some(stream);
-                    let register = node.host.on_connected(now);
+                    let local = node.clock.local(now);
+                    let register = node.host.on_connected(local);
                     self.perform_acts(i, register)?;
                 }
                 Act::Disconnect => {
@@ -122,14 +143,19 @@ impl World {
                         self.peer_closes(stream);
                     }
                 }
-                Act::Send(message) => {
-                    if let Some(stream) = node.stream {
+                Act::Send(mut message) => {
+                    if self.saboteur.from_agent(&mut message)
+                        && let Some(stream) = node.stream
+                    {
                         self.up(stream, Up::Message(message));
                     }
                 }
                 Act::Started { key, resources } => {
                     let total = node.host.total().clone();
                     self.witness.on_started(i, &total, &key, &resources)?;
+                    if self.saboteur.starts_twice(key.1.as_str()) {
+                        self.witness.on_started(i, &total, &key, &resources)?;
+                    }
                 }
                 Act::Ended { key } => self.witness.on_ended(i, &key),
                 Act::Updated { key, uuid } => {
@@ -147,10 +173,17 @@ impl World {
     pub(super) fn session_steps(&mut self, i: usize, inputs: Vec<session::Input>) -> Checked {
         let now = self.now();
         let mut inputs: VecDeque<_> = inputs.into();
+        let Some(process) = self.frameworks.get(i).map(|node| node.process) else {
+            return Ok(());
+        };
         while let Some(input) = inputs.pop_front() {
             let Some(node) = self.frameworks.get_mut(i) else {
                 return Ok(());
             };
+            if node.process != process {
+                // It died meanwhile.
+                break;
+            }
             for effect in node.session.step(now, input).then {
                 inputs.extend(self.session_effect(i, effect)?);
             }
@@ -217,12 +250,17 @@ impl World {
                 }
             }
             Event::Update(update) if self.checked => self.witness.on_heard(i, update)?,
+            Event::Error(_) if self.is_removed(i) || self.may_be_late(i) => {
+                if let Some(node) = self.frameworks.get_mut(i) {
+                    node.gone = true;
+                }
+            }
             Event::Error(text) => {
                 return Err(format!("framework {i} was turned away for good: {text}"));
             }
             Event::Rejected { call, message } => {
                 // Kills and reconciliations while disconnected are refused by the session itself.
-                if !message.contains("no connection to a master") {
+                if !message.contains("no connection to a master") && !self.is_removed(i) {
                     return Err(format!("framework {i}'s {call} was refused: {message}"));
                 }
             }
@@ -241,6 +279,16 @@ impl World {
         self.calls_among(i, deeds)
     }
 
+    /// A framework that is out of reach for longer than it may be is turned away for good.
+    fn may_be_late(&self, i: usize) -> bool {
+        let node = self.frameworks.get(i);
+        node.is_some_and(|node| node.config.failover_timeout < FAILOVER_TIMEOUT)
+    }
+
+    fn is_removed(&self, i: usize) -> bool {
+        self.frameworks.get(i).is_some_and(|node| node.removed)
+    }
+
     /// Starts what a brain wants done; its calls come back as the session's inputs.
     pub(super) fn calls_among(
         &mut self,
@@ -252,13 +300,19 @@ impl World {
             match deed {
                 Deed::Call(call) => {
                     if self.checked
-                        && let Call::Accept { tasks, .. } = &call
+                        && let Call::Accept { agent, tasks, .. } = &call
                     {
+                        let mut machines = self.machines.iter();
+                        let machine = machines.position(|m| m.host.id().as_ref() == Some(agent));
                         for task in tasks {
-                            self.witness.on_launch(i, &task.id)?;
+                            self.witness.on_launch(i, &task.id, machine)?;
                         }
                     }
                     inputs.push(session::Input::Call(call));
+                }
+                Deed::Die => {
+                    self.kill_framework(i)?;
+                    return Ok(Vec::new());
                 }
                 Deed::Commit(request) => {
                     let Some(node) = self.frameworks.get_mut(i) else {

@@ -36,13 +36,17 @@ impl World {
             self.answer_store(framework, process, false);
             return Ok(());
         }
-        let id = master::RequestId(self.master.next_request);
-        self.master.next_request += 1;
+        let id = self.next_request();
         self.master.commits.insert(id, (framework, process));
         self.master_step(master::Input::Request {
             id,
             request: master::Request::StoreCommit(request),
         })
+    }
+
+    pub(super) fn next_request(&mut self) -> master::RequestId {
+        self.master.next_request += 1;
+        master::RequestId(self.master.next_request)
     }
 
     pub(super) fn on_reply(
@@ -91,7 +95,7 @@ impl World {
     /// A framework's process dies with all it had in memory, and another begins.
     pub(super) fn kill_framework(&mut self, i: usize) -> Checked {
         let now = self.now();
-        let Some(node) = self.frameworks.get_mut(i) else {
+        let Some(node) = self.frameworks.get_mut(i).filter(|node| !node.gone) else {
             return Ok(());
         };
         let Some(id) = node.brain.restart(now, &self.master.registry) else {

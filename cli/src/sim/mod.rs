@@ -1,6 +1,9 @@
-//! `allot sim`: whole clusters on virtual time, from seeds.
+//! `allot sim`: whole clusters on virtual time, from seeds or from a scenario file.
+
+mod lab;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -13,6 +16,9 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::output::{self, Cell, Format, Row, Tone};
 
+/// How many failing seeds are shrunk before they are shown.
+const SHRUNK_MAX: usize = 5;
+
 /// Arguments of `allot sim`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,22 +28,73 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Simulate one cluster per seed, with faults, and check the invariants after every step
+    /// Simulate whole clusters on virtual time
+    ///
+    /// With SCENARIO, a what-if experiment: agents, roles, frameworks and their load from the
+    /// file, and a report of utilisation, waiting times and fairness. Without, one small cluster
+    /// per seed, with faults; the invariants are checked after every step.
     Run {
-        /// Which seeds: A..B without B, or a single one
-        #[arg(long, value_parser = seeds, value_name = "A..B")]
-        seeds: Range<u64>,
+        /// A scenario file (TOML)
+        #[arg(value_name = "SCENARIO", conflicts_with_all = ["seeds", "trace"])]
+        scenario: Option<PathBuf>,
+        /// The seed of the scenario, instead of the file's; or the one cluster with faults to
+        /// simulate
+        #[arg(long, value_name = "S", required_unless_present_any = ["scenario", "seeds"])]
+        seed: Option<u64>,
+        /// Which clusters with faults: A..B without B, or a single one
+        #[arg(long, value_parser = seeds, value_name = "A..B", conflicts_with = "seed")]
+        seeds: Option<Range<u64>>,
+        /// Draw the scenario's report there
+        #[arg(long, value_name = "FILE", requires = "scenario")]
+        svg: Option<PathBuf>,
         /// Print every step of every run
         #[arg(long)]
         trace: bool,
     },
 }
 
-/// Runs the command; succeeds only if every seed was clean.
+/// Runs the command; clusters with faults succeed only if every seed was clean.
 pub(crate) fn run(ctx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
-    let Command::Run { seeds, trace } = &args.command;
+    let Command::Run {
+        scenario,
+        seed,
+        seeds,
+        svg,
+        trace,
+    } = &args.command;
+    if let Some(file) = scenario {
+        return lab::run(ctx, file, *seed, svg.as_deref());
+    }
+    let one = |seed: u64| seed..seed.saturating_add(1);
+    match (seeds.clone(), seed) {
+        (Some(range), _) => search(ctx, range, *trace),
+        (None, Some(seed)) => {
+            // One seed is run to be seen again: make sure that it is the same every time.
+            allotment_sim::replay(*seed, &Scenario::default())?;
+            search(ctx, one(*seed), *trace)
+        }
+        (None, None) => bail!("name a SCENARIO, --seeds A..B or --seed S"),
+    }
+}
+
+/// Says what a seed breaks; the first few in few words, which takes some more runs each.
+fn explain(seed: u64, scenario: &Scenario, n_broken: usize) {
+    if let Err(divergence) = allotment_sim::replay(seed, scenario) {
+        output::complain(&divergence.to_string());
+    }
+    let violation = if n_broken <= SHRUNK_MAX {
+        allotment_sim::shrink(seed, scenario)
+    } else {
+        run_seed(seed, scenario).violation
+    };
+    if let Some(violation) = violation {
+        output::complain(&violation.to_string());
+    }
+}
+
+fn search(ctx: &Context, seeds: Range<u64>, trace: bool) -> anyhow::Result<ExitCode> {
     let scenario = Scenario {
-        trace: if *trace {
+        trace: if trace {
             TraceDepth::Full
         } else {
             TraceDepth::Tail
@@ -47,13 +104,13 @@ pub(crate) fn run(ctx: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let bar = ProgressBar::new(seeds.end - seeds.start);
     let mut rows = Vec::new();
     let mut broken = Vec::new();
-    simulate(seeds.clone(), &scenario, |report| {
+    simulate(seeds, &scenario, |report| {
         bar.inc(1);
-        if let Some(violation) = &report.violation {
+        if report.violation.is_some() {
             broken.push(report.seed);
-            bar.suspend(|| output::complain(&violation.to_string()));
+            bar.suspend(|| explain(report.seed, &scenario, broken.len()));
         }
-        if *trace {
+        if trace {
             output::text(&report.trace)?;
         }
         rows.push(SeedRow::new(&report));

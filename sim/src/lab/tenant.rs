@@ -1,0 +1,272 @@
+//! A framework of the laboratory: jobs come in, tasks go out, by one of the policies.
+//!
+//! There are no faults here, so it neither reconciles nor keeps anything: a task that does not
+//! finish goes back to the front of its queue.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use allotment_framework_sdk::{Call, Command, Event, Offer, Task, Update};
+use allotment_proto::mesos::TaskState;
+use allotment_types::{Resources, TaskId, Timestamp};
+
+use super::file::{FrameworkGroup, Policy};
+use super::workload::Workload;
+
+/// How many waiting jobs an offer is tried on: enough that a large task at the head does not keep
+/// small ones behind it waiting, few enough that an offer costs little.
+const JOBS_TRIED: usize = 32;
+
+/// Tasks of one job that wait for an offer.
+#[derive(Debug)]
+struct Waiting {
+    needs: Resources,
+    job: usize,
+    since: Timestamp,
+    lasts: VecDeque<Duration>,
+}
+
+#[derive(Debug)]
+struct Running {
+    needs: Resources,
+    lasts: Duration,
+    job: usize,
+    since: Timestamp,
+    up: bool,
+}
+
+/// How one job went.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct JobTimes {
+    pub(super) submitted: Timestamp,
+    pub(super) done: Option<Timestamp>,
+    left: usize,
+}
+
+/// One framework.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    name: String,
+    policy: Policy,
+    at_least: Resources,
+    holds_offers: bool,
+    refuse_for: Option<Duration>,
+    workload: Workload,
+    waiting: VecDeque<Waiting>,
+    n_waiting: usize,
+    running: BTreeMap<TaskId, Running>,
+    /// What its tasks hold, from their launch to their end.
+    used: Resources,
+    jobs: Vec<JobTimes>,
+    /// Seconds from submission to running, one entry per task that ran.
+    waits: Vec<f64>,
+    suppressed: bool,
+    launched: u64,
+}
+
+impl Tenant {
+    pub(super) fn new(name: String, group: &FrameworkGroup, workload: Workload) -> Self {
+        Self {
+            name,
+            policy: group.policy,
+            at_least: group.at_least.clone().unwrap_or_default(),
+            holds_offers: group.holds_offers,
+            refuse_for: group.refuse_for.map(|span| span.0),
+            workload,
+            waiting: VecDeque::new(),
+            n_waiting: 0,
+            running: BTreeMap::new(),
+            used: Resources::EMPTY,
+            jobs: Vec::new(),
+            waits: Vec::new(),
+            suppressed: group.policy != Policy::Idle,
+            launched: 0,
+        }
+    }
+
+    /// Whether it subscribes without wanting offers yet.
+    pub(super) fn starts_suppressed(&self) -> bool {
+        self.suppressed
+    }
+
+    /// What its tasks hold.
+    pub(super) fn used(&self) -> &Resources {
+        &self.used
+    }
+
+    /// Tasks that wait for an offer.
+    pub(super) fn n_waiting(&self) -> usize {
+        self.n_waiting
+    }
+
+    /// The jobs submitted so far.
+    pub(super) fn jobs(&self) -> &[JobTimes] {
+        &self.jobs
+    }
+
+    /// Seconds from submission to running, of every task that ran.
+    pub(super) fn waits(&self) -> &[f64] {
+        &self.waits
+    }
+
+    /// Since when its oldest waiting task waits.
+    pub(super) fn waits_since(&self) -> Option<Timestamp> {
+        self.waiting.iter().map(|job| job.since).min()
+    }
+
+    /// No job is to come and none is left.
+    pub(super) fn is_done(&self) -> bool {
+        self.workload.next_at().is_none() && self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// When [`Self::on_tick`] is due.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.workload.next_at()
+    }
+
+    pub(crate) fn on_tick(&mut self, now: Timestamp) -> Vec<Call> {
+        while let Some(job) = self.workload.take_due(now) {
+            self.n_waiting += job.lasts.len();
+            self.waiting.push_back(Waiting {
+                needs: job.needs,
+                job: self.jobs.len(),
+                since: now,
+                lasts: job.lasts.iter().copied().collect(),
+            });
+            self.jobs.push(JobTimes {
+                submitted: now,
+                done: None,
+                left: job.lasts.len(),
+            });
+        }
+        let mut calls = Vec::new();
+        self.ask(&mut calls);
+        calls
+    }
+
+    pub(crate) fn on_event(&mut self, now: Timestamp, event: &Event) -> Vec<Call> {
+        let mut calls = Vec::new();
+        match event {
+            Event::Offers(offers) if self.policy == Policy::Idle => {
+                if !self.holds_offers {
+                    calls.extend(offers.iter().map(|offer| self.decline(offer)));
+                }
+            }
+            Event::Offers(offers) => {
+                for offer in offers {
+                    calls.push(self.on_offer(offer));
+                }
+                self.ask(&mut calls);
+            }
+            Event::Update(update) => {
+                self.on_update(now, update);
+                calls.extend(update.acknowledgement());
+                self.ask(&mut calls);
+            }
+            Event::Subscribed { .. }
+            | Event::Disconnected { .. }
+            | Event::Rescinded(_)
+            | Event::AgentLost(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
+            | Event::Rejected { .. }
+            | Event::Error(_) => {}
+        }
+        calls
+    }
+
+    fn decline(&self, offer: &Offer) -> Call {
+        Call::Decline {
+            offers: vec![offer.id.clone()],
+            refuse_for: self.refuse_for,
+        }
+    }
+
+    fn on_offer(&mut self, offer: &Offer) -> Call {
+        let tasks = if offer.resources.contains(&self.at_least) {
+            self.fill(&offer.resources)
+        } else {
+            Vec::new()
+        };
+        if tasks.is_empty() {
+            return self.decline(offer);
+        }
+        Call::Accept {
+            agent: offer.agent.clone(),
+            offers: vec![offer.id.clone()],
+            tasks,
+            refuse_for: self.refuse_for,
+        }
+    }
+
+    /// As many tasks as fit, oldest jobs first.
+    fn fill(&mut self, resources: &Resources) -> Vec<Task> {
+        let mut rest = resources.clone();
+        let mut tasks = Vec::new();
+        for waiting in self.waiting.iter_mut().take(JOBS_TRIED) {
+            while rest.contains(&waiting.needs)
+                && let Some(lasts) = waiting.lasts.pop_front()
+            {
+                self.launched += 1;
+                let Ok(id) = TaskId::parse(&format!("{}-{}", self.name, self.launched)) else {
+                    break;
+                };
+                rest.subtract(&waiting.needs);
+                self.used.add(&waiting.needs);
+                self.n_waiting -= 1;
+                let line = format!("sleep {}", lasts.as_secs_f64());
+                let command = Command::Shell(line);
+                tasks.push(Task::new(id.clone(), waiting.needs.clone(), command));
+                let running = Running {
+                    needs: waiting.needs.clone(),
+                    lasts,
+                    job: waiting.job,
+                    since: waiting.since,
+                    up: false,
+                };
+                self.running.insert(id, running);
+            }
+        }
+        self.waiting.retain(|waiting| !waiting.lasts.is_empty());
+        tasks
+    }
+
+    fn on_update(&mut self, now: Timestamp, update: &Update) {
+        if !update.is_terminal() {
+            if update.state == TaskState::TaskRunning
+                && let Some(running) = self.running.get_mut(&update.task)
+                && !std::mem::replace(&mut running.up, true)
+            {
+                self.waits.push(now.since(running.since).as_secs_f64());
+            }
+            return;
+        }
+        let Some(ended) = self.running.remove(&update.task) else {
+            return;
+        };
+        self.used.subtract(&ended.needs);
+        if update.state != TaskState::TaskFinished {
+            self.n_waiting += 1;
+            self.waiting.push_front(Waiting {
+                needs: ended.needs,
+                job: ended.job,
+                since: ended.since,
+                lasts: VecDeque::from([ended.lasts]),
+            });
+        } else if let Some(job) = self.jobs.get_mut(ended.job) {
+            job.left -= 1;
+            if job.left == 0 {
+                job.done = Some(now);
+            }
+        }
+    }
+
+    /// Asks for offers when something waits, and for none when nothing does.
+    fn ask(&mut self, calls: &mut Vec<Call>) {
+        let idle = self.waiting.is_empty() && self.policy != Policy::Idle;
+        if idle != self.suppressed {
+            self.suppressed = idle;
+            calls.push(if idle { Call::Suppress } else { Call::Revive });
+        }
+    }
+}
