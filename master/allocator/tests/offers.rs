@@ -201,7 +201,7 @@ fn a_framework_may_subscribe_suppressed() {
 #[test]
 fn a_framework_that_disconnects_keeps_what_it_holds_and_gets_nothing_more() {
     let mut drf = two_frameworks();
-    drf.allocate(at(0)).allocations;
+    drf.allocate(at(0));
     drf.deactivate_framework(&f("f1"));
     drf.add_agent(&a("a2"), idle("cpus:1; mem:64"));
     assert_eq!(

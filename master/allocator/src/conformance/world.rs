@@ -218,7 +218,7 @@ impl World {
         let held = self.books.held_on(agent);
         // Every second time what is free.
         let (holder, there) = match pick(&held, holder / 2) {
-            Some((client, resources)) if holder % 2 == 0 => {
+            Some((client, resources)) if holder.is_multiple_of(2) => {
                 (Some(client.clone()), resources.clone())
             }
             _ => (None, self.books.free_on(agent)?),
