@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use allotment_sim::{Plant, Scenario, run_seed};
 
 /// Plants and the first seed that finds each.
-const FOUND_BY: [(Plant, u64); 16] = [
+const FOUND_BY: [(Plant, u64); 22] = [
     (Plant::FreedTwice, 0),
     (Plant::FreedNever, 0),
     (Plant::OfferedTwice, 0),
@@ -26,6 +26,12 @@ const FOUND_BY: [(Plant, u64); 16] = [
     (Plant::AgentWriteLost, 3),
     (Plant::ReconciliationUnanswered, 0),
     (Plant::AgentLossUntold, 3),
+    (Plant::ShutdownForgotten, 26),
+    (Plant::StartedTwice, 0),
+    (Plant::OldUpdateAgain, 1),
+    (Plant::TaskHidden, 0),
+    (Plant::EndUnreported, 0),
+    (Plant::ServicesActEarly, 29),
 ];
 
 fn is_found(plant: Plant, seed: u64) -> bool {
@@ -39,10 +45,7 @@ fn is_found(plant: Plant, seed: u64) -> bool {
 #[test]
 fn every_planted_fault_of_the_table_is_found() {
     for (plant, seed) in FOUND_BY {
-        assert!(
-            is_found(plant, seed),
-            "{plant:?} is not found by seed {seed}"
-        );
+        assert!(is_found(plant, seed), "{plant:?} is not found by seed {seed}");
     }
 }
 
