@@ -45,7 +45,10 @@ fn is_found(plant: Plant, seed: u64) -> bool {
 #[test]
 fn every_planted_fault_of_the_table_is_found() {
     for (plant, seed) in FOUND_BY {
-        assert!(is_found(plant, seed), "{plant:?} is not found by seed {seed}");
+        assert!(
+            is_found(plant, seed),
+            "{plant:?} is not found by seed {seed}"
+        );
     }
 }
 
