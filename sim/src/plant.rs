@@ -153,13 +153,13 @@ impl Saboteur {
         stranger: impl Fn(ConnId) -> Option<ConnId>,
     ) -> Vec<Effect> {
         match effect {
-            Effect::ToFramework { conn, event } => self.to_framework(conn, event, stranger),
-            Effect::ToAgent { conn, message } => self.to_agent(conn, message, stranger),
+            Effect::ToFramework { conn, event } => self.event_to_framework(conn, event, stranger),
+            Effect::ToAgent { conn, message } => self.order_to_agent(conn, message, stranger),
             other => vec![other],
         }
     }
 
-    fn to_framework(
+    fn event_to_framework(
         &mut self,
         conn: ConnId,
         event: Box<scheduler::Event>,
@@ -205,7 +205,7 @@ impl Saboteur {
         vec![Effect::ToFramework { conn, event }]
     }
 
-    fn to_agent(
+    fn order_to_agent(
         &self,
         conn: ConnId,
         message: MasterMessage,
@@ -285,8 +285,8 @@ impl Saboteur {
         }
     }
 
-    /// What becomes of what an agent says; `None`: it is not said.
-    pub(crate) fn from_agent(&self, message: &mut allot::AgentMessage) -> bool {
+    /// Whether an agent says this, which may lose something on its way.
+    pub(crate) fn says(&self, message: &mut allot::AgentMessage) -> bool {
         match (self.plant, &mut message.message) {
             (Plant::TaskHidden, Some(agent_message::Message::Register(register))) => {
                 register.tasks.pop();

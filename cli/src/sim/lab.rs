@@ -21,7 +21,7 @@ pub(super) fn run(
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::Usage(format!("cannot read scenario {}: {error}", file.display()))
     })?;
-    let beside = file.parent().unwrap_or(Path::new("."));
+    let beside = file.parent().unwrap_or_else(|| Path::new("."));
     let scenario = LabScenario::parse(&text, |path| {
         let path = beside.join(path);
         std::fs::read_to_string(&path)

@@ -144,7 +144,7 @@ impl World {
                     }
                 }
                 Act::Send(mut message) => {
-                    if self.saboteur.from_agent(&mut message)
+                    if self.saboteur.says(&mut message)
                         && let Some(stream) = node.stream
                     {
                         self.up(stream, Up::Message(message));
