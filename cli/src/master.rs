@@ -173,7 +173,8 @@ async fn backup(ctx: &Context, file: PathBuf) -> anyhow::Result<()> {
         return output::bytes(&bytes);
     }
     // Whole or not at all, so that a backup is never a part of one.
-    let unfinished = file.with_added_extension("new");
+    let mut unfinished = file.clone().into_os_string();
+    unfinished.push(".new");
     let written = std::fs::File::create(&unfinished)
         .and_then(|mut out| {
             out.write_all(&bytes)?;

@@ -7,16 +7,23 @@ use allotment_types::Timestamp;
 
 use super::{Core, Effect, Settings, Step};
 
+/// However full the disk, a sandbox is kept this long after its task: whoever is told of the end
+/// comes for the output then, and Mesos' rule alone takes it away at once on a disk that is nearly
+/// full already. A disk that fills within ten minutes is not saved by what ended in them.
+const KEPT_AT_LEAST: Duration = Duration::from_secs(10 * 60);
+
 /// By how much earlier than `gc_delay` sandboxes go when so many thousandths of the disk are in
 /// use.
 ///
-/// Mesos: a sandbox is kept for `gc_delay * max(0, 1 - gc_disk_headroom - usage)`.
+/// Mesos: a sandbox is kept for `gc_delay * max(0, 1 - gc_disk_headroom - usage)`; here no less
+/// than [`KEPT_AT_LEAST`], when `gc_delay` is that long.
 pub(super) fn early(settings: &Settings, used_permille: u32) -> Duration {
     let taken = settings
         .gc_headroom_permille
         .saturating_add(used_permille)
         .min(1000);
-    settings.gc_delay / 1000 * taken
+    let early = settings.gc_delay / 1000 * taken;
+    early.min(settings.gc_delay.saturating_sub(KEPT_AT_LEAST))
 }
 
 impl Core {
