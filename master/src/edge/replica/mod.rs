@@ -176,6 +176,9 @@ pub(super) struct ReplicaLoop {
     sender: mpsc::Sender<ToReplica>,
     news: mpsc::UnboundedSender<News>,
     view: watch::Sender<View>,
+    /// The core's loop was told to lead. Nobody hears that this master leads before: their first
+    /// call would find no core.
+    reigns: bool,
     lease: Lease,
     writer: Option<Writer>,
     peers: Peers,
@@ -230,6 +233,7 @@ pub(super) fn prepare(
         sender: sender.clone(),
         news,
         view,
+        reigns: false,
         lease: lease.clone(),
         writer: Some(writer),
         goals: Vec::new(),
@@ -365,12 +369,14 @@ impl ReplicaLoop {
                         registry,
                         time: (time, self.clock.now()),
                     });
+                    self.reigns = true;
                     self.on_changed();
                 }
                 Effect::Follow => {
                     info!("this master does not lead any more");
                     self.lease.set(Timestamp::ZERO);
                     self.tell(News::Follow);
+                    self.reigns = false;
                     self.on_changed();
                 }
                 Effect::Committed { epoch, sequence } => {
@@ -442,7 +448,7 @@ impl ReplicaLoop {
             }
         });
         let view = View {
-            leading: self.replica.is_leading(),
+            leading: self.reigns && self.replica.is_leading(),
             alone: self.is_alone(),
             leader: leader.clone(),
             term: standing.term,
