@@ -5,7 +5,7 @@
 //!
 //! - [`api`]: the way to the framework.
 //! - [`view`]: apps in lists and one by one.
-//! - [`versions`], [`logs`]: what their names say.
+//! - `versions`, `logs`: what their names say.
 
 mod api;
 mod logs;

@@ -7,7 +7,7 @@
 //! Beyond `raft`'s own `RawNode`:
 //! - Election timeouts come from a seed, so that a run can be repeated.
 //! - A member that just started grants no vote for one election timeout: it may have promised a
-//!   leader to (see [`crate::lease`]).
+//!   leader to (see `lease.rs`).
 //! - A member that lost what it once acknowledged says so and takes no further part.
 
 mod apply;
