@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Seconds after which jobs that have not all ended are an error
     #[arg(long, default_value_t = Self::default().patience)]
     patience: u64,
+    /// Measure only under this isolation, `none` or `auto`
+    #[arg(long)]
+    isolation: Option<String>,
 }
 
 impl Default for Args {
@@ -33,6 +36,7 @@ impl Default for Args {
             jobs: 10_000,
             slots: 64,
             patience: 300,
+            isolation: None,
         }
     }
 }
@@ -64,6 +68,9 @@ pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
         ("none", "1300 jobs/s", "HyperQueue 1243 jobs/s"),
         ("auto", "600 jobs/s", ""),
     ] {
+        if args.isolation.as_ref().is_some_and(|only| only != isolation) {
+            continue;
+        }
         let resources = format!("cpus:{};mem:65536;disk:1000000", args.slots);
         let cluster = Cluster::start(allot, &resources, isolation)?;
         take(Number::new(

@@ -4,8 +4,9 @@
 ///
 /// The edge makes every record of `persist` durable before it performs the
 /// first effect of `then`, and never performs effects of a later step before
-/// those of an earlier one. It may merge the records of many steps into one
-/// write (group commit). After raft-rs' `Ready`.
+/// those of an earlier one, except those that a core names as independent of
+/// the disk. It may merge the records of many steps into one write (group
+/// commit). After raft-rs' `Ready`.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "effects that are dropped never happen"]
 pub struct Effects<W, E> {

@@ -78,11 +78,15 @@ impl Init {
 
     /// An init that the next launcher could not find must not begin anything.
     fn enter_journal(&self) -> Result<(), Errno> {
-        // `/proc` is still the launcher's: it tells our number as the host counts.
-        let pid = std::fs::read_link("/proc/self")
-            .ok()
-            .and_then(|link| link.to_str()?.parse().ok())
-            .ok_or(Errno::ESRCH)?;
+        let pid = if self.pid_namespace {
+            // `/proc` is still the launcher's: it tells our number as the host counts.
+            std::fs::read_link("/proc/self")
+                .ok()
+                .and_then(|link| link.to_str()?.parse().ok())
+                .ok_or(Errno::ESRCH)?
+        } else {
+            getpid().as_raw()
+        };
         let born = Report::Born(Born {
             pid,
             since_boot: sys::since_boot(),

@@ -75,6 +75,8 @@ pub(super) struct Launcher {
     socket: UnixStream,
     inbox: Inbox,
     outbox: Vec<u8>,
+    /// The socket took less than there was.
+    waits_to_send: bool,
     pub(super) epoll: Epoll,
     children: SignalFd,
     reports: OwnedFd,
@@ -166,6 +168,7 @@ impl Launcher {
             socket,
             inbox: Inbox::default(),
             outbox: Vec::new(),
+            waits_to_send: false,
             epoll,
             children,
             reports,
@@ -539,7 +542,10 @@ impl Launcher {
             self.kill_orphans();
         }
         let verdict = container.group.as_ref().and_then(Group::memory_verdict);
-        if let Some(mut group) = container.group.take() {
+        // Usually nothing is left in it, and then there is nothing to kill.
+        if let Some(mut group) = container.group.take()
+            && !group.remove()
+        {
             group.kill_members();
             if !group.remove() {
                 self.leftover_groups.push(group);
@@ -634,12 +640,14 @@ impl Launcher {
         if self.agent_gone {
             return;
         }
-        let mut interest = EpollFlags::EPOLLIN;
-        if !self.outbox.is_empty() {
-            interest |= EpollFlags::EPOLLOUT;
+        let waits = !self.outbox.is_empty();
+        if waits != self.waits_to_send {
+            self.waits_to_send = waits;
+            let mut interest = EpollFlags::EPOLLIN;
+            interest.set(EpollFlags::EPOLLOUT, waits);
+            let mut event = EpollEvent::new(interest, TOKEN_SOCKET);
+            let _ = self.epoll.modify(&self.socket, &mut event);
         }
-        let mut event = EpollEvent::new(interest, TOKEN_SOCKET);
-        let _ = self.epoll.modify(&self.socket, &mut event);
     }
 }
 

@@ -171,6 +171,29 @@ pub fn outlasts_power(record: &Record) -> bool {
     }
 }
 
+/// Whether an effect tells somebody something that must still be true after a loss of power.
+///
+/// The others act on this machine, and a loss of power undoes them: an edge may do them as soon
+/// as their records outlast the end of its process, before earlier effects that tell, in the
+/// order among themselves. What makes or destroys volumes is between the two: nothing may pass it.
+pub fn tells(effect: &Effect) -> bool {
+    match effect {
+        Effect::Start(_)
+        | Effect::Terminate(_)
+        | Effect::Destroy(_)
+        | Effect::Probe { .. }
+        | Effect::Warn(_) => false,
+        Effect::Connect { .. }
+        | Effect::Disconnect { .. }
+        | Effect::Send { .. }
+        | Effect::Release(_)
+        | Effect::Collect { .. }
+        | Effect::MakeVolume { .. }
+        | Effect::DestroyVolume { .. }
+        | Effect::Stopped => true,
+    }
+}
+
 /// What the edge is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {

@@ -38,7 +38,7 @@ use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestam
 pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
 pub use confinement::Confinement;
-pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power};
+pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power, tells};
 pub use launch::{ContainerId, Launch, SandboxId};
 pub use logs::{LogBound, LogBounds};
 use random::Random;

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::checkpoint::Log;
+use super::held::Held;
 use super::leader::Fence;
 use super::link::Link;
 use super::{probe, store};
@@ -51,6 +52,7 @@ pub(super) struct Driver {
     pub(super) link: Option<Link>,
     pub(super) fence: Fence,
     pub(super) waiting: BTreeMap<(FrameworkId, TaskId), Vec<oneshot::Sender<()>>>,
+    pub(super) held: Held,
 }
 
 impl Driver {
@@ -75,7 +77,14 @@ impl Driver {
                     self.answer(query);
                     continue;
                 }
-                n = queue.recv_many(&mut batch, BATCH_LEN) => {
+                synced = self.held.synced() => {
+                    match self.go_on(synced).await {
+                        Ok(false) => continue,
+                        Ok(true) => break Ok(()),
+                        Err(reason) => break Err(reason),
+                    }
+                }
+                n = queue.recv_many(&mut batch, BATCH_LEN), if !self.held.is_full() => {
                     if n == 0 {
                         break Ok(());
                     }
@@ -116,8 +125,11 @@ impl Driver {
         self.persist(all.persist).await?;
         let mut stopped = false;
         for effect in all.then {
-            stopped |= self.perform(effect).await;
+            if let Some(effect) = self.held.pass(effect) {
+                stopped |= self.perform(effect).await;
+            }
         }
+        self.held.begin_sync(&self.log);
         for task in ended {
             for waiter in self.waiting.remove(&task).unwrap_or_default() {
                 let _ = waiter.send(());
@@ -126,7 +138,20 @@ impl Driver {
         Ok(stopped)
     }
 
-    /// Writes records down; returns only once they are.
+    /// Does what waited for the sync that has ended, and begins the next; true when the core has
+    /// stopped.
+    async fn go_on(&mut self, synced: std::io::Result<()>) -> Result<bool, String> {
+        synced.map_err(|error| self.cannot_write(&error))?;
+        let mut stopped = false;
+        for effect in self.held.let_go() {
+            stopped |= self.perform(effect).await;
+        }
+        self.held.begin_sync(&self.log);
+        Ok(stopped)
+    }
+
+    /// Writes records down; returns once they outlast this process. Those that must outlast a
+    /// loss of power too wait for a sync.
     async fn persist(&mut self, records: Vec<Record>) -> Result<(), String> {
         if records.is_empty() {
             return Ok(());
@@ -148,11 +173,7 @@ impl Driver {
             tokio::time::sleep(FULL_WAIT).await;
         }
         if records.iter().any(outlasts_power) {
-            let file = self.log.file();
-            spawn_blocking(move || file.sync_data())
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| self.cannot_write(&error))?;
+            self.held.needs_sync();
         }
         if self.log.is_long()
             && let Err(error) = self.log.restart(&self.core.snapshot())

@@ -10,6 +10,7 @@ mod checkpoint;
 mod detect;
 mod driver;
 mod files;
+mod held;
 mod http;
 mod leader;
 mod link;
@@ -181,6 +182,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         link: None,
         fence: leader::Fence::default(),
         waiting: BTreeMap::new(),
+        held: held::Held::default(),
     };
     let found = inputs.clone();
     let driver = tokio::spawn(async move {
