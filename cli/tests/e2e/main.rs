@@ -11,6 +11,7 @@ mod demo;
 mod faults;
 mod framework;
 mod full_disk;
+mod full_disk_start;
 mod local;
 mod masters;
 mod nonroot;
