@@ -13,10 +13,12 @@ step() { printf '\n== %s\n' "$*"; }
 # --- What a bare Debian lacks -------------------------------------------------------------
 # python3-venv: the htcondor wheel, which reads our event logs and expands submit files.
 # util-linux: setpriv, to run the plain-process tests without root.
+# iproute2: `ip`, for tests on a network of namespaces.
 # qemu, busybox, cpio, binutils: a virtual machine with cgroup v2 (agent/tests/cgroup2/run.sh).
 need=()
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3 python3-venv)
 command -v setpriv >/dev/null || need+=(util-linux)
+command -v ip >/dev/null || need+=(iproute2)
 command -v qemu-system-x86_64 >/dev/null || need+=(qemu-system-x86)
 command -v busybox >/dev/null || need+=(busybox-static)
 command -v cpio >/dev/null || need+=(cpio)

@@ -9,6 +9,8 @@
 //! - [`svg`]: what was in use over time, as a plot.
 //! - [`allocator`]: the allocation module alone, on the workloads that Mesos' was measured with.
 //! - [`fairness`]: who gets what over hours, simulated.
+//! - [`masters`]: three masters, with thousands of simulated agents.
+//! - `faults` of the library: a cluster under load while everything fails that can.
 //! - [`app`], [`run`], [`jobs`], [`idle`], [`sharing`], [`simulated`]: one benchmark each.
 //!
 //! Build first (`cargo build --release`), then `cargo run --release -p allotment-benches -- all`,
@@ -23,6 +25,7 @@ mod cpu;
 mod fairness;
 mod idle;
 mod jobs;
+mod masters;
 mod report;
 mod run;
 mod sharing;
@@ -70,6 +73,10 @@ enum What {
     Sharing(sharing::Args),
     /// The same question in the simulator, at 1,000 machines
     Simulated(simulated::Args),
+    /// Three masters: writes, failover, and how much passes through the leader
+    Masters(masters::Args),
+    /// A cluster under load while masters, agents, links and disks fail; needs root
+    Faults(allotment_benches::faults::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -98,7 +105,8 @@ fn main() -> anyhow::Result<()> {
             jobs::measure(&allot, &jobs::Args::default())?;
             idle::measure(&allot, &idle::Args::default())?;
             sharing::measure(&allot, &sharing::Args::default())?;
-            simulated::measure(&simulated::Args::default())
+            simulated::measure(&simulated::Args::default())?;
+            masters::measure(&allot, &masters::Args::default())
         }
         What::App(args) => app::measure(&allot, &args),
         What::Run(args) => run::measure(&allot, &args),
@@ -106,5 +114,12 @@ fn main() -> anyhow::Result<()> {
         What::Idle(args) => idle::measure(&allot, &args),
         What::Sharing(args) => sharing::measure(&allot, &args),
         What::Simulated(args) => simulated::measure(&args),
+        What::Masters(args) => masters::measure(&allot, &args),
+        What::Faults(args) => {
+            let survived =
+                allotment_benches::faults::run(&allot, &args, &|line| println!("{line}"))?;
+            println!("{survived}");
+            Ok(())
+        }
     }
 }

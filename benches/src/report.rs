@@ -1,12 +1,8 @@
 //! What every benchmark prints alike: hardware, percentiles, numbers beside targets.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The one clock of the benchmarks.
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-pub(crate) fn clock() -> Instant {
-    Instant::now()
-}
+pub(crate) use allotment_benches::clock;
 
 /// Prints the hardware and the command line that repeats this run.
 pub(crate) fn heading() {

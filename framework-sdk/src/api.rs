@@ -246,7 +246,8 @@ pub enum Call {
         /// Which update.
         uuid: Bytes,
     },
-    /// Ask how these tasks do; all that the master knows of this framework when empty.
+    /// Ask how these tasks do; all that the master knows of this framework when empty. Those that
+    /// are named are asked about again until something is heard of each.
     Reconcile(Vec<(TaskId, Option<AgentId>)>),
     /// Kill all tasks and remove the framework for good.
     Teardown,

@@ -1,8 +1,10 @@
-//! Launches that nobody has confirmed: which to ask about, and when to ask again.
+//! Tasks that nobody has said anything of: which to ask about, and when to ask again.
 //!
 //! A launch that was under way when a stream broke may have arrived or not. The master answers
 //! when it is asked, but not while the task's agent has yet to come back (Mesos:
 //! `reconciliation.md`), so it is asked again, with growing pauses, until every one is answered.
+//! So are the framework's own questions: one that starts anew asks about the launches of its
+//! earlier life, which no session remembers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,10 +20,10 @@ pub(crate) const ASK_AGAIN_MIN: Duration = Duration::from_secs(5);
 /// The longest pause; a master gives up agents that do not return after minutes.
 pub(crate) const ASK_AGAIN_MAX: Duration = Duration::from_secs(300);
 
-/// Tasks whose launch was sent and that were not heard of since.
+/// Tasks that were sent to be launched, or asked about, and that were not heard of since.
 #[derive(Debug, Default)]
 pub(crate) struct Launched {
-    tasks: BTreeMap<TaskId, AgentId>,
+    tasks: BTreeMap<TaskId, Option<AgentId>>,
     /// Those of them that were asked about without an answer yet.
     in_doubt: BTreeSet<TaskId>,
     /// When to ask again, and the pause before it.
@@ -32,7 +34,20 @@ impl Launched {
     /// This task was sent to be launched on the agent.
     pub(crate) fn add(&mut self, task: &TaskId, agent: &AgentId) {
         if self.tasks.len() < LAUNCHED_MAX {
-            self.tasks.insert(task.clone(), agent.clone());
+            self.tasks.insert(task.clone(), Some(agent.clone()));
+        }
+    }
+
+    /// The framework asks the master about these tasks.
+    pub(crate) fn ask(&mut self, now: Timestamp, tasks: &[(TaskId, Option<AgentId>)]) {
+        for (task, agent) in tasks {
+            if self.tasks.len() < LAUNCHED_MAX {
+                self.tasks.insert(task.clone(), agent.clone());
+                self.in_doubt.insert(task.clone());
+            }
+        }
+        if !self.in_doubt.is_empty() {
+            self.again = Some((now + ASK_AGAIN_MIN, ASK_AGAIN_MIN));
         }
     }
 
@@ -72,7 +87,7 @@ impl Launched {
         self.tasks
             .iter()
             .filter(|(task, _)| self.in_doubt.contains(*task))
-            .map(|(task, agent)| (task.clone(), Some(agent.clone())))
+            .map(|(task, agent)| (task.clone(), agent.clone()))
             .collect()
     }
 }

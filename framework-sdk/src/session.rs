@@ -725,6 +725,9 @@ impl Session {
             }
         }
         if subscribed {
+            if let Call::Reconcile(tasks) = &call {
+                self.launched.ask(now, tasks);
+            }
             self.send(&call, out);
         }
     }

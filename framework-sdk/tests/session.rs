@@ -420,6 +420,28 @@ fn a_launch_in_doubt_is_asked_about_again_until_the_master_answers() {
 }
 
 #[test]
+fn what_a_framework_asks_after_its_restart_is_asked_again_until_the_master_answers() {
+    let mut s = Story::subscribed();
+    let asked = ["t1", "t2"].map(|task| (task.parse().unwrap(), None));
+    s.says(Call::Reconcile(asked.into()));
+    assert_eq!(s.sends().reconcile.unwrap().tasks.len(), 2);
+    s.hears(update("t2", TaskState::TaskRunning, 1));
+    s.see();
+    // The agent of the other one has yet to come back to a master that was restarted, too.
+    s.now = s.now + Duration::from_secs(5);
+    s.input(Input::Tick);
+    let again = s.sends().reconcile.unwrap().tasks;
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].task_id.value, "t1");
+    s.hears(update("t1", TaskState::TaskGone, 2));
+    s.see();
+    s.now = s.now + Duration::from_secs(600);
+    s.hears(event(scheduler::event::Type::Heartbeat));
+    s.input(Input::Tick);
+    s.nothing_else();
+}
+
+#[test]
 fn a_rejected_accept_is_told_and_its_launch_reconciled() {
     let mut s = Story::subscribed();
     s.offered("O1");

@@ -173,6 +173,10 @@ pub(super) fn read(folder: &Path, boot_id: u128) -> io::Result<Past> {
 
 fn read_file(folder: &Path, number: u64, boot_id: u128, past: &mut Past) -> io::Result<()> {
     let bytes = fs::read(path(folder, number))?;
+    if bytes.is_empty() {
+        // Its launcher found no room for the first byte, or no time: nothing ever was in it.
+        return Ok(());
+    }
     let (slots, rest) = bytes.as_chunks::<LEN>();
     let (header, records) = match slots.split_first() {
         Some((header, records)) => (Some(header), records),
@@ -202,4 +206,19 @@ fn read_file(folder: &Path, number: u64, boot_id: u128, past: &mut Past) -> io::
 
 fn path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number}.journal"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_never_begun_is_no_damage_and_half_a_header_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(path(folder.path(), 3), "").unwrap();
+        let past = read(folder.path(), 1).unwrap();
+        assert_eq!((past.n_damaged, &past.numbers[..]), (0, &[3][..]));
+        fs::write(path(folder.path(), 3), "ALLOT").unwrap();
+        assert_ne!(read(folder.path(), 1).unwrap().n_damaged, 0);
+    }
 }

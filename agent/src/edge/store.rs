@@ -23,6 +23,10 @@ struct Remembered {
     boot_id: String,
 }
 
+/// What a start writes at once: a lock, a journal and a checkpoint, which is larger only where
+/// very many tasks run.
+const START_ROOM: usize = 256 * 1024;
+
 /// The work folder while this agent uses it.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -39,6 +43,19 @@ pub enum StoreError {
         /// Which folder.
         folder: PathBuf,
         /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no room to begin in.
+    #[error(
+        "the disk of the work folder {} is full; free space on it and start the agent again: its \
+         tasks go on meanwhile, and nothing is lost",
+        folder.display()
+    )]
+    Full {
+        /// Which folder.
+        folder: PathBuf,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
@@ -71,10 +88,14 @@ impl Store {
             .open(folder.join(LOCK))
             .map_err(unusable)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                folder,
-                _lock: lock,
-            }),
+            Ok(()) => match probe_room(&folder) {
+                Ok(()) => Ok(Self {
+                    folder,
+                    _lock: lock,
+                }),
+                Err(source) if is_full(&source) => Err(StoreError::Full { folder, source }),
+                Err(source) => Err(unusable(source)),
+            },
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder }),
             Err(TryLockError::Error(source)) => Err(unusable(source)),
         }
@@ -146,6 +167,26 @@ impl Store {
     }
 }
 
+/// A start that finds no room must stop before it has begun anything: half a journal or half a
+/// checkpoint would be taken for damage next time.
+fn probe_room(folder: &Path) -> io::Result<()> {
+    let probe = folder.join("meta/room");
+    let written = fs::write(&probe, vec![0; START_ROOM]);
+    let removed = match fs::remove_file(&probe) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    written.and(removed)
+}
+
+/// Whether it fails for want of room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// A short name that no other folder of this machine has at the same time: that of the agent's
 /// groups, `allotment/<name>` in each cgroup hierarchy.
 pub fn cgroup_name(work_dir: &Path) -> String {
@@ -198,6 +239,13 @@ mod tests {
         assert!(error.contains("another agent is running"), "{error}");
         drop(first);
         Store::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_start_leaves_no_trace_of_its_look_for_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert!(!store.folder().join("meta/room").exists());
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::process::Command;
 use crate::common::{Process, command, finish, folder, text};
 
 /// A small disk, unmounted when it is dropped.
-struct Disk<'a>(&'a Path);
+pub(crate) struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
-    fn mount(at: &'a Path) -> Self {
+    pub(crate) fn mount(at: &'a Path) -> Self {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
             .arg(at)

@@ -22,7 +22,7 @@ const SECRET_LEN_MIN: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The folder cannot be made or opened.
-    #[error("cannot use the data folder {}; create it or choose another", folder.display())]
+    #[error("cannot use the data folder {}; {}", folder.display(), advice(source))]
     Folder {
         /// Which folder.
         folder: PathBuf,
@@ -93,6 +93,16 @@ pub enum RegistryError {
         /// How many bytes.
         len: usize,
     },
+}
+
+/// What to do when a folder cannot be used.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "free space on its disk and start the master again: nothing is lost"
+        }
+        _ => "create it or choose another",
+    }
 }
 
 /// Which member of which cluster a folder belongs to.

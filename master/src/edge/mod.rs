@@ -87,7 +87,10 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// What must be durable cannot be written.
-    #[error("the master stops because its registry cannot be written")]
+    #[error(
+        "the master stops because its registry cannot be written; see to its disk and start it \
+         again: nothing that it acknowledged is lost"
+    )]
     Log(#[source] StoreError),
     /// The copy of the registry contradicts what the other masters have.
     #[error("the master stops because its copy of the registry cannot be trusted")]

@@ -190,13 +190,13 @@ impl ReplicaLoop {
     pub(super) fn announce_address(&mut self, leader: Option<String>) {
         let me = self.credentials.id;
         let members = &self.replica.member().members().members;
-        let moved = members
-            .get(&me)
-            .is_some_and(|m| m.address != self.credentials.address);
-        if !moved {
+        let noted = members.get(&me).map(|member| &member.address);
+        if noted.is_none_or(|noted| *noted == self.credentials.address) {
             self.announced_to = None;
             return;
         }
+        // The leader at our old address is this master itself, whose reign is about to begin.
+        let leader = leader.filter(|leader| Some(leader) != noted);
         if self.replica.is_leading() {
             let (id, address) = (me, self.credentials.address.clone());
             let change = Change::Move { id, address };

@@ -1,0 +1,255 @@
+//! Agents without machines: they speak the agents' protocol over real gRPC, and their tasks cost
+//! nothing. A task whose name begins with [`BRIEF`] has finished when it is launched, any other
+//! runs on.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use allotment_proto::allot::agent_client::AgentClient;
+use allotment_proto::allot::agent_message::Message as Said;
+use allotment_proto::allot::master_message::Message as Heard;
+use allotment_proto::mesos::{TaskState, task_status};
+use allotment_proto::{MESSAGE_LEN_MAX, allot, convert, mesos};
+use allotment_types::Resources;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::line::Line;
+
+/// How the names of tasks begin that finish at once.
+pub(super) const BRIEF: &str = "brief-";
+/// Beyond so many connections, agents share them. Each takes a file here and one at the master.
+const CONNECTIONS_MAX: usize = 5_000;
+/// Messages that may wait for the master.
+const QUEUE_LEN: usize = 1024;
+
+/// What all agents of a fleet count together.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// How many agents registered, by the reign that answered them.
+    registered: Mutex<BTreeMap<String, usize>>,
+    /// Tasks that arrived.
+    pub(super) launched: AtomicU64,
+    /// Acknowledgements of an end.
+    pub(super) closed: AtomicU64,
+    /// Tasks that run on, and whose first update was acknowledged.
+    pub(super) settled: AtomicU64,
+}
+
+impl Counts {
+    /// How many reigns answered agents so far, and how many agents the latest one has.
+    pub(super) fn reigns(&self) -> BTreeMap<String, usize> {
+        let registered = self.registered.lock();
+        registered.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Many agents; they end with it.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    pub(super) counts: Arc<Counts>,
+    _agents: JoinSet<()>,
+}
+
+impl Fleet {
+    /// Starts `n` agents with these resources each. Must be called within a runtime.
+    pub(super) fn start(masters: &[String], n: usize, resources: &Resources) -> Self {
+        let counts = Arc::new(Counts::default());
+        let per_line = n.div_ceil(CONNECTIONS_MAX).max(1);
+        let mut agents = JoinSet::new();
+        let mut line = Arc::new(Line::new(masters));
+        for number in 0..n {
+            if number % per_line == 0 {
+                line = Arc::new(Line::new(masters));
+            }
+            let agent = Agent::new(number, resources, Arc::clone(&counts));
+            agents.spawn(agent.live(Arc::clone(&line)));
+        }
+        let _agents = agents;
+        Self { counts, _agents }
+    }
+}
+
+type TaskKey = (String, String);
+
+struct Agent {
+    number: u64,
+    info: mesos::AgentInfo,
+    counts: Arc<Counts>,
+    tasks: BTreeMap<TaskKey, allot::TaskRecord>,
+    frameworks: BTreeMap<String, mesos::FrameworkInfo>,
+    /// Updates that await their acknowledgement, with them.
+    unacknowledged: BTreeMap<TaskKey, allot::StatusUpdate>,
+    n_updates: u64,
+}
+
+impl Agent {
+    fn new(number: usize, resources: &Resources, counts: Arc<Counts>) -> Self {
+        let info = mesos::AgentInfo {
+            hostname: format!("agent-{number}"),
+            resources: convert::resources_to_wire(resources, None),
+            ..Default::default()
+        };
+        Self {
+            number: number as u64,
+            info,
+            counts,
+            tasks: BTreeMap::new(),
+            frameworks: BTreeMap::new(),
+            unacknowledged: BTreeMap::new(),
+            n_updates: 0,
+        }
+    }
+
+    /// One session after the other, without end.
+    async fn live(mut self, line: Arc<Line>) {
+        let mut connection = 0;
+        loop {
+            let found = line.after(connection).await;
+            connection = found.number;
+            if self.info.id.is_some() {
+                let part = fastrand::f64();
+                tokio::time::sleep(found.spread.mul_f64(part)).await;
+            }
+            let client = AgentClient::new(found.channel);
+            // However it ended: on to the next one.
+            let _ = self.session(client).await;
+        }
+    }
+
+    async fn session(
+        &mut self,
+        client: AgentClient<tonic::transport::Channel>,
+    ) -> Result<(), tonic::Status> {
+        let mut client = client.max_decoding_message_size(MESSAGE_LEN_MAX);
+        let (out, messages) = mpsc::channel(QUEUE_LEN);
+        say(&out, Said::Register(self.registration())).await?;
+        let stream = client.connect(ReceiverStream::new(messages)).await?;
+        let mut stream = stream.into_inner();
+        while let Some(message) = stream.message().await? {
+            match message.message {
+                Some(Heard::Registered(registered)) => {
+                    self.info.id = Some(registered.agent_id);
+                    let registered_with = registered.master_id;
+                    {
+                        let counts = self.counts.registered.lock();
+                        let mut counts = counts.unwrap_or_else(PoisonError::into_inner);
+                        *counts.entry(registered_with).or_default() += 1;
+                    }
+                    for update in self.unacknowledged.values().cloned().collect::<Vec<_>>() {
+                        say(&out, Said::Update(update)).await?;
+                    }
+                }
+                Some(Heard::Launch(launch)) => self.on_launch(&out, launch).await?,
+                Some(Heard::Acknowledge(acknowledge)) => self.on_acknowledge(acknowledge),
+                Some(Heard::Ping(ping)) => {
+                    let sequence = ping.sequence;
+                    say(&out, Said::Pong(allot::Pong { sequence })).await?;
+                }
+                Some(Heard::ShutdownFramework(gone)) => {
+                    let gone = &gone.framework_id.value;
+                    self.tasks.retain(|(framework, _), _| framework != gone);
+                    self.unacknowledged
+                        .retain(|(framework, _), _| framework != gone);
+                }
+                Some(Heard::Kill(_) | Heard::Rejected(_) | Heard::ApplyResources(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn registration(&self) -> allot::Register {
+        allot::Register {
+            agent: self.info.clone(),
+            url: "http://127.0.0.1:1".to_owned(),
+            version: "simulated".to_owned(),
+            boot_id: "one".to_owned(),
+            tasks: self.tasks.values().cloned().collect(),
+            frameworks: self.frameworks.values().cloned().collect(),
+        }
+    }
+
+    async fn on_launch(
+        &mut self,
+        out: &mpsc::Sender<allot::AgentMessage>,
+        launch: allot::Launch,
+    ) -> Result<(), tonic::Status> {
+        let framework = launch.framework;
+        let Some(framework_id) = framework.id.clone() else {
+            return Ok(());
+        };
+        let n = launch.tasks.len() as u64;
+        self.counts.launched.fetch_add(n, Ordering::Relaxed);
+        self.frameworks
+            .entry(framework_id.value.clone())
+            .or_insert(framework);
+        for task in launch.tasks {
+            let state = if task.name.starts_with(BRIEF) {
+                TaskState::TaskFinished
+            } else {
+                TaskState::TaskRunning
+            };
+            let key = (framework_id.value.clone(), task.task_id.value.clone());
+            let update = self.update(&framework_id, &task.task_id, state);
+            say(out, Said::Update(update.clone())).await?;
+            self.unacknowledged.insert(key.clone(), update);
+            let record = allot::TaskRecord {
+                framework_id: framework_id.clone(),
+                task,
+                state: state.into(),
+            };
+            self.tasks.insert(key, record);
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        framework_id: &mesos::FrameworkId,
+        task_id: &mesos::TaskId,
+        state: TaskState,
+    ) -> allot::StatusUpdate {
+        self.n_updates += 1;
+        let mut uuid = self.number.to_be_bytes().to_vec();
+        uuid.extend(self.n_updates.to_be_bytes());
+        allot::StatusUpdate {
+            framework_id: framework_id.clone(),
+            status: mesos::TaskStatus {
+                task_id: task_id.clone(),
+                state: state.into(),
+                source: Some(task_status::Source::Executor.into()),
+                agent_id: self.info.id.clone(),
+                uuid: Some(uuid.into()),
+                ..Default::default()
+            },
+            latest_state: state.into(),
+        }
+    }
+
+    fn on_acknowledge(&mut self, acknowledge: allot::Acknowledge) {
+        let key = (acknowledge.framework_id.value, acknowledge.task_id.value);
+        let known = self.unacknowledged.get(&key);
+        let Some(update) = known.filter(|u| u.status.uuid.as_ref() == Some(&acknowledge.uuid))
+        else {
+            return;
+        };
+        let count = if convert::is_terminal(update.latest_state()) {
+            self.tasks.remove(&key);
+            &self.counts.closed
+        } else {
+            &self.counts.settled
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.unacknowledged.remove(&key);
+    }
+}
+
+async fn say(out: &mpsc::Sender<allot::AgentMessage>, said: Said) -> Result<(), tonic::Status> {
+    let message = allot::AgentMessage {
+        message: Some(said),
+    };
+    let gone = |_| tonic::Status::unavailable("the stream has ended");
+    out.send(message).await.map_err(gone)
+}

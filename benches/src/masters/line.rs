@@ -1,0 +1,95 @@
+//! One connection to whoever leads, shared by some simulated agents.
+//!
+//! It looks for the leader as an agent does (`docs/design/replication.md`, finding the leader):
+//! it asks any master, and is answered the moment that somebody leads.
+
+use std::time::Duration;
+
+use allotment_proto::allot;
+use allotment_proto::allot::masters_client::MastersClient;
+use tokio::sync::Mutex;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a master is asked to wait until somebody leads.
+const WAIT_MS: u32 = 4000;
+/// Nobody answers: the pause before all are asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection to the leader.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// Which of the line's connections it is.
+    pub(super) number: u64,
+    pub(super) channel: Channel,
+    /// Agents that return wait a random part of this first.
+    pub(super) spread: Duration,
+    url: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Line {
+    masters: Vec<String>,
+    found: Mutex<Option<Found>>,
+}
+
+impl Line {
+    /// `host:port` of each master.
+    pub(super) fn new(masters: &[String]) -> Self {
+        Self {
+            masters: masters.iter().map(|at| format!("http://{at}")).collect(),
+            found: Mutex::new(None),
+        }
+    }
+
+    /// A connection newer than the one that broke; whoever asks first looks for it.
+    pub(super) async fn after(&self, broken: u64) -> Found {
+        let mut found = self.found.lock().await;
+        if let Some(found) = found.as_ref().filter(|found| found.number > broken) {
+            return found.clone();
+        }
+        let old = found.take();
+        loop {
+            for master in &self.masters {
+                let unlike = old.as_ref().map(|old| old.url.clone());
+                if let Some((url, channel, answer)) = ask(master, unlike).await {
+                    let spread = Duration::try_from_secs_f64(answer.spread_seconds);
+                    let new = Found {
+                        number: broken + 1,
+                        channel,
+                        spread: spread.unwrap_or_default(),
+                        url,
+                    };
+                    *found = Some(new.clone());
+                    return new;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn connect(url: &str) -> Option<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
+    endpoint.tcp_nodelay(true).connect().await.ok()
+}
+
+/// Asks one master, and the leader that it names.
+async fn ask(
+    url: &str,
+    unlike: Option<String>,
+) -> Option<(String, Channel, allot::GetLeaderResponse)> {
+    let channel = connect(url).await?;
+    let wait_ms = Some(WAIT_MS);
+    let request = allot::GetLeaderRequest { wait_ms, unlike };
+    let mut client = MastersClient::new(channel.clone());
+    let answer = client.get_leader(request).await.ok()?.into_inner();
+    if answer.here {
+        return Some((url.to_owned(), channel, answer));
+    }
+    let leader = answer.leader?;
+    let channel = connect(&leader).await?;
+    let mut client = MastersClient::new(channel.clone());
+    let answer = client.get_leader(allot::GetLeaderRequest::default()).await;
+    let answer = answer.ok()?.into_inner();
+    answer.here.then_some((leader, channel, answer))
+}
