@@ -8,6 +8,7 @@ mod bad_input;
 mod batch;
 mod common;
 mod demo;
+mod exec;
 mod faults;
 mod framework;
 mod full_disk;
