@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "allot/v1/agent.proto",
         "allot/v1/checkpoint.proto",
         "allot/v1/sandbox.proto",
+        "allot/v1/containers.proto",
         "allot/v1/batch.proto",
         "allot/v1/store.proto",
         "allot/v1/operator.proto",

@@ -7,6 +7,7 @@ mod story;
 mod support;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use allotment_agent::core::{ContainerId, Effect, Input, Probe, Probed, Which};
@@ -14,7 +15,7 @@ use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::mesos::{self, CheckInfo, HealthCheck, TaskInfo, TaskState, check_info};
 use allotment_proto::mesos::{TaskStatus, health_check};
 use story::{Agent, secs, task};
-use support::{Cluster, Mode, shell};
+use support::{Cluster, Mode, modes, shell};
 
 fn health(failures: u32) -> HealthCheck {
     HealthCheck {
@@ -185,6 +186,21 @@ fn a_framework_that_is_away_finds_the_latest_finding_and_no_long_list() {
 }
 
 #[test]
+fn a_probe_that_could_not_be_made_says_nothing_about_the_task() {
+    let mut a = Agent::registered();
+    let mut info = task("t", "cpus:1");
+    info.health_check = Some(health(1));
+    let container = checked(&mut a, info);
+    let why = Probed::NotMade("the agent lost the command".to_owned());
+    probed(&mut a, &container, Which::Health, why);
+    a.nothing_else();
+    a.wait(secs(10));
+    probes(&mut a);
+    probed(&mut a, &container, Which::Health, Probed::Http(200));
+    health_update(&mut a, true);
+}
+
+#[test]
 fn checks_go_on_after_a_restart_of_the_agent() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
@@ -255,6 +271,144 @@ async fn real_servers_are_probed_over_http_and_tcp() {
     c.agent.stop().await;
 }
 
+fn line(text: &str) -> mesos::CommandInfo {
+    mesos::CommandInfo {
+        value: Some(text.to_owned()),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_checks_inside_the_container_and_tell_code_and_words() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let mut info = shell("t", "echo up > state; exec sleep 1000");
+        let command = "cat state; test $CHECKED = yes && test $MESOS_TASK_ID = t || exit 99; \
+                       if test -e bad; then exit $(cat bad); fi; readlink /proc/self/ns/pid";
+        info.check = Some(CheckInfo {
+            r#type: Some(check_info::Type::Command.into()),
+            command: Some(check_info::Command {
+                command: mesos::CommandInfo {
+                    environment: Some(mesos::Environment {
+                        variables: vec![mesos::environment::Variable {
+                            name: "CHECKED".to_owned(),
+                            value: Some("yes".to_owned()),
+                            ..Default::default()
+                        }],
+                    }),
+                    ..line(command)
+                },
+            }),
+            delay_seconds: Some(0.0),
+            interval_seconds: Some(0.05),
+            ..Default::default()
+        });
+        c.master.launch(vec![info]).await;
+        let running = c.master.running("t").await;
+        let code = |status: &TaskStatus| {
+            let found = status.check_status.as_ref().unwrap();
+            assert_eq!(found.r#type(), check_info::Type::Command);
+            found.command.as_ref().unwrap().exit_code
+        };
+        assert_eq!(code(&running), None);
+        let good = c.master.running("t").await;
+        assert_eq!(code(&good), Some(0), "{good:?}");
+        assert!(good.message().starts_with("up\n"), "{good:?}");
+        let ours = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        let shares = good.message().contains(ours.to_str().unwrap());
+        assert_eq!(shares, mode == Mode::Plain);
+        std::fs::write(c.sandbox("t").join("bad"), "42").unwrap();
+        let bad = c.master.running("t").await;
+        assert_eq!(code(&bad), Some(42), "{bad:?}");
+        assert_eq!(bad.reason(), Reason::TaskCheckStatusUpdated);
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_takes_too_long_ends_with_its_tree_and_counts_as_a_failure() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let mark = uuid::Uuid::new_v4().to_string();
+        let mut info = shell("t", "sleep 1000");
+        let command = format!(
+            "export MARK={mark}; echo thinking; (setsid sleep 1000 >/dev/null 2>&1 &); sleep 1000"
+        );
+        info.health_check = Some(HealthCheck {
+            r#type: Some(health_check::Type::Command.into()),
+            command: Some(line(&command)),
+            delay_seconds: Some(0.0),
+            interval_seconds: Some(0.01),
+            timeout_seconds: Some(2.0),
+            grace_period_seconds: Some(0.0),
+            consecutive_failures: Some(1),
+            ..Default::default()
+        });
+        c.master.launch(vec![info]).await;
+        c.master.running("t").await;
+        let sick = c.master.running("t").await;
+        assert_eq!(sick.healthy, Some(false));
+        let message = sick.message();
+        assert!(message.contains("1 of 1"), "{message}");
+        assert!(message.contains("2s: thinking"), "{message}");
+        let end = c.master.end("t").await;
+        assert_eq!(end.state(), TaskState::TaskKilled, "{end:?}");
+        support::until("nothing is left", || {
+            support::marked_processes(&mark).is_empty()
+        })
+        .await;
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_any_certificate_is_probed_over_https() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    let issued = rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key.unwrap())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = u32::from(listener.local_addr().unwrap().port());
+    let server = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((connection, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(connection).await else {
+                continue;
+            };
+            let mut request = [0; 1024];
+            let n = stream.read(&mut request).await.unwrap_or(0);
+            assert!(request[..n].starts_with(b"GET /safe "));
+            let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    let mut info = shell("t", "sleep 1000");
+    info.health_check = Some(HealthCheck {
+        r#type: Some(health_check::Type::Http.into()),
+        http: Some(health_check::HttpCheckInfo {
+            port,
+            scheme: Some("https".to_owned()),
+            path: Some("/safe".to_owned()),
+            ..Default::default()
+        }),
+        delay_seconds: Some(0.0),
+        interval_seconds: Some(0.01),
+        ..Default::default()
+    });
+    c.master.launch(vec![info]).await;
+    assert_eq!(c.master.running("t").await.healthy, None);
+    assert_eq!(c.master.running("t").await.healthy, Some(true));
+    c.agent.stop().await;
+    server.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_that_make_no_sense_are_refused_with_the_reason() {
     let mut c = Cluster::start(Mode::Plain).await;
@@ -271,13 +425,29 @@ async fn checks_that_make_no_sense_are_refused_with_the_reason() {
         }),
         ..health(3)
     };
-    let mut secure = health(3);
-    secure.http.as_mut().unwrap().scheme = Some("https".to_owned());
+    let mut scheme = health(3);
+    scheme.http.as_mut().unwrap().scheme = Some("gopher".to_owned());
     let command = HealthCheck {
         r#type: Some(health_check::Type::Command.into()),
         command: Some(mesos::CommandInfo::default()),
         ..Default::default()
     };
+    let with_command = |command| HealthCheck {
+        r#type: Some(health_check::Type::Command.into()),
+        command: Some(command),
+        ..Default::default()
+    };
+    let other = with_command(mesos::CommandInfo {
+        user: Some("nobody".to_owned()),
+        ..line("true")
+    });
+    let fetches = with_command(mesos::CommandInfo {
+        uris: vec![mesos::command_info::Uri {
+            value: "/etc/passwd".to_owned(),
+            ..Default::default()
+        }],
+        ..line("true")
+    });
     let endless = HealthCheck {
         interval_seconds: Some(f64::NAN),
         ..health(3)
@@ -290,8 +460,10 @@ async fn checks_that_make_no_sense_are_refused_with_the_reason() {
             http(80, "/a HTTP/1.1\r\nx: y"),
             "begin it with a slash",
         ),
-        ("secure", secure, "\"https\""),
-        ("command", command, "use HTTP or TCP"),
+        ("scheme", scheme, "\"gopher\""),
+        ("command", command, "empty shell command"),
+        ("other", other, "set the user in the task's own command"),
+        ("fetches", fetches, "names URIs"),
         ("typeless", HealthCheck::default(), "without its type"),
         ("endless", endless, "interval_seconds NaN"),
     ];

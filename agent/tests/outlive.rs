@@ -11,10 +11,10 @@ use std::net::TcpListener;
 
 use allotment_proto::convert::is_terminal;
 use allotment_proto::mesos::task_status::Reason;
-use allotment_proto::mesos::{TaskState, command_info::Uri};
+use allotment_proto::mesos::{self, TaskState, command_info::Uri};
 use apart::{Apart, processes_in};
 use nix::sys::signal::{Signal, kill};
-use support::{Mode, cgroups_of, modes, program, shell, until};
+use support::{Mode, cgroups_of, marked_processes, modes, program, shell, until};
 
 /// What dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,6 +157,46 @@ async fn a_launcher_that_dies_is_replaced_and_tasks_do_not_notice() {
         c.master.launch(vec![shell("next", "exit 6")]).await;
         let next = c.master.end("next").await;
         assert_eq!(next.message(), "Command exited with status 6");
+        fs::write(c.sandbox("t").join("go"), "").expect("go");
+        let end = c.master.end("t").await;
+        assert_eq!(end.message(), "Command exited with status 5");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_beside_tasks_end_with_the_launcher_and_with_the_agent() {
+    for mode in modes() {
+        let mut c = Apart::start(mode).await;
+        let mark = uuid::Uuid::new_v4().to_string();
+        let mut task = shell("t", "while [ ! -e go ]; do sleep 0.01; done; exit 5");
+        let line = format!("export MARK={mark}; setsid sleep 1000 & trap '' TERM; sleep 1000");
+        task.check = Some(mesos::CheckInfo {
+            r#type: Some(mesos::check_info::Type::Command.into()),
+            command: Some(mesos::check_info::Command {
+                command: mesos::CommandInfo {
+                    value: Some(line),
+                    ..Default::default()
+                },
+            }),
+            delay_seconds: Some(0.0),
+            interval_seconds: Some(1000.0),
+            timeout_seconds: Some(1000.0),
+            ..Default::default()
+        });
+        c.master.launch(vec![task]).await;
+        c.master.running("t").await;
+        let begun = || marked_processes(&mark).len() >= 2;
+        let gone = || marked_processes(&mark).is_empty();
+        until("the check runs", begun).await;
+        kill(c.launcher_pid(), Signal::SIGKILL).expect("it lives");
+        until("it is gone", gone).await;
+        c.dies();
+        c.returns().await;
+        // It begins again, as a check does after an agent's return.
+        until("the check runs again", begun).await;
+        c.dies();
+        until("it is gone again", gone).await;
+        c.returns().await;
         fs::write(c.sandbox("t").join("go"), "").expect("go");
         let end = c.master.end("t").await;
         assert_eq!(end.message(), "Command exited with status 5");

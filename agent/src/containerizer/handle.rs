@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::live::Live;
 use super::prepare::User;
 use super::process::{Launcher, LauncherError};
+use super::session::{Entering, Sessions};
 use super::supervisor::Supervisor;
 use crate::config::{Isolation, Isolator, IsolatorSettings, LauncherCommand};
 use crate::core::{ContainerId, Earlier, Input, Launch};
@@ -50,6 +51,10 @@ pub(crate) enum Order {
     Release(ContainerId),
     /// Files are there, or not.
     Fetched(Box<Prepared>, Result<(), String>),
+    /// Start one more program in a running container.
+    Enter(Box<Entering>),
+    /// Nobody listens to this session any more.
+    Eject(u64),
 }
 
 /// A container with its sandbox.
@@ -64,6 +69,7 @@ pub(crate) struct Prepared {
 #[derive(Debug)]
 pub(crate) struct Containerizer {
     orders: mpsc::Sender<Order>,
+    switch_user: bool,
     /// Dropped or used, it ends the supervisor.
     stop: oneshot::Sender<()>,
     supervisor: JoinHandle<()>,
@@ -124,9 +130,11 @@ impl Containerizer {
             .collect();
         let (orders, order_queue) = mpsc::channel(QUEUE_LEN);
         let (stop, stopped) = oneshot::channel();
+        let switch_user = settings.switch_user;
         let supervisor = Supervisor::new(settings, isolation.clone(), live, inputs, orders.clone());
         Ok(Self {
             orders,
+            switch_user,
             stop,
             supervisor: tokio::spawn(supervisor.run(launcher, order_queue, stopped)),
             isolation,
@@ -138,6 +146,14 @@ impl Containerizer {
     pub(crate) async fn order(&self, order: Order) {
         // Only a supervisor that is gone refuses, and then the agent is stopping.
         let _ = self.orders.send(order).await;
+    }
+
+    /// What starts further programs in running containers.
+    pub(crate) fn sessions(&self) -> Sessions {
+        Sessions {
+            orders: self.orders.clone(),
+            switch_user: self.switch_user,
+        }
     }
 
     /// Ends the launcher, and with it every container that is not to outlive the agent.

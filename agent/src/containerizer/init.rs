@@ -16,7 +16,7 @@ use super::isolators::Mounts;
 use super::journal::JOURNAL_FD;
 use super::logs::{self, Bound, Logs};
 use super::report::{Born, Report};
-use super::sys::{self, ChildStack, Stage, TaskPlan, Usage, Wait};
+use super::sys::{self, ChildStack, Stage, Streams, TaskPlan, Usage, Wait};
 
 /// Where the launcher parks the write end of the report pipe.
 pub(super) const REPORT_FD: RawFd = 3;
@@ -117,11 +117,12 @@ impl Init {
             }
         }
         let Some(bounds) = self.logs else {
-            return Ok((sys::spawn_task(&self.task, None, stack)?, None));
+            return Ok((sys::spawn_task(&self.task, Streams::Files, stack)?, None));
         };
         let (logs, ends) = Logs::open(self.task.directory(), self.task.owner(), bounds)
             .map_err(|errno| (Stage::Output, errno))?;
-        let main = sys::spawn_task(&self.task, Some(logs::numbers(&ends)), stack)?;
+        let streams = Streams::Outputs(logs::numbers(&ends));
+        let main = sys::spawn_task(&self.task, streams, stack)?;
         Ok((main, Some(logs)))
     }
 
@@ -227,7 +228,7 @@ fn pump_until_signal(signals: &SigSet, logs: &mut Logs) -> Result<(), Errno> {
 }
 
 /// Writes one record: short enough to be written whole or not at all.
-fn append(fd: RawFd, record: &[u8]) -> Result<(), Errno> {
+pub(super) fn append(fd: RawFd, record: &[u8]) -> Result<(), Errno> {
     loop {
         match write(sys::borrow_fd(fd), record) {
             Err(Errno::EINTR) => {}

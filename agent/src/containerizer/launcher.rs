@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,9 +24,11 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, getpid, pipe2, read, setsid};
 
 use super::adopt::{self, TakenOver, Unreleased};
+use super::enter::Sessions;
 use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::Group;
 use super::isolators::{Isolators, Walls};
@@ -80,9 +82,9 @@ pub(super) struct Launcher {
     pub(super) epoll: Epoll,
     children: SignalFd,
     reports: OwnedFd,
-    stack: ChildStack,
+    pub(super) stack: ChildStack,
     /// Soft and hard limit of open files as tasks get them: those we were started with.
-    open_files: (u64, u64),
+    pub(super) open_files: (u64, u64),
     agent_gone: bool,
     /// Containers go on without us.
     outlive: bool,
@@ -91,6 +93,7 @@ pub(super) struct Launcher {
     pub(super) journal: Option<Journal>,
     pub(super) isolators: Isolators,
     pub(super) containers: BTreeMap<u64, Container>,
+    pub(super) sessions: Sessions,
     by_uuid: BTreeMap<u128, u64>,
     by_pid: BTreeMap<i32, u64>,
     /// Containers whose ends the agent has not written down yet.
@@ -180,6 +183,7 @@ impl Launcher {
             journal: None,
             isolators: Isolators::none(),
             containers: BTreeMap::new(),
+            sessions: Sessions::default(),
             by_uuid: BTreeMap::new(),
             by_pid: BTreeMap::new(),
             unreleased: BTreeMap::new(),
@@ -191,7 +195,10 @@ impl Launcher {
         let mut events = [EpollEvent::empty(); 64];
         let mut more_orders = false;
         let mut busy_turns = 0;
-        while !(self.agent_gone && (self.outlive || self.containers.is_empty())) {
+        while !(self.agent_gone
+            && self.sessions.is_empty()
+            && (self.outlive || self.containers.is_empty()))
+        {
             let timeout = if more_orders {
                 EpollTimeout::ZERO
             } else if self.needs_retry() {
@@ -230,14 +237,35 @@ impl Launcher {
     }
 
     fn receive(&mut self, flags: EpollFlags) {
-        let mut buffer = [0; 16 * 1024];
-        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-            match self.socket.read(&mut buffer) {
-                Ok(n) if n > 0 => self.inbox.extend(buffer.get(..n).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => self.on_agent_gone(),
-            }
+        if !flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            return;
         }
+        let mut buffer = [0; 16 * 1024];
+        let mut control = nix::cmsg_space!([RawFd; 3]);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg::<()>(
+            self.socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        );
+        let n = match received {
+            Ok(message) => {
+                for control in message.cmsgs().into_iter().flatten() {
+                    if let ControlMessageOwned::ScmRights(numbers) = control {
+                        let passed = numbers.into_iter().map(sys::adopt_fd);
+                        self.sessions.pass(passed.filter_map(Result::ok));
+                    }
+                }
+                message.bytes
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => return,
+            Err(_) => 0,
+        };
+        if n == 0 {
+            return self.on_agent_gone();
+        }
+        self.inbox.extend(buffer.get(..n).unwrap_or_default());
     }
 
     fn on_agent_gone(&mut self) {
@@ -247,6 +275,8 @@ impl Launcher {
         self.agent_gone = true;
         self.outbox.clear();
         let _ = self.epoll.delete(&self.socket);
+        // Whom they talk to is gone with the agent.
+        self.sessions.eject_all();
         if self.outlive {
             return;
         }
@@ -281,6 +311,8 @@ impl Launcher {
                 }
                 Some(order::Kind::Destroy(id)) => self.destroy(id),
                 Some(order::Kind::Release(id)) => self.release(id),
+                Some(order::Kind::Enter(enter)) => self.enter(enter),
+                Some(order::Kind::Eject(session)) => self.sessions.eject(session),
                 None => {}
             }
         }
@@ -451,6 +483,7 @@ impl Launcher {
 
     fn needs_retry(&self) -> bool {
         !self.leftover_groups.is_empty()
+            || self.sessions.needs_retry()
             || self
                 .containers
                 .values()
@@ -464,6 +497,7 @@ impl Launcher {
             !group.remove()
         });
         self.look_for_starts();
+        self.sessions.retry();
         for container in self.containers.values_mut() {
             if let Some(retries) = &mut container.destroying {
                 *retries += 1;
@@ -482,14 +516,19 @@ impl Launcher {
     /// Reaps ended inits and tells what became of their tasks.
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.children.read_signal() {}
-        let mut ended = Vec::new();
+        let (mut ended, mut others) = (Vec::new(), Vec::new());
         while let Ok(Some(reaped)) = sys::reap(Wait::Poll) {
             if let Some(id) = self.by_pid.remove(&reaped.pid.as_raw()) {
                 ended.push((id, reaped));
+            } else {
+                others.push(reaped.pid.as_raw());
             }
         }
         // An init writes its report before it ends: after reaping, the report is in the pipe.
         self.read_reports();
+        for pid in others {
+            self.on_keeper_reaped(pid);
+        }
         for (id, reaped) in ended {
             if let Some(container) = self.containers.remove(&id) {
                 self.finish(id, container, &reaped.usage);
@@ -507,8 +546,9 @@ impl Launcher {
             };
             let (records, _) = buffer.get(..n).unwrap_or_default().as_chunks();
             for (uuid, report) in records.iter().filter_map(Report::decode) {
-                if let Some(id) = self.by_uuid.get(&uuid) {
-                    self.on_report(*id, report);
+                match self.by_uuid.get(&uuid) {
+                    Some(id) => self.on_report(*id, report),
+                    None => self.on_session_report(uuid, report),
                 }
             }
         }
@@ -537,6 +577,7 @@ impl Launcher {
         self.by_uuid.remove(&container.uuid);
         let name = uuid::Uuid::from_u128(container.uuid).to_string();
         self.isolators.cleanup(&name);
+        self.sessions.kill_those_of(id);
         if container.ended.is_none() && container.failure.is_none() && !container.pid_namespace {
             // The init was killed; what it guarded has become ours.
             self.kill_orphans();
@@ -598,9 +639,14 @@ impl Launcher {
         self.tell(kind);
     }
 
-    /// Kills every child that is no init, with all below it.
+    /// Kills every child that is neither init nor keeper, with all below it.
     fn kill_orphans(&mut self) {
-        let inits: BTreeSet<i32> = self.by_pid.keys().copied().collect();
+        let inits: BTreeSet<i32> = self
+            .by_pid
+            .keys()
+            .copied()
+            .chain(self.sessions.pids())
+            .collect();
         while !tree::descendants(getpid(), &inits).is_empty() {
             tree::kill_tree(getpid(), &inits);
             match sys::reap(Wait::Block) {
@@ -614,7 +660,11 @@ impl Launcher {
                         return;
                     }
                 }
-                Ok(_) => {}
+                Ok(Some(reaped)) => {
+                    self.read_reports();
+                    self.on_keeper_reaped(reaped.pid.as_raw());
+                }
+                Ok(None) => {}
                 Err(_) => return,
             }
         }

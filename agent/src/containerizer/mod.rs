@@ -4,10 +4,13 @@
 //!   up the walls of `isolators`, starts the task and reports through a pipe and to the `journal`.
 //! - `logs`: bounded stdout and stderr, moved by the init.
 //! - `adopt`: containers that an earlier launcher began.
+//! - `enter`: further programs in running containers, each with a `keeper`; `session`: their
+//!   streams, in the agent.
 //! - `handle`: the agent's side; `supervisor` keeps a launcher (`process`) alive; `live`: its
 //!   books.
 //! - `disk`: measures sandboxes.
 //! - `prepare`: sandboxes before a container starts and after it ended.
+//! - `outgoing`: bytes to the launcher, with descriptors.
 //! - `wire`: what agent and launcher say to each other.
 //! - `sys`: all unsafe code. `floor`: what benchmarks compare with.
 //!
@@ -15,18 +18,22 @@
 
 mod adopt;
 mod disk;
+mod enter;
 mod floor;
 pub(crate) mod handle;
 mod init;
 mod isolators;
 mod journal;
+mod keeper;
 mod launcher;
 mod live;
 mod logs;
+mod outgoing;
 mod plan;
 pub(crate) mod prepare;
 mod process;
 mod report;
+pub(crate) mod session;
 mod supervisor;
 mod sys;
 mod tree;

@@ -4,13 +4,13 @@ use std::ffi::CString;
 
 use nix::errno::Errno;
 
-use super::sys::{Credentials, Hardening, Stage, TaskPlan};
+use super::sys::{Credentials, Entrance, Hardening, Stage, TaskPlan};
 use super::wire::Launch;
 
 /// Lays out everything that the start of the task needs.
 pub(super) fn task_plan(
     launch: &Launch,
-    cgroups: Vec<CString>,
+    cgroups: Vec<Entrance>,
     open_files: (u64, u64),
     die_with_init: bool,
     hardening: Hardening,
@@ -90,6 +90,7 @@ pub(super) fn failure_message(program: &str, stage: i32, errno: i32) -> String {
         Some(Stage::Journal) => format!(
             "cannot write down that the container exists: {why}; free space on the agent's disk"
         ),
+        Some(Stage::Enter) => format!("cannot enter the container: {why}"),
         Some(Stage::Volume) => format!("cannot mount a volume: {why}"),
         Some(Stage::Sys) => format!("cannot make /sys read-only: {why}"),
         Some(Stage::Capabilities) => format!("cannot set the task's capabilities: {why}"),

@@ -1,12 +1,11 @@
 //! Keeps a launcher alive, prepares containers for it, and turns its news into the core's input.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use allotment_proto::allot;
-use nix::sys::wait::WaitStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -15,11 +14,13 @@ use tokio::task::spawn_blocking;
 use super::disk;
 use super::handle::{Order, Prepared, Settings};
 use super::live::{Asked, Live, LiveContainer};
+use super::outgoing::Outgoing;
 use super::prepare::{self, User};
 use super::process::Launcher;
+use super::session::{Entering, SessionEvent, code_or_signal};
 use super::wire::{self, Failed, Gone, Inbox, News, news, order, put};
 use crate::config::Isolator;
-use crate::core::{ContainerId, Input, Outcome};
+use crate::core::{ContainerId, Input, Launch, Outcome};
 
 /// Orders handled before anything is written to the launcher.
 const BATCH_LEN: usize = 64;
@@ -31,6 +32,7 @@ pub(super) struct Supervisor {
     settings: Settings,
     isolation: Vec<Isolator>,
     live: Arc<Mutex<Live>>,
+    guests: Mutex<Guests>,
     inputs: mpsc::Sender<Input>,
     /// For fetches to report to.
     orders: mpsc::Sender<Order>,
@@ -56,6 +58,7 @@ impl Supervisor {
             settings,
             isolation,
             live: Arc::new(Mutex::new(live)),
+            guests: Mutex::default(),
             inputs,
             orders,
         }
@@ -81,10 +84,14 @@ impl Supervisor {
                 }
             };
             let reason = match over {
-                Over::Stop => return launcher.end().await,
+                Over::Stop => {
+                    self.guests().lose();
+                    return launcher.end().await;
+                }
                 Over::Lost(reason) => reason,
             };
             let status = launcher.how_it_ended().await;
+            self.guests().lose();
             if self.settings.tasks_outlive_agent {
                 tracing::error!(%reason, %status, "the launcher is gone; another takes its place");
                 self.give_up_stranded();
@@ -154,6 +161,7 @@ impl Supervisor {
                     let outcome = Outcome::NotStarted { message };
                     self.say_ended(launch.container, outcome, PathBuf::new());
                 }
+                Some(Order::Enter(entering)) => say_of(&entering.events, SessionEvent::Lost),
                 Some(order) => {
                     self.note(&order);
                     if let Order::Fetched(prepared, _) = order {
@@ -190,6 +198,44 @@ impl Supervisor {
         disk::watch(Arc::clone(&self.live), self.orders.clone(), interval).await;
     }
 
+    fn guests(&self) -> std::sync::MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands one more program for a running container to the launcher.
+    fn enter(&self, entering: Entering, out: &mut Outgoing) {
+        let running = self
+            .lock()
+            .get(entering.container())
+            .filter(|(_, container)| container.launched && !container.ended)
+            .map(|(number, container)| (number, container.sandbox.clone()));
+        let Entering {
+            launch,
+            user,
+            streams,
+            terminal,
+            events,
+        } = entering;
+        let Some((number, sandbox)) = running else {
+            let why = "the task does not run yet, or not any more".to_owned();
+            return say_of(&events, SessionEvent::Refused(why));
+        };
+        let session = self.guests().add(events.clone());
+        let enter = wire::Enter {
+            session,
+            name: uuid::Uuid::new_v4().to_string(),
+            launch: self.to_wire(number, &launch, &user, &sandbox),
+            terminal,
+        };
+        out.pass(streams);
+        put_order(order::Kind::Enter(enter), &mut out.bytes);
+        let orders = self.orders.clone();
+        tokio::spawn(async move {
+            events.closed().await;
+            let _ = orders.send(Order::Eject(session)).await;
+        });
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Live> {
         // Nothing panics while it is held; if something did, the table would still be whole.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
@@ -206,38 +252,44 @@ impl Supervisor {
             batch.clear();
             // Never closed: the supervisor holds a sender itself.
             orders.recv_many(&mut batch, BATCH_LEN).await;
-            let mut bytes = Vec::new();
+            let mut out = Outgoing::default();
             for order in &batch {
                 self.note(order);
                 if let Order::Release(id) = order
                     && let Some((number, _)) = self.lock().remove(id)
                 {
-                    put_order(order::Kind::Release(number), &mut bytes);
+                    put_order(order::Kind::Release(number), &mut out.bytes);
                 }
             }
             for order in self.prepare(&mut batch).await {
                 match order {
-                    Prepare::Ready(prepared) => self.launch(&prepared, &mut bytes),
+                    Prepare::Ready(prepared) => self.launch(&prepared, &mut out.bytes),
                     Prepare::Fetch(prepared) => self.fetch(prepared),
                     Prepare::Failed(container, message) => self.fail(&container, message),
                     Prepare::Other(Order::Terminate(id)) => {
                         if let Some((number, container)) = self.lock().get(&id)
                             && container.launched
                         {
-                            put_order(order::Kind::Terminate(number), &mut bytes);
+                            put_order(order::Kind::Terminate(number), &mut out.bytes);
                         }
                     }
-                    Prepare::Other(Order::Destroy(id)) => self.destroy(&id, &mut bytes),
+                    Prepare::Other(Order::Destroy(id)) => self.destroy(&id, &mut out.bytes),
                     Prepare::Other(Order::Fetched(prepared, Ok(()))) => {
-                        self.launch(&prepared, &mut bytes);
+                        self.launch(&prepared, &mut out.bytes);
                     }
                     Prepare::Other(Order::Fetched(prepared, Err(message))) => {
                         self.fail(&prepared.launch.container, message);
                     }
+                    Prepare::Other(Order::Enter(entering)) => self.enter(*entering, &mut out),
+                    Prepare::Other(Order::Eject(session)) => {
+                        if self.guests().sessions.contains_key(&session) {
+                            put_order(order::Kind::Eject(session), &mut out.bytes);
+                        }
+                    }
                     Prepare::Other(Order::Start(_) | Order::Release(_)) => {}
                 }
             }
-            if let Err(error) = socket.write_all(&bytes).await {
+            if let Err(error) = out.send(socket).await {
                 return error.to_string();
             }
         }
@@ -251,7 +303,7 @@ impl Supervisor {
             Order::Start(launch) => live.add(&launch.container, PathBuf::new(), false),
             Order::Terminate(id) => live.ask(id, Asked::Terminate),
             Order::Destroy(id) => live.ask(id, Asked::Destroy),
-            Order::Release(_) => {}
+            Order::Release(_) | Order::Enter(_) | Order::Eject(_) => {}
             Order::Fetched(prepared, _) => {
                 if let Some((_, container)) = live.get(&prepared.launch.container) {
                     container.fetch = None;
@@ -323,6 +375,12 @@ impl Supervisor {
             .confinement
             .disk_limit_bytes
             .filter(|_| self.settings.limits_disk());
+        let order = self.to_wire(number, launch, user, sandbox);
+        put_order(order::Kind::Launch(order), bytes);
+    }
+
+    /// What the launcher has to know of a container, or of one more program in it.
+    fn to_wire(&self, id: u64, launch: &Launch, user: &User, sandbox: &Path) -> wire::Launch {
         let mut env: Vec<String> = Vec::with_capacity(launch.environment.len() + 3);
         for (name, value) in [
             ("HOME", &user.home),
@@ -334,8 +392,8 @@ impl Supervisor {
             }
         }
         env.extend(launch.environment.iter().map(|(n, v)| format!("{n}={v}")));
-        let order = wire::Launch {
-            id: number,
+        wire::Launch {
+            id,
             name: launch.container.as_str().to_owned(),
             program: launch.program.clone(),
             argv: launch.argv.clone(),
@@ -355,8 +413,7 @@ impl Supervisor {
                 stderr_files_max: launch.logs.stderr.files_max,
             }),
             confinement: Some(Box::new(launch.confinement.clone())),
-        };
-        put_order(order::Kind::Launch(order), bytes);
+        }
     }
 
     /// Fetches files beside the loop; the queue hears of the end.
@@ -457,6 +514,16 @@ impl Supervisor {
                     });
                 }
             }
+            news::Kind::Entered(session) => {
+                self.guests().say(session, SessionEvent::Started);
+            }
+            news::Kind::Refused(Failed { id, message }) => {
+                self.guests().end(id, SessionEvent::Refused(message));
+            }
+            news::Kind::Left(left) => {
+                self.guests()
+                    .end(left.session, SessionEvent::Left(left.status));
+            }
             news::Kind::Failed(Failed { id, message }) => {
                 end(&mut live, id, Outcome::NotStarted { message }, ended);
             }
@@ -481,6 +548,45 @@ impl Supervisor {
         let inputs = self.inputs.clone();
         tokio::spawn(say(inputs, Vec::new(), vec![(container, outcome, sandbox)]));
     }
+}
+
+/// Sessions that the launcher knows of, by number, and who hears of them.
+#[derive(Debug, Default)]
+struct Guests {
+    n_numbers: u64,
+    sessions: BTreeMap<u64, mpsc::Sender<SessionEvent>>,
+}
+
+impl Guests {
+    fn add(&mut self, events: mpsc::Sender<SessionEvent>) -> u64 {
+        let number = self.n_numbers;
+        self.n_numbers += 1;
+        self.sessions.insert(number, events);
+        number
+    }
+
+    fn say(&self, session: u64, event: SessionEvent) {
+        if let Some(events) = self.sessions.get(&session) {
+            say_of(events, event);
+        }
+    }
+
+    fn end(&mut self, session: u64, event: SessionEvent) {
+        self.say(session, event);
+        self.sessions.remove(&session);
+    }
+
+    /// The launcher is gone, and all of them with it.
+    fn lose(&mut self) {
+        for (_, events) in std::mem::take(&mut self.sessions) {
+            say_of(&events, SessionEvent::Lost);
+        }
+    }
+}
+
+/// Tells a session's owner, who may be gone. There is always room: few things are ever said.
+fn say_of(events: &mpsc::Sender<SessionEvent>, event: SessionEvent) {
+    let _ = events.try_send(event);
 }
 
 /// A container that ended, with its sandbox.
@@ -509,12 +615,7 @@ fn put_order(kind: order::Kind, bytes: &mut Vec<u8>) {
 }
 
 fn outcome(ended: &wire::Ended) -> Outcome {
-    let (code, signal) = match WaitStatus::from_raw(nix::unistd::Pid::from_raw(1), ended.status) {
-        Ok(WaitStatus::Exited(_, code)) => (Some(code), None),
-        Ok(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
-        // Real-time signals have no name in nix; the low bits are the number.
-        _ => (None, Some(ended.status & 0x7f)),
-    };
+    let (code, signal) = code_or_signal(ended.status);
     Outcome::Exited {
         exit: allot::TaskExit {
             code,

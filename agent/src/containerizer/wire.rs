@@ -11,7 +11,7 @@ const LEN_MAX: usize = allotment_proto::MESSAGE_LEN_MAX;
 /// From the agent.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Order {
-    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub(super) kind: Option<order::Kind>,
 }
 
@@ -34,6 +34,13 @@ pub(super) mod order {
         /// How this container ended is written down.
         #[prost(uint64, tag = "5")]
         Release(u64),
+        /// Answered by `Entered` or `Refused`, and after `Entered` by `Left`. Three descriptors
+        /// come with its bytes: the program's stdin, stdout and stderr.
+        #[prost(message, tag = "6")]
+        Enter(super::Enter),
+        /// SIGKILL to everything in this session.
+        #[prost(uint64, tag = "7")]
+        Eject(u64),
     }
 }
 
@@ -118,6 +125,24 @@ pub(super) struct Launch {
     pub(super) logs: Option<Logs>,
 }
 
+/// One more program in a running container.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Enter {
+    /// The agent's number for it; never used twice in one run.
+    #[prost(uint64, tag = "1")]
+    pub(super) session: u64,
+    /// Its name, a uuid.
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
+    /// What the container was made for, with this program in the place of its own; `id` is the
+    /// container's number.
+    #[prost(message, required, tag = "3")]
+    pub(super) launch: Launch,
+    /// The descriptors are one terminal.
+    #[prost(bool, tag = "4")]
+    pub(super) terminal: bool,
+}
+
 /// Bounds of what a task writes to stdout and stderr; sizes in bytes, 0 for none.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct Logs {
@@ -145,7 +170,7 @@ pub(super) struct User {
 /// From the launcher.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct News {
-    #[prost(oneof = "news::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "news::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub(super) kind: Option<news::Kind>,
 }
 
@@ -163,6 +188,14 @@ pub(super) mod news {
         Ended(super::Ended),
         #[prost(message, tag = "5")]
         Gone(super::Gone),
+        /// The program of this session runs.
+        #[prost(uint64, tag = "6")]
+        Entered(u64),
+        /// It could not be started; `id` is the session.
+        #[prost(message, tag = "7")]
+        Refused(super::Failed),
+        #[prost(message, tag = "8")]
+        Left(super::Left),
     }
 }
 
@@ -224,6 +257,16 @@ pub(super) struct Failed {
     /// One sentence without a full stop.
     #[prost(string, tag = "2")]
     pub(super) message: String,
+}
+
+/// The program of a session ended, and what it had begun.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Left {
+    #[prost(uint64, tag = "1")]
+    pub(super) session: u64,
+    /// As `wait` returns it.
+    #[prost(int32, tag = "2")]
+    pub(super) status: i32,
 }
 
 /// The program ended; nothing is left of the container.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use allotment_proto::mesos::{self, check_info, check_status_info, health_check};
 use allotment_types::Timestamp;
 
+use super::enter::Command;
+
 /// The longest of any of the times; a day of silence is no check.
 const SECONDS_MAX: f64 = 86_400.0;
 
@@ -22,11 +24,15 @@ pub enum Which {
     Health,
 }
 
-/// What to try, on this machine's loopback address.
+/// What to try: inside the task's container, or on this machine's loopback address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
+    /// Run it, as the task's user and behind its walls.
+    Command(Box<Command>),
     /// `GET path`.
     Http {
+        /// Over TLS; whose certificate it is does not matter, as in Mesos.
+        tls: bool,
         /// Over IPv6.
         ipv6: bool,
         /// On which port.
@@ -46,6 +52,13 @@ pub enum Probe {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probed {
+    /// The command ended by itself.
+    Exited {
+        /// Its exit code.
+        code: i32,
+        /// The end of what it wrote.
+        output: String,
+    },
     /// The answer's status.
     Http(u16),
     /// The port takes connections.
@@ -54,6 +67,9 @@ pub enum Probed {
     Refused,
     /// No answer, as a clause.
     Failed(String),
+    /// It could not be tried, for reasons that are not the task's, as a clause; so it says nothing
+    /// about the task.
+    NotMade(String),
 }
 
 /// What a task has to do about it.
@@ -61,8 +77,8 @@ pub enum Probed {
 pub(super) enum Finding {
     /// Nothing that is news.
     Same,
-    /// The check's result has changed.
-    Status(mesos::CheckStatusInfo),
+    /// The check's result has changed; perhaps with what its command wrote.
+    Status(mesos::CheckStatusInfo, Option<String>),
     /// It is healthy, for the first time or again.
     Healthy,
     /// It is not, and why; with `kill` it was so too often.
@@ -102,17 +118,37 @@ struct Health {
 pub(super) fn checks(info: &mesos::TaskInfo) -> Result<Vec<Checker>, String> {
     let check = info.check.as_ref().map(check).transpose()?;
     let health = info.health_check.as_ref().map(health).transpose()?;
-    Ok(check.into_iter().chain(health).collect())
+    let checks: Vec<Checker> = check.into_iter().chain(health).collect();
+    let own = info
+        .command
+        .as_ref()
+        .and_then(|command| command.user.as_deref());
+    for checker in &checks {
+        if let Probe::Command(command) = &checker.probe
+            && let Some(user) = &command.user
+            && own != Some(user)
+        {
+            return Err(format!(
+                "a check as user {user:?}; checks run as the task does, so set the user in the \
+                 task's own command"
+            ));
+        }
+    }
+    Ok(checks)
 }
 
 fn check(info: &mesos::CheckInfo) -> Result<Checker, String> {
     let probe = match (info.r#type(), &info.http, &info.tcp) {
-        (check_info::Type::Http, Some(http), _) => http_probe(false, http.port, http.path())?,
+        (check_info::Type::Http, Some(http), _) => {
+            http_probe((false, false), http.port, http.path())?
+        }
         (check_info::Type::Tcp, _, Some(tcp)) => Probe::Tcp {
             ipv6: false,
             port: port(tcp.port)?,
         },
-        (check_info::Type::Command, ..) => return Err(NO_COMMANDS.to_owned()),
+        (check_info::Type::Command, ..) => {
+            command_probe(info.command.as_ref().map(|command| &command.command))?
+        }
         _ => return Err(NO_TYPE.to_owned()),
     };
     let empty = status(&probe, None);
@@ -133,19 +169,22 @@ fn health(info: &mesos::HealthCheck) -> Result<Checker, String> {
     let ipv6 = |protocol| protocol == mesos::network_info::Protocol::IPv6;
     let probe = match (info.r#type(), &info.http, &info.tcp) {
         (health_check::Type::Http, Some(http), _) => {
-            if !matches!(http.scheme(), "" | "http") {
-                return Err(format!(
-                    "a health check over {:?}, of which only `http` is supported",
-                    http.scheme()
-                ));
-            }
-            http_probe(ipv6(http.protocol()), http.port, http.path())?
+            let tls = match http.scheme() {
+                "" | "http" => false,
+                "https" => true,
+                other => {
+                    return Err(format!(
+                        "a health check over {other:?}; the scheme is `http` or `https`"
+                    ));
+                }
+            };
+            http_probe((tls, ipv6(http.protocol())), http.port, http.path())?
         }
         (health_check::Type::Tcp, _, Some(tcp)) => Probe::Tcp {
             ipv6: ipv6(tcp.protocol()),
             port: port(tcp.port)?,
         },
-        (health_check::Type::Command, ..) => return Err(NO_COMMANDS.to_owned()),
+        (health_check::Type::Command, ..) => command_probe(info.command.as_ref())?,
         _ => return Err(NO_TYPE.to_owned()),
     };
     let statuses = info.http.as_ref().map(|http| http.statuses.clone());
@@ -168,11 +207,16 @@ fn health(info: &mesos::HealthCheck) -> Result<Checker, String> {
     })
 }
 
-const NO_COMMANDS: &str = "a check by a command, which is not supported; use HTTP or TCP";
-const NO_TYPE: &str = "a check without its type and the part of that name; set `type` and `http` \
-                       or `tcp`";
+const NO_TYPE: &str = "a check without its type and the part of that name; set `type` and \
+                       `command`, `http` or `tcp`";
 
-fn http_probe(ipv6: bool, number: u32, path: &str) -> Result<Probe, String> {
+fn command_probe(info: Option<&mesos::CommandInfo>) -> Result<Probe, String> {
+    let command = Command::of(info.ok_or(NO_TYPE)?);
+    let command = command.map_err(|what| format!("a check whose command {what}"))?;
+    Ok(Probe::Command(Box::new(command)))
+}
+
+fn http_probe((tls, ipv6): (bool, bool), number: u32, path: &str) -> Result<Probe, String> {
     let path = if path.is_empty() { "/" } else { path };
     if !path.starts_with('/') || path.contains(|c: char| c.is_control() || c == ' ') {
         return Err(format!(
@@ -180,6 +224,7 @@ fn http_probe(ipv6: bool, number: u32, path: &str) -> Result<Probe, String> {
         ));
     }
     Ok(Probe::Http {
+        tls,
         ipv6,
         port: port(number)?,
         path: path.to_owned(),
@@ -234,16 +279,17 @@ impl Checker {
 
     pub(super) fn on_probed(&mut self, now: Timestamp, probed: &Probed) -> Finding {
         self.due_at = Some(now + self.interval);
-        match self.which {
-            Which::Check => {
+        match (self.which, probed) {
+            (_, Probed::NotMade(_)) => Finding::Same,
+            (Which::Check, _) => {
                 let found = status(&self.probe, Some(probed));
                 if self.last.as_ref() == Some(&found) {
                     return Finding::Same;
                 }
                 self.last = Some(found);
-                Finding::Status(found)
+                Finding::Status(found, said(probed))
             }
-            Which::Health => self.on_health(now, probed),
+            (Which::Health, _) => self.on_health(now, probed),
         }
     }
 
@@ -277,7 +323,13 @@ impl Health {
     /// What is wrong with a result; `None`: nothing.
     fn fault(&self, probed: &Probed) -> Option<String> {
         match probed {
-            Probed::Connected => None,
+            Probed::Connected | Probed::NotMade(_) | Probed::Exited { code: 0, .. } => None,
+            Probed::Exited { code, output } if output.is_empty() => {
+                Some(format!("the command exited with {code}"))
+            }
+            Probed::Exited { code, output } => {
+                Some(format!("the command exited with {code}: {output}"))
+            }
             Probed::Http(status) => {
                 let status = u32::from(*status);
                 let good = if self.statuses.is_empty() {
@@ -293,9 +345,28 @@ impl Health {
     }
 }
 
+/// What a check's result has to say beside its status.
+fn said(probed: &Probed) -> Option<String> {
+    match probed {
+        Probed::Exited { output, .. } => (!output.is_empty()).then(|| output.clone()),
+        Probed::Failed(why) | Probed::NotMade(why) => Some(format!("check failed: {why}")),
+        Probed::Http(_) | Probed::Connected | Probed::Refused => None,
+    }
+}
+
 /// As the wire shows it; empty before the first result and when there was none.
 fn status(probe: &Probe, probed: Option<&Probed>) -> mesos::CheckStatusInfo {
     match probe {
+        Probe::Command(_) => mesos::CheckStatusInfo {
+            r#type: Some(check_info::Type::Command.into()),
+            command: Some(check_status_info::Command {
+                exit_code: match probed {
+                    Some(Probed::Exited { code, .. }) => Some(*code),
+                    _ => None,
+                },
+            }),
+            ..Default::default()
+        },
         Probe::Http { .. } => mesos::CheckStatusInfo {
             r#type: Some(check_info::Type::Http.into()),
             http: Some(check_status_info::Http {

@@ -271,7 +271,7 @@ fn refuse_unsupported(info: &mesos::TaskInfo) -> Result<(), &'static str> {
 }
 
 /// Program and argv of a command, with or without a shell.
-fn program(command: &mesos::CommandInfo) -> Result<(String, Vec<String>), &'static str> {
+pub(super) fn program(command: &mesos::CommandInfo) -> Result<(String, Vec<String>), &'static str> {
     let value = command.value.clone().unwrap_or_default();
     // proto2's default: true.
     if command.shell() {
@@ -332,20 +332,27 @@ fn environment(
         settings.environment.iter().cloned().collect();
     set.extend(own.map(|(name, value)| (name.to_owned(), value)));
     for variable in given {
-        let name = &variable.name;
-        if variable.r#type() == mesos::environment::variable::Type::Secret {
-            return Err(format!(
-                "variable {name:?} is a secret, which is not supported yet"
-            ));
-        }
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!(
-                "variable {name:?} has no usable name; names are not empty and hold no `=`"
-            ));
-        }
+        let (name, value) = self::variable(variable)?;
         // Only the agent knows where the sandbox is, and not every command has a shell to ask.
-        let value = variable.value.as_deref().unwrap_or_default();
-        set.insert(name.clone(), value.replace("${MESOS_SANDBOX}", directory));
+        set.insert(name, value.replace("${MESOS_SANDBOX}", directory));
     }
     Ok(set.into_iter().collect())
+}
+
+/// Name and value of a variable.
+pub(super) fn variable(
+    variable: &mesos::environment::Variable,
+) -> Result<(String, String), String> {
+    let name = &variable.name;
+    if variable.r#type() == mesos::environment::variable::Type::Secret {
+        return Err(format!(
+            "variable {name:?} is a secret, which is not supported yet"
+        ));
+    }
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(format!(
+            "variable {name:?} has no usable name; names are not empty and hold no `=`"
+        ));
+    }
+    Ok((name.clone(), variable.value.clone().unwrap_or_default()))
 }

@@ -5,6 +5,7 @@
 //! - [`task`]: the life of one task and its stream of status updates.
 //! - [`check`]: whether it does what it should.
 //! - [`confinement`]: what a task asks of its container beyond a command.
+//! - [`enter`]: further programs beside a task.
 //! - `garbage`: how long sandboxes are kept.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
 //! - [`logs`]: how large its output may grow.
@@ -18,6 +19,7 @@
 pub mod check;
 pub mod checkpoint;
 pub mod confinement;
+pub mod enter;
 mod garbage;
 pub mod io;
 pub mod launch;
@@ -38,6 +40,7 @@ use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestam
 pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
 pub use confinement::Confinement;
+pub use enter::{Command, NoEntry};
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power, tells};
 pub use launch::{ContainerId, Launch, SandboxId};
 pub use logs::{LogBound, LogBounds};

@@ -407,7 +407,7 @@ impl Task {
         };
         let (reason, message, kill) = match checker.on_probed(now, probed) {
             Finding::Same => return,
-            Finding::Status(_) => (Reason::TaskCheckStatusUpdated, None, false),
+            Finding::Status(_, message) => (Reason::TaskCheckStatusUpdated, message, false),
             Finding::Healthy => {
                 self.healthy = Some(true);
                 (Reason::TaskHealthCheckStatusUpdated, None, false)

@@ -13,11 +13,14 @@ use super::checkpoint::Log;
 use super::held::Held;
 use super::leader::Fence;
 use super::link::Link;
-use super::{probe, store};
+use super::probe::{self, Probing};
+use super::store;
 use crate::clock;
 use crate::containerizer::handle::{Containerizer, Order};
 use crate::containerizer::prepare;
-use crate::core::{Core, Effect, Input, Overview, Record, outlasts_power};
+use crate::core::{
+    Command, Core, Effect, Input, Launch, NoEntry, Overview, Probe, Record, outlasts_power,
+};
 
 /// How many queued facts one turn takes in before it writes and acts.
 const BATCH_LEN: usize = 256;
@@ -32,6 +35,13 @@ pub(super) enum Query {
     Overview(oneshot::Sender<Overview>),
     /// Answers at once whether the task runs or is about to.
     IsLive(FrameworkId, TaskId, oneshot::Sender<bool>),
+    /// Answers at once what it takes to run a program beside the task.
+    Enter(
+        FrameworkId,
+        TaskId,
+        Command,
+        oneshot::Sender<Result<Launch, NoEntry>>,
+    ),
     /// Answers when nothing of the task runs any more.
     Ended(FrameworkId, TaskId, oneshot::Sender<()>),
 }
@@ -249,8 +259,15 @@ impl Driver {
                 timeout,
             } => {
                 let inputs = self.inputs.clone();
+                let probing = match probe {
+                    Probe::Command(command) => Probing::Command(
+                        Box::new(self.core.entrance_of(&container, *command)),
+                        self.containerizer.sessions(),
+                    ),
+                    Probe::Http { .. } | Probe::Tcp { .. } => Probing::Network(probe),
+                };
                 tokio::spawn(async move {
-                    let probed = probe::make(probe, timeout).await;
+                    let probed = probe::make(probing, timeout).await;
                     let _ = inputs
                         .send(Input::Probed {
                             container,
@@ -321,6 +338,9 @@ impl Driver {
             }
             Query::IsLive(framework, task, reply) => {
                 let _ = reply.send(self.core.is_live(&framework, &task));
+            }
+            Query::Enter(framework, task, command, reply) => {
+                let _ = reply.send(self.core.entrance(&framework, &task, command));
             }
             Query::Ended(framework, task, reply) => {
                 if self.core.is_live(&framework, &task) {

@@ -200,7 +200,7 @@ impl Reader {
     }
 }
 
-fn ids(framework: &str, task: &str) -> Result<(FrameworkId, TaskId), Status> {
+pub(super) fn ids(framework: &str, task: &str) -> Result<(FrameworkId, TaskId), Status> {
     let framework = FrameworkId::parse(framework)
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
     let task = TaskId::parse(task).map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -1,6 +1,7 @@
-//! The agent's port: the Sandbox service, Mesos' `/files`, `/metrics` and `/health`.
+//! The agent's port: the Sandbox and Containers services, Mesos' `/files`, `/metrics` and `/health`.
 
 use allotment_proto::MESSAGE_LEN_MAX;
+use allotment_proto::allot::containers_server::ContainersServer;
 use allotment_proto::allot::sandbox_server::SandboxServer;
 use allotment_types::{Name, Resources, Timestamp};
 use axum::Router;
@@ -15,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Query;
+use super::exec::Doors;
 use super::files::Files;
 use crate::clock;
 use crate::core::Overview;
@@ -26,14 +28,16 @@ struct Served {
 }
 
 /// Everything that is served.
-pub(super) fn router(files: Files) -> Router {
+pub(super) fn router(files: Files, doors: Doors) -> Router {
     let served = Served {
         queries: files.queries.clone(),
         started: clock::now(),
     };
     let mesos = super::mesos_files::router(files.work_dir.clone());
     let service = SandboxServer::new(files).max_decoding_message_size(MESSAGE_LEN_MAX);
+    let containers = ContainersServer::new(doors).max_decoding_message_size(MESSAGE_LEN_MAX);
     tonic::service::Routes::new(service)
+        .add_service(containers)
         .into_axum_router()
         .merge(
             Router::new()

@@ -2,13 +2,14 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `probe`: checks of tasks. `files`, `mesos_files`, `http`: what the agent serves.
+//! - `probe`: checks of tasks. `exec`: programs beside them. `files`, `mesos_files`, `http`: what the agent serves.
 //! - `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
 mod checkpoint;
 mod detect;
 mod driver;
+mod exec;
 mod files;
 mod held;
 mod http;
@@ -162,10 +163,15 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         config.disk_watch_interval,
         inputs.clone(),
     ));
-    let router = http::router(files::Files {
+    let doors = exec::Doors {
+        sessions: containerizer.sessions(),
+        queries: queries.clone(),
+    };
+    let files = files::Files {
         work_dir: work_dir.clone(),
         queries,
-    });
+    };
+    let router = http::router(files, doors);
     let server = tokio::spawn(async move {
         // Ends with the task; accept errors are retried inside.
         let _ = axum::serve(listener, router).await;

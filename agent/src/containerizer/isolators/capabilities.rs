@@ -108,6 +108,10 @@ impl Isolate for Capabilities {
         walls.hardening.capabilities = Some(self.of(launch)?);
         Ok(())
     }
+
+    fn enter(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String> {
+        self.isolate(launch, walls)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::super::sys::Entrance;
 use super::walls::{Setting, Walls};
 use super::{Version, memory};
 
@@ -343,19 +344,25 @@ fn tear_down(root: &Path) {
 
 impl Group {
     /// The files through which a process moves itself into these groups.
-    pub(in super::super) fn entrances(&self) -> Vec<CString> {
-        let entrance = |path: &PathBuf| {
-            // v1's `tasks` takes one thread and needs no lock over all processes; v2 has only
-            // `cgroup.procs` for this.
-            let tasks = path.join("tasks");
-            let file = if tasks.exists() {
-                tasks
-            } else {
-                path.join("cgroup.procs")
-            };
-            CString::new(file.into_os_string().into_encoded_bytes()).ok()
+    pub(in super::super) fn entrances(&self) -> Vec<Entrance> {
+        let entrance = |path| CString::new(entrance(path).into_os_string().into_encoded_bytes());
+        let paths = self.paths.iter().filter_map(|path| entrance(path).ok());
+        paths.map(Entrance::Path).collect()
+    }
+
+    /// The same, open.
+    ///
+    /// # Errors
+    /// The file that could not be opened and why, as a clause.
+    pub(in super::super) fn open_entrances(&self) -> Result<Vec<Entrance>, String> {
+        let open = |path: &PathBuf| {
+            let file = entrance(path);
+            let opened = OpenOptions::new().write(true).open(&file);
+            opened
+                .map(|file| Entrance::Open(file.into()))
+                .map_err(|error| format!("{} cannot be opened: {error}", file.display()))
         };
-        self.paths.iter().filter_map(entrance).collect()
+        self.paths.iter().map(open).collect()
     }
 
     /// Something that becomes readable when the memory limit is hit; `None` on v2, whose kernel
@@ -403,6 +410,17 @@ impl Group {
         for path in &self.paths {
             kill_members(path);
         }
+    }
+}
+
+/// v1's `tasks` takes one thread and needs no lock over all processes; v2 has only
+/// `cgroup.procs` for this.
+fn entrance(group: &Path) -> PathBuf {
+    let tasks = group.join("tasks");
+    if tasks.exists() {
+        tasks
+    } else {
+        group.join("cgroup.procs")
     }
 }
 

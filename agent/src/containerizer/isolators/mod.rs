@@ -34,9 +34,11 @@ mod walls;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::sys::Hardening;
 use super::wire::{Isolating, Launch, SetUp};
 use crate::isolation::Isolator;
 use cgroups::{Cgroups, Group};
+pub(super) use filesystem::see_own_processes;
 use walls::Setting;
 pub(super) use walls::{Mounts, Walls};
 
@@ -72,6 +74,15 @@ trait Isolate: fmt::Debug {
     /// # Errors
     /// A sentence why it cannot have what it asks for.
     fn isolate(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String>;
+
+    /// Adds what one more process of a running container needs, of which `launch` says what its
+    /// task asked for.
+    ///
+    /// # Errors
+    /// A sentence why it cannot have that.
+    fn enter(&mut self, _launch: &Launch, _walls: &mut Walls) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Forgets a container that is over.
     fn cleanup(&mut self, _container: &str) {}
@@ -141,6 +152,18 @@ impl Isolators {
         self.refuse_what_nobody_gives(launch)?;
         let group = self.host.cgroups.create(&launch.name, &walls)?;
         Ok((walls, group))
+    }
+
+    /// What one more process of a running container loses before it runs.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn enter(&mut self, launch: &Launch) -> Result<Hardening, String> {
+        let mut walls = Walls::default();
+        for isolator in &mut self.active {
+            isolator.enter(launch, &mut walls)?;
+        }
+        Ok(walls.hardening)
     }
 
     /// The groups that an earlier run made for a container; `None` when there are none.

@@ -26,4 +26,8 @@ impl Isolate for NoNewPrivileges {
         walls.hardening.no_new_privs = true;
         Ok(())
     }
+
+    fn enter(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String> {
+        self.isolate(launch, walls)
+    }
 }

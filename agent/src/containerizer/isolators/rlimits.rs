@@ -32,6 +32,10 @@ impl Isolate for Rlimits {
         }
         Ok(())
     }
+
+    fn enter(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String> {
+        self.isolate(launch, walls)
+    }
 }
 
 fn kernels(kind: Type) -> Option<u32> {

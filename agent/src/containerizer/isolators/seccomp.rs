@@ -140,6 +140,10 @@ impl Isolate for Seccomp {
         walls.hardening.no_new_privs = true;
         Ok(())
     }
+
+    fn enter(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String> {
+        self.isolate(launch, walls)
+    }
 }
 
 /// What is not simply allowed to a task with these capabilities.

@@ -6,6 +6,7 @@
 //! a fork, and every pointer handed to the kernel points into memory that outlives the call.
 
 use std::ffi::c_int;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
 
 mod harden;
 mod mounts;
@@ -22,7 +24,7 @@ mod spawn;
 pub(super) use harden::{Capabilities, Hardening, Instruction, try_filter};
 pub(super) use mounts::{Refuses, attach, clone_tree, restrict, restrict_path};
 pub(super) use pidfd::{began_by, pidfd_kill, pidfd_open, since_boot};
-pub(super) use spawn::{ChildStack, Credentials, Stage, TaskPlan, spawn_task};
+pub(super) use spawn::{ChildStack, Credentials, Entrance, Stage, Streams, TaskPlan, spawn_task};
 
 /// Takes ownership of a descriptor that this process was started with.
 ///
@@ -73,9 +75,33 @@ pub(super) fn dup_above(fd: BorrowedFd<'_>, least: RawFd) -> Result<OwnedFd, Err
 /// Closes every descriptor from `first` up.
 #[expect(unsafe_code, reason = "close_range has no safe wrapper")]
 pub(super) fn close_from(first: RawFd) {
-    // SAFETY: only container inits call this, right after the fork; they never return to code
-    // that owns the descriptors, and they end with `_exit`, so nothing is closed twice.
+    // SAFETY: only forks of the launcher call this, at once; they never return to code that owns
+    // the descriptors, and they end with `_exit`, so nothing is closed twice.
     unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) };
+}
+
+/// Lets the runtime tell when a descriptor can be read or written.
+#[expect(unsafe_code, reason = "the runtime cannot know who closes the number")]
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open file for as long as it lives, and the runtime lets
+    // go of it before it is dropped.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Closes every descriptor that is not listed.
+#[expect(unsafe_code, reason = "close_range has no safe wrapper")]
+pub(super) fn close_all_but(mut kept: Vec<RawFd>) {
+    kept.sort_unstable();
+    let mut first = 0;
+    for fd in kept {
+        if first < fd {
+            // SAFETY: as in `close_from`: only called in a fork that never returns to the
+            // descriptors' owners.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = first.max(fd + 1);
+    }
+    close_from(first);
 }
 
 /// Gives every signal its default action again: one that whoever started this process ignores,

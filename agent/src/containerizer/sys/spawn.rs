@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -27,6 +28,7 @@ pub(in super::super) enum Stage {
     Sys,
     Capabilities,
     Seccomp,
+    Enter,
 }
 
 impl Stage {
@@ -47,6 +49,7 @@ impl Stage {
             Self::Sys,
             Self::Capabilities,
             Self::Seccomp,
+            Self::Enter,
         ]
         .into_iter()
         .find(|stage| *stage as i32 == number)
@@ -61,12 +64,33 @@ pub(in super::super) struct Credentials {
     pub(in super::super) groups: Vec<u32>,
 }
 
+/// A file that moves its writer into a cgroup when `0` is written to it.
+#[derive(Debug)]
+pub(in super::super) enum Entrance {
+    /// Opened by the child.
+    Path(CString),
+    /// Open already: where the child is, control groups cannot be opened for writing any more.
+    Open(OwnedFd),
+}
+
+/// What a program finds as its standard streams.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum Streams {
+    /// Nothing to read, and the files `stdout` and `stderr` of the sandbox.
+    Files,
+    /// Nothing to read, and these descriptors.
+    Outputs([c_int; 2]),
+    /// These three.
+    All([c_int; 3]),
+    /// This terminal, which also controls it.
+    Terminal(c_int),
+}
+
 /// Everything the start of a task needs, laid out before the fork so that nothing is allocated
 /// after it.
 #[derive(Debug)]
 pub(in super::super) struct TaskPlan {
-    /// Files that move their writer into a cgroup when `0` is written to them.
-    cgroups: Vec<CString>,
+    cgroups: Vec<Entrance>,
     directory: CString,
     /// Paths to try in turn, as `execvp` would.
     programs: Vec<CString>,
@@ -91,7 +115,7 @@ fn pointers<'a>(texts: impl IntoIterator<Item = &'a CString>) -> Vec<*const c_ch
 impl TaskPlan {
     #[expect(clippy::too_many_arguments, reason = "one private caller, plain data")]
     pub(in super::super) fn new(
-        cgroups: Vec<CString>,
+        cgroups: Vec<Entrance>,
         directory: CString,
         programs: Vec<CString>,
         argv: Vec<CString>,
@@ -124,6 +148,14 @@ impl TaskPlan {
         self.credentials.as_ref().map(|user| (user.uid, user.gid))
     }
 
+    /// Descriptors that have to stay open until it is started.
+    pub(in super::super) fn descriptors(&self) -> impl Iterator<Item = c_int> {
+        self.cgroups.iter().filter_map(|entrance| match entrance {
+            Entrance::Path(_) => None,
+            Entrance::Open(fd) => Some(fd.as_raw_fd()),
+        })
+    }
+
     /// The paths that are tried, in order.
     #[cfg(test)]
     pub(in super::super) fn programs(&self) -> &[CString] {
@@ -145,8 +177,7 @@ impl ChildStack {
 /// What the child between clone and exec reads, and where it leaves its failure.
 struct Handover<'a> {
     plan: &'a TaskPlan,
-    /// Descriptors for stdout and stderr; `None`: files in the sandbox.
-    outputs: Option<[c_int; 2]>,
+    streams: Streams,
     argv: &'a [*const c_char],
     /// The same after `/bin/sh`, for scripts without a first line that names an interpreter.
     /// Its slot 1 is filled in with the program.
@@ -170,7 +201,7 @@ const SHELL: &CStr = c"/bin/sh";
 )]
 pub(in super::super) fn spawn_task(
     plan: &TaskPlan,
-    outputs: Option<[c_int; 2]>,
+    streams: Streams,
     stack: &mut ChildStack,
 ) -> Result<Pid, (Stage, Errno)> {
     let argv = pointers(&plan.argv);
@@ -182,7 +213,7 @@ pub(in super::super) fn spawn_task(
         .collect();
     let handover = Handover {
         plan,
-        outputs,
+        streams,
         argv: &argv,
         shell_argv: &shell_argv,
         env: &env,
@@ -232,12 +263,18 @@ fn become_task(handover: &Handover<'_>) -> Stage {
     // handlers, credentials and limits are not shared with the parent (no CLONE_FILES, CLONE_FS,
     // CLONE_SIGHAND, CLONE_THREAD). The credential calls are made bare because the C library's
     // wrappers walk a list of threads.
-    for path in &plan.cgroups {
+    for entrance in &plan.cgroups {
         // `tasks` (v1) takes one thread and so spares the kernel a lock over all processes; this
         // child is one thread.
         let moved = unsafe {
-            let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            fd >= 0 && libc::write(fd, c"0".as_ptr().cast(), 1) == 1 && libc::close(fd) == 0
+            let fd = match entrance {
+                Entrance::Path(path) => libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC),
+                Entrance::Open(fd) => fd.as_raw_fd(),
+            };
+            // Those that were open already are closed on exec.
+            fd >= 0
+                && libc::write(fd, c"0".as_ptr().cast(), 1) == 1
+                && (matches!(entrance, Entrance::Open(_)) || libc::close(fd) == 0)
         };
         if !moved {
             return Stage::Cgroup;
@@ -255,11 +292,7 @@ fn become_task(handover: &Handover<'_>) -> Stage {
         return Stage::Directory;
     }
     unsafe { libc::umask(0o022) };
-    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if null < 0 || unsafe { libc::dup2(null, 0) } < 0 {
-        return Stage::Output;
-    }
-    if !direct_outputs(handover) {
+    if !direct_input(handover.streams) || !direct_outputs(handover) {
         return Stage::Output;
     }
     let limit = libc::rlimit {
@@ -328,6 +361,26 @@ fn become_task(handover: &Handover<'_>) -> Stage {
     Stage::Exec
 }
 
+/// Makes stdin what it is to be; false with `errno` set when that fails.
+#[expect(
+    unsafe_code,
+    reason = "between clone and exec only bare system calls are safe"
+)]
+fn direct_input(streams: Streams) -> bool {
+    // SAFETY (all blocks of this function): as in `become_task`.
+    match streams {
+        Streams::Files | Streams::Outputs(_) => unsafe {
+            let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+            null >= 0 && libc::dup2(null, 0) >= 0
+        },
+        Streams::All([input, ..]) => unsafe { libc::dup2(input, 0) >= 0 },
+        // This process leads a session of its own by now.
+        Streams::Terminal(terminal) => unsafe {
+            libc::dup2(terminal, 0) >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0
+        },
+    }
+}
+
 /// Makes stdout and stderr what they are to be; false with `errno` set when that fails.
 #[expect(
     unsafe_code,
@@ -335,7 +388,12 @@ fn become_task(handover: &Handover<'_>) -> Stage {
 )]
 fn direct_outputs(handover: &Handover<'_>) -> bool {
     // SAFETY (all blocks of this function): as in `become_task`.
-    if let Some([out, err]) = handover.outputs {
+    let numbers = match handover.streams {
+        Streams::Files => None,
+        Streams::Outputs([out, err]) | Streams::All([_, out, err]) => Some((out, err)),
+        Streams::Terminal(terminal) => Some((terminal, terminal)),
+    };
+    if let Some((out, err)) = numbers {
         return unsafe { libc::dup2(out, 1) >= 0 && libc::dup2(err, 2) >= 0 };
     }
     for (name, number) in [(c"stdout", 1), (c"stderr", 2)] {

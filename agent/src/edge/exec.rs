@@ -1,0 +1,276 @@
+//! The Containers service: programs beside tasks, with pipes or a terminal to whoever asked.
+//!
+//! What nobody takes is not read: a caller that is slow slows the program, and one that is gone
+//! ends it.
+
+use std::time::Duration;
+
+use allotment_proto::allot::containers_server::Containers;
+use allotment_proto::allot::exec_input::Input;
+use allotment_proto::allot::exec_output::Output;
+use allotment_proto::allot::{
+    ExecExited, ExecInput, ExecOutput, ExecStart, ExecStarted, WindowSize as WireSize,
+};
+use allotment_types::{FrameworkId, TaskId};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::driver::Query;
+use super::files::ids;
+use crate::containerizer::session::{
+    Session, SessionEvent, SessionInput, SessionOutput, Sessions, Source, Stdio, WindowSize,
+    code_or_signal,
+};
+use crate::core::{Command, Launch, NoEntry};
+
+/// Chunks that may wait for a slow reader, who then holds up his own program only.
+const CHUNKS_WAITING: usize = 4;
+/// How many heartbeats may be missed.
+const MISSED_MAX: u32 = 4;
+/// No caller has to speak more often than this, nor less.
+const HEARTBEAT: (f64, f64) = (0.1, 3600.0);
+
+/// Runs programs in the containers of one agent.
+#[derive(Debug, Clone)]
+pub(super) struct Doors {
+    pub(super) sessions: Sessions,
+    pub(super) queries: mpsc::Sender<Query>,
+}
+
+/// What comes out of a session: messages, and at last perhaps an error.
+type Chunks = mpsc::Sender<Result<ExecOutput, Status>>;
+
+impl Doors {
+    /// What it takes to run a program beside a task.
+    async fn entrance(
+        &self,
+        framework: FrameworkId,
+        task: TaskId,
+        command: Command,
+    ) -> Result<Launch, Status> {
+        let stopping = || Status::unavailable("the agent is stopping");
+        let (reply, answer) = oneshot::channel();
+        let query = Query::Enter(framework, task, command, reply);
+        self.queries.send(query).await.map_err(|_| stopping())?;
+        answer
+            .await
+            .map_err(|_| stopping())?
+            .map_err(|error| match error {
+                NoEntry::Unknown { .. } => Status::not_found(error.to_string()),
+                NoEntry::OtherUser { .. } => Status::permission_denied(error.to_string()),
+                NoEntry::NotRunning { .. } | NoEntry::Unplannable { .. } => {
+                    Status::failed_precondition(error.to_string())
+                }
+            })
+    }
+
+    /// Starts a session; returns once its program runs.
+    async fn start(&self, launch: Launch, stdio: Stdio) -> Result<Session, Status> {
+        let started = self.sessions.enter(launch, stdio).await;
+        let mut session = started.map_err(Status::failed_precondition)?;
+        match session.events.recv().await {
+            Some(SessionEvent::Started) => Ok(session),
+            Some(SessionEvent::Refused(why)) => Err(Status::failed_precondition(why)),
+            Some(SessionEvent::Left(_) | SessionEvent::Lost) | None => Err(lost()),
+        }
+    }
+}
+
+fn lost() -> Status {
+    Status::unavailable(
+        "the agent lost the program, which was ended; the task goes on, and it can be run again",
+    )
+}
+
+#[tonic::async_trait]
+impl Containers for Doors {
+    type ExecStream = ReceiverStream<Result<ExecOutput, Status>>;
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let mut inputs = request.into_inner();
+        let first = inputs.message().await?.and_then(|message| message.input);
+        let Some(Input::Start(start)) = first else {
+            return Err(Status::invalid_argument(
+                "the first message says what to start: set `start`",
+            ));
+        };
+        let (framework, task) = ids(&start.framework_id, &start.task_id)?;
+        let stdio = stdio(&start)?;
+        let patience = patience(&start)?;
+        let launch = self.entrance(framework, task, command(start)?).await?;
+        let session = self.start(launch, stdio).await?;
+        let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
+        tokio::spawn(serve(session, inputs, patience, chunks));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+fn command(start: ExecStart) -> Result<Command, Status> {
+    let program = start.argv.first().cloned().unwrap_or_default();
+    let variables = start.environment.into_iter();
+    let info = allotment_proto::mesos::CommandInfo {
+        shell: Some(false),
+        value: Some(program),
+        arguments: start.argv,
+        user: start.user,
+        environment: Some(allotment_proto::mesos::Environment {
+            variables: variables
+                .map(|variable| allotment_proto::mesos::environment::Variable {
+                    name: variable.name,
+                    value: Some(variable.value),
+                    ..Default::default()
+                })
+                .collect(),
+        }),
+        ..Default::default()
+    };
+    Command::of(&info).map_err(|what| Status::invalid_argument(format!("the command {what}")))
+}
+
+fn stdio(start: &ExecStart) -> Result<Stdio, Status> {
+    Ok(match &start.terminal {
+        Some(size) => Stdio::Terminal(window(size)?),
+        None => Stdio::Pipes {
+            stdin: start.stdin(),
+        },
+    })
+}
+
+fn window(size: &WireSize) -> Result<WindowSize, Status> {
+    let side = |n: u32| {
+        u16::try_from(n).map_err(|_| {
+            Status::invalid_argument(format!("a window of {n} characters; at most 65535 are"))
+        })
+    };
+    Ok(WindowSize {
+        rows: side(size.rows)?,
+        columns: side(size.columns)?,
+    })
+}
+
+/// How long the caller may be silent.
+fn patience(start: &ExecStart) -> Result<Option<Duration>, Status> {
+    let (min, max) = HEARTBEAT;
+    match start.heartbeat_seconds {
+        None => Ok(None),
+        Some(seconds) if (min..=max).contains(&seconds) => {
+            Ok(Some(Duration::from_secs_f64(seconds) * MISSED_MAX))
+        }
+        Some(seconds) => Err(Status::invalid_argument(format!(
+            "heartbeat_seconds is {seconds}; it must be between {min} and {max}"
+        ))),
+    }
+}
+
+/// Carries bytes both ways until the program has ended or the caller is gone.
+async fn serve(
+    session: Session,
+    inputs: Streaming<ExecInput>,
+    patience: Option<Duration>,
+    chunks: Chunks,
+) {
+    let Session {
+        input,
+        output,
+        events,
+    } = session;
+    let started = Output::Started(ExecStarted {});
+    if say(&chunks, started).await.is_err() {
+        return;
+    }
+    let over = tokio::select! {
+        status = feed(inputs, input, patience) => Some(status),
+        status = carry(output, events, &chunks) => status,
+        () = chunks.closed() => None,
+    };
+    // Whatever made it end, the program ends too: its events are not listened to any more.
+    if let Some(status) = over {
+        let _ = chunks.send(Err(status)).await;
+    }
+}
+
+async fn say(chunks: &Chunks, output: Output) -> Result<(), ()> {
+    let output = Some(output);
+    chunks.send(Ok(ExecOutput { output })).await.map_err(|_| ())
+}
+
+/// Passes on what the caller says; returns only when that makes no sense or stops.
+async fn feed(
+    mut inputs: Streaming<ExecInput>,
+    mut input: SessionInput,
+    patience: Option<Duration>,
+) -> Status {
+    loop {
+        let message = match patience {
+            None => inputs.message().await,
+            Some(patience) => match tokio::time::timeout(patience, inputs.message()).await {
+                Ok(message) => message,
+                Err(_) => {
+                    return Status::cancelled(format!("the caller said nothing for {patience:?}"));
+                }
+            },
+        };
+        match message {
+            Ok(Some(message)) => match message.input {
+                // What the program does not read any more is gone, as in a shell's pipe.
+                Some(Input::Stdin(bytes)) => drop(input.write_all(&bytes).await),
+                Some(Input::CloseStdin(_)) => input.close().await,
+                Some(Input::Window(size)) => match window(&size) {
+                    Ok(size) => input.resize(size),
+                    Err(status) => return status,
+                },
+                Some(Input::Start(_)) => {
+                    return Status::invalid_argument("`start` comes once, and first");
+                }
+                Some(Input::Heartbeat(_)) | None => {}
+            },
+            Ok(None) => {
+                input.close().await;
+                return std::future::pending().await;
+            }
+            Err(status) => return status,
+        }
+    }
+}
+
+/// Passes on what the program writes until it has ended; an error when it was lost.
+async fn carry(
+    mut output: SessionOutput,
+    mut events: mpsc::Receiver<SessionEvent>,
+    chunks: &Chunks,
+) -> Option<Status> {
+    let mut open = true;
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Some(SessionEvent::Left(status)) => {
+                    while let Some(chunk) = output.rest() {
+                        say(chunks, wrote(chunk)).await.ok()?;
+                    }
+                    let (code, signal) = code_or_signal(status);
+                    say(chunks, Output::Exited(ExecExited { code, signal })).await.ok()?;
+                    return None;
+                }
+                Some(SessionEvent::Started) => continue,
+                Some(SessionEvent::Refused(_) | SessionEvent::Lost) | None => return Some(lost()),
+            },
+            chunk = output.next(), if open => chunk,
+        };
+        match chunk {
+            Some(chunk) => say(chunks, wrote(chunk)).await.ok()?,
+            None => open = false,
+        }
+    }
+}
+
+fn wrote((source, bytes): (Source, bytes::Bytes)) -> Output {
+    match source {
+        Source::Stdout => Output::Stdout(bytes),
+        Source::Stderr => Output::Stderr(bytes),
+    }
+}
