@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::wants::{Demand, Wants};
 
-pub use allotment_proto::mesos::TaskState;
 pub use allotment_proto::mesos::task_status::{Reason, Source};
+pub use allotment_proto::mesos::{CommandInfo, HealthCheck, TaskState, health_check};
 pub use allotment_types::{Attribute, AttributeValue, FaultDomain};
 
 /// What a framework hears, in order.

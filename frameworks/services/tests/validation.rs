@@ -155,12 +155,27 @@ fn rules_are_broken_at_a_path() {
             "/portDefinitions(0)/prot",
         ),
         (
-            check(json!({"protocol": "MESOS_HTTP"})),
-            "/healthChecks(0)/protocol",
+            check(json!({"protocol": "COMMAND"})),
+            "/healthChecks(0)/command",
         ),
         (
-            check(json!({"protocol": "COMMAND", "command": {"value": "true"}})),
-            "/healthChecks(0)/protocol",
+            check(json!({"protocol": "COMMAND", "command": {"value": ""}})),
+            "/healthChecks(0)/command/value",
+        ),
+        (
+            check(json!({"protocol": "MESOS_TCP", "command": {"value": "true"}})),
+            "/healthChecks(0)/command",
+        ),
+        (
+            check(json!({"protocol": "MESOS_TCP", "path": "/"})),
+            "/healthChecks(0)/path",
+        ),
+        (
+            json!({"healthChecks": [
+                {"protocol": "COMMAND", "command": {"value": "true"}},
+                {"protocol": "MESOS_TCP"},
+            ]}),
+            "/healthChecks",
         ),
         (
             check(json!({"protocol": "HTTPS"})),

@@ -140,6 +140,9 @@ pub struct PortDefinition {
 pub struct HealthCheck {
     /// Failures are ignored for this long after the start, until the first success.
     pub grace_period_seconds: u64,
+    /// For COMMAND: what to run beside the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CheckCommand>,
     /// For HTTP: answers 100 to 199 change nothing.
     #[serde(default)]
     pub ignore_http1xx: bool,
@@ -160,18 +163,45 @@ pub struct HealthCheck {
     pub protocol: CheckProtocol,
     /// An answer that takes longer is a failure.
     pub timeout_seconds: u64,
-    /// Kept and printed; it is for checks that agents perform.
+    /// From the start of the instance to the first check; for those that agents perform.
     pub delay_seconds: u64,
+}
+
+/// A line of shell that exits with 0 when all is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckCommand {
+    /// The line.
+    pub value: String,
 }
 
 /// How health is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CheckProtocol {
     /// `GET path`; 200 to 399 is healthy.
     Http,
     /// A connection is healthy.
     Tcp,
+    /// Exit code 0 is healthy. The agent runs it in the instance's container.
+    Command,
+    /// As HTTP, asked by the agent over the loopback address.
+    MesosHttp,
+    /// The same over TLS, with whatever certificate.
+    MesosHttps,
+    /// As TCP, asked by the agent over the loopback address.
+    MesosTcp,
+}
+
+impl CheckProtocol {
+    /// Whether the agent asks, and not this framework.
+    pub const fn is_asked_by_agent(self) -> bool {
+        !matches!(self, Self::Http | Self::Tcp)
+    }
+
+    /// Whether it asks for a path.
+    pub const fn has_path(self) -> bool {
+        matches!(self, Self::Http | Self::MesosHttp | Self::MesosHttps)
+    }
 }
 
 /// Which instances a scale-down kills first.

@@ -158,6 +158,7 @@ impl Core {
         match update.state {
             S::TaskStaging | S::TaskStarting | S::TaskRunning | S::TaskKilling => {
                 self.on_alive(now, &app, &id, update.state);
+                self.on_health_found(now, &app, &id, update);
             }
             S::TaskUnreachable => self.on_unreachable(now, &app, &id),
             // The master never heard of it: nothing runs when nothing was ever heard of it,
@@ -198,7 +199,11 @@ impl Core {
     }
 
     fn on_alive(&mut self, now: Timestamp, app: &AppId, id: &InstanceId, state: TaskState) {
-        let Some(task) = self.instance_mut(app, id).and_then(|i| i.task.as_mut()) else {
+        let Some(instance) = self.instance_mut(app, id) else {
+            return;
+        };
+        let spec = std::sync::Arc::clone(&instance.app);
+        let Some(task) = instance.task.as_mut() else {
             return;
         };
         let was = (task.state, task.heard, task.unreachable_since);
@@ -214,11 +219,33 @@ impl Core {
         }
         if task.state == TaskState::TaskRunning && (!back || task.started_at.is_none()) {
             task.started_at.get_or_insert(now);
-            for check in &mut task.health {
-                check.begin(now);
+            for (check, asked) in task.health.iter_mut().zip(&spec.health_checks) {
+                if !asked.protocol.is_asked_by_agent() {
+                    check.begin(now);
+                }
             }
         }
         if was != (task.state, true, None) {
+            self.save_instance(app, id);
+            self.dirty.insert(app.clone());
+        }
+    }
+
+    /// The agent performs a health check in our stead and said what it found last.
+    fn on_health_found(&mut self, now: Timestamp, app: &AppId, id: &InstanceId, update: &Update) {
+        let (Some(healthy), Some(instance)) = (update.healthy, self.instance_mut(app, id)) else {
+            return;
+        };
+        let checks = instance.app.health_checks.iter();
+        let ours = checks.take_while(|check| !check.protocol.is_asked_by_agent());
+        let at = ours.count();
+        let task = instance.task.as_mut();
+        let Some(check) = task.and_then(|task| task.health.get_mut(at)) else {
+            return;
+        };
+        let cause = update.message.as_deref().unwrap_or("the agent found it so");
+        let found = if healthy { Ok(()) } else { Err(cause) };
+        if check.on_found(now, found, update.uuid.is_some()) != Verdict::Same {
             self.save_instance(app, id);
             self.dirty.insert(app.clone());
         }

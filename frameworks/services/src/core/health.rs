@@ -71,6 +71,33 @@ impl CheckState {
         self.alive || self.consecutive_failures > 0
     }
 
+    /// Takes in what the agent found that asks in our stead, counts failures and kills. `is_news`
+    /// unless it was said before.
+    pub fn on_found(&mut self, now: Timestamp, found: Result<(), &str>, is_news: bool) -> Verdict {
+        let was = (self.is_known(), self.alive);
+        match found {
+            Ok(()) => {
+                self.alive = true;
+                self.consecutive_failures = 0;
+                self.first_success.get_or_insert(now.as_millis());
+                self.last_success = Some(now.as_millis());
+            }
+            Err(cause) => {
+                self.alive = false;
+                if is_news || self.consecutive_failures == 0 {
+                    self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+                }
+                self.last_failure = Some(now.as_millis());
+                self.last_failure_cause = Some(cause.to_owned());
+            }
+        }
+        if was == (true, self.alive) {
+            Verdict::Same
+        } else {
+            Verdict::Changed
+        }
+    }
+
     /// Takes in how a probe of a task that runs since `started` ended.
     pub fn on_outcome(
         &mut self,
@@ -131,6 +158,7 @@ mod tests {
             interval_seconds: 5,
             max_consecutive_failures: 3,
             path: Some("/".to_owned()),
+            command: None,
             port: None,
             port_index: Some(0),
             protocol: CheckProtocol::Http,
@@ -141,6 +169,19 @@ mod tests {
 
     fn at(secs: u64) -> Timestamp {
         Timestamp::from_secs(secs)
+    }
+
+    #[test]
+    fn what_the_agent_finds_is_counted_once_for_each_time_it_finds_it() {
+        let mut state = CheckState::default();
+        assert_eq!(state.on_found(at(1), Err("sick"), true), Verdict::Changed);
+        assert_eq!(state.on_found(at(2), Err("sick"), true), Verdict::Same);
+        assert_eq!(state.on_found(at(3), Err("sick"), false), Verdict::Same);
+        assert_eq!((state.alive, state.consecutive_failures), (false, 2));
+        assert_eq!(state.on_found(at(4), Ok(()), true), Verdict::Changed);
+        assert_eq!(state.on_found(at(5), Ok(()), false), Verdict::Same);
+        assert_eq!((state.alive, state.consecutive_failures), (true, 0));
+        assert_eq!(state.last_failure_cause.as_deref(), Some("sick"));
     }
 
     #[test]

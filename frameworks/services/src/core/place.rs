@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use allotment_framework_sdk::api::health_check::{HttpCheckInfo, TcpCheckInfo, Type};
 use allotment_framework_sdk::api::{self, Command, Offer};
 use allotment_types::{Fixed, Name, Ranges, Resources, TaskId};
 
-use super::app::App;
+use super::app::{App, CheckProtocol, HealthCheck};
 use super::constraint::{Peers, Place};
 use super::id::InstanceId;
 use super::rng::Rng;
@@ -180,8 +181,61 @@ pub fn task(app: &App, instance: &InstanceId, id: TaskId, host: &str, ports: &[u
             .task_kill_grace_period_seconds
             .map(std::time::Duration::from_secs),
         labels,
+        health_check: app
+            .health_checks
+            .iter()
+            .find(|check| check.protocol.is_asked_by_agent())
+            .and_then(|check| agents_check(check, ports)),
         ..api::Task::new(id, resources(app, ports), command)
     }
+}
+
+/// A health check as the agent understands it; `None` when the instance lacks its port.
+fn agents_check(check: &HealthCheck, ports: &[u16]) -> Option<api::HealthCheck> {
+    let index = check.port_index.unwrap_or(0);
+    let port = check.port.or_else(|| ports.get(index).copied());
+    // A double holds every number of seconds that an app may name.
+    let seconds = |seconds: u64| u32::try_from(seconds).map(f64::from).ok();
+    let mut wire = api::HealthCheck {
+        delay_seconds: seconds(check.delay_seconds),
+        interval_seconds: seconds(check.interval_seconds),
+        timeout_seconds: seconds(check.timeout_seconds),
+        grace_period_seconds: seconds(check.grace_period_seconds),
+        consecutive_failures: Some(match check.max_consecutive_failures {
+            // Never kill.
+            0 => u32::MAX,
+            n => n,
+        }),
+        ..Default::default()
+    };
+    match check.protocol {
+        CheckProtocol::Http | CheckProtocol::Tcp => return None,
+        CheckProtocol::Command => {
+            wire.r#type = Some(Type::Command.into());
+            wire.command = Some(api::CommandInfo {
+                value: check.command.as_ref().map(|command| command.value.clone()),
+                ..Default::default()
+            });
+        }
+        CheckProtocol::MesosHttp | CheckProtocol::MesosHttps => {
+            let tls = check.protocol == CheckProtocol::MesosHttps;
+            wire.r#type = Some(Type::Http.into());
+            wire.http = Some(HttpCheckInfo {
+                scheme: Some(if tls { "https" } else { "http" }.to_owned()),
+                port: port?.into(),
+                path: check.path.clone(),
+                ..Default::default()
+            });
+        }
+        CheckProtocol::MesosTcp => {
+            wire.r#type = Some(Type::Tcp.into());
+            wire.tcp = Some(TcpCheckInfo {
+                port: port?.into(),
+                ..Default::default()
+            });
+        }
+    }
+    Some(wire)
 }
 
 /// The parts of the path from last to first, joined by dots, as Marathon names tasks.

@@ -295,6 +295,23 @@ impl World {
         message: &str,
         reason: Option<Reason>,
     ) {
+        self.say(task, state, message, reason, None);
+    }
+
+    /// The agent that checks a running task found this.
+    pub(crate) fn found(&mut self, task: &TaskId, healthy: bool, message: &str) {
+        let reason = Some(Reason::TaskHealthCheckStatusUpdated);
+        self.say(task, TaskState::TaskRunning, message, reason, Some(healthy));
+    }
+
+    fn say(
+        &mut self,
+        task: &TaskId,
+        state: TaskState,
+        message: &str,
+        reason: Option<Reason>,
+        healthy: Option<bool>,
+    ) {
         let live = self.tasks.get_mut(task).expect("a live task");
         live.state = state;
         let agent = live.agent.clone();
@@ -316,7 +333,7 @@ impl World {
             source: Source::Agent,
             exit: None,
             sandbox: None,
-            healthy: None,
+            healthy,
             timestamp: self.now.as_secs_f64(),
             uuid: Some(uuid),
         }));

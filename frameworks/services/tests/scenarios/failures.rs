@@ -183,6 +183,46 @@ fn a_launch_of_which_nothing_is_ever_heard_is_killed() {
 }
 
 #[test]
+fn a_command_check_is_the_agents_whose_findings_gate_a_deployment() {
+    let mut w = World::new().agent("a1", AGENT);
+    w.post(
+        r#"{"id":"/h","cmd":"serve","cpus":0.1,"healthChecks":[
+            {"protocol":"TCP","gracePeriodSeconds":0,"intervalSeconds":1000},
+            {"protocol":"COMMAND","command":{"value":"test -e ok"},"delaySeconds":1,
+             "gracePeriodSeconds":5,"intervalSeconds":2,"timeoutSeconds":3,"maxConsecutiveFailures":0}]}"#,
+    );
+    w.offer();
+    let task = w.staging().remove(0);
+    let asked = w.tasks[&task].task.health_check.clone().unwrap();
+    assert_eq!(asked.command.as_ref().unwrap().value(), "test -e ok");
+    assert_eq!(
+        (asked.delay_seconds(), asked.grace_period_seconds()),
+        (1.0, 5.0)
+    );
+    assert_eq!(
+        (asked.interval_seconds(), asked.timeout_seconds()),
+        (2.0, 3.0)
+    );
+    assert_eq!(asked.consecutive_failures(), u32::MAX, "it never kills");
+    w.launches_run();
+    w.pass(Duration::ZERO);
+    assert_eq!(w.probes.len(), 1, "the command is not ours to run");
+    w.probes_end(&Outcome::Connected);
+    assert_eq!(w.deployments(), 1, "one of two checks is not enough");
+    w.found(&task, false, "exited with 1");
+    assert_eq!(w.deployments(), 1);
+    w.found(&task, true, "");
+    assert_eq!(w.deployments(), 0);
+    w.found(&task, false, "exited with 2");
+    let app = w.get("/v2/apps/h")["app"].clone();
+    assert_eq!(app["tasksUnhealthy"], 1);
+    let result = &app["tasks"][0]["healthCheckResults"][1];
+    assert_eq!(result["lastFailureCause"], "exited with 2");
+    assert_eq!(app["healthChecks"][1]["command"]["value"], "test -e ok");
+    assert!(w.kills().is_empty());
+}
+
+#[test]
 fn health_gates_a_deployment_and_the_sick_are_replaced() {
     let mut w = World::new().agent("a1", AGENT);
     w.post(

@@ -1,9 +1,9 @@
-//! `healthChecks`: HTTP and TCP.
+//! `healthChecks`: HTTP and TCP, asked by this framework; COMMAND and MESOS_…, asked by agents.
 
 use serde_json::Value;
 
 use super::super::answer::Problems;
-use super::super::app::{CheckProtocol, HealthCheck};
+use super::super::app::{CheckCommand, CheckProtocol, HealthCheck};
 use super::super::json::Fields;
 use super::SECONDS_MAX;
 
@@ -14,6 +14,13 @@ pub(super) fn read(f: &mut Fields<'_>, n_ports: usize, p: &mut Problems) -> Vec<
             checks.push(check);
         }
     }
+    let n_agents = checks.iter().filter(|c| c.protocol.is_asked_by_agent());
+    if n_agents.count() > 1 {
+        p.rule(
+            "/healthChecks",
+            "at most one COMMAND or MESOS_... check: an agent performs one for each task",
+        );
+    }
     checks
 }
 
@@ -23,17 +30,24 @@ fn read_check(i: usize, value: &Value, n_ports: usize, p: &mut Problems) -> Opti
     let protocol = match c.text("protocol", p).as_deref() {
         None | Some("HTTP") => CheckProtocol::Http,
         Some("TCP") => CheckProtocol::Tcp,
-        Some(other @ ("HTTPS" | "MESOS_HTTP" | "MESOS_HTTPS" | "MESOS_TCP" | "COMMAND")) => {
+        Some("COMMAND") => CheckProtocol::Command,
+        Some("MESOS_HTTP") => CheckProtocol::MesosHttp,
+        Some("MESOS_HTTPS") => CheckProtocol::MesosHttps,
+        Some("MESOS_TCP") => CheckProtocol::MesosTcp,
+        Some("HTTPS") => {
             p.rule(
                 c.at("protocol"),
-                format!("{other} health checks are not supported yet; use HTTP or TCP"),
+                "HTTPS health checks are not supported yet; use MESOS_HTTPS or HTTP",
             );
             CheckProtocol::Http
         }
         Some(other) => {
             p.rule(
                 c.at("protocol"),
-                format!("must be HTTP or TCP, got {other:?}"),
+                format!(
+                    "must be HTTP, TCP, COMMAND, MESOS_HTTP, MESOS_HTTPS or MESOS_TCP, got \
+                     {other:?}"
+                ),
             );
             CheckProtocol::Http
         }
@@ -43,7 +57,9 @@ fn read_check(i: usize, value: &Value, n_ports: usize, p: &mut Problems) -> Opti
     if port.is_some() && port_index.is_some() {
         p.rule(at.clone(), "give port or portIndex, not both");
     }
+    let command = command(&mut c, protocol, p);
     let index = match (port, port_index) {
+        _ if protocol == CheckProtocol::Command => None,
         (Some(_), _) => None,
         (None, index) => Some(usize::try_from(index.unwrap_or(0)).unwrap_or(usize::MAX)),
     };
@@ -57,19 +73,13 @@ fn read_check(i: usize, value: &Value, n_ports: usize, p: &mut Problems) -> Opti
     }
     let path = c.text("path", p);
     if let Some(path) = &path {
-        if protocol == CheckProtocol::Tcp {
-            p.rule(c.at("path"), "a TCP health check has no path");
+        if !protocol.has_path() {
+            p.rule(c.at("path"), "only a health check over HTTP has a path");
         }
         if !path.starts_with('/') || path.chars().any(|ch| ch.is_whitespace() || ch.is_control()) {
             p.rule(c.at("path"), "must begin with `/` and hold no spaces");
         }
     }
-    c.unsupported(
-        "command",
-        |_| false,
-        "COMMAND health checks are not supported yet",
-        p,
-    );
     c.unsupported(
         "ipProtocol",
         |v| v.as_str() == Some("IPv4"),
@@ -88,10 +98,10 @@ fn read_check(i: usize, value: &Value, n_ports: usize, p: &mut Problems) -> Opti
             .whole("maxConsecutiveFailures", (0, 1_000_000), p)
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(3),
-        path: match protocol {
-            CheckProtocol::Http => Some(path.unwrap_or_else(|| "/".to_owned())),
-            CheckProtocol::Tcp => None,
-        },
+        path: protocol
+            .has_path()
+            .then(|| path.unwrap_or_else(|| "/".to_owned())),
+        command,
         port: port.and_then(|n| u16::try_from(n).ok()),
         port_index: index,
         protocol,
@@ -100,4 +110,24 @@ fn read_check(i: usize, value: &Value, n_ports: usize, p: &mut Problems) -> Opti
     };
     c.finish(p);
     Some(check)
+}
+
+fn command(c: &mut Fields<'_>, protocol: CheckProtocol, p: &mut Problems) -> Option<CheckCommand> {
+    let inner = c.inner("command", p);
+    let is_command = protocol == CheckProtocol::Command;
+    let Some(mut inner) = inner else {
+        if is_command {
+            p.rule(c.at("command"), "is undefined; give {\"value\": LINE}");
+        }
+        return None;
+    };
+    if !is_command {
+        p.rule(c.at("command"), "only a COMMAND health check has one");
+    }
+    let value = inner.text("value", p).unwrap_or_default();
+    if value.is_empty() {
+        p.rule(inner.at("value"), "must not be empty");
+    }
+    inner.finish(p);
+    Some(CheckCommand { value })
 }
