@@ -20,18 +20,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::context::Context;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::output;
 use once::{Once, Stage};
 use streams::Streams;
 
-/// Failures of `allot run` itself end with this plus the code that any other command would have
-/// ended with, so that they cannot be taken for the task's own codes.
-const OWN_FAILURE: u8 = 200;
-/// What a shell reports after Ctrl-C, SIGTERM and a closed pipe.
+/// What a shell reports after Ctrl-C and SIGTERM.
 const INTERRUPTED: u8 = 128 + 2;
 const TERMINATED: u8 = 128 + 15;
-const PIPE_CLOSED: u8 = 128 + 13;
 
 /// Nobody wants to read why a task waited for half a second.
 const FIRST_NOTICE: Duration = Duration::from_secs(1);
@@ -95,24 +91,7 @@ fn amount(text: &str) -> Result<Fixed, String> {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    match try_run(ctx, args).await {
-        Ok(code) => Ok(ExitCode::from(code)),
-        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::from(PIPE_CLOSED)),
-        Err(error) => {
-            output::complain(&format!("{error:#}"));
-            let failure = error.chain().find_map(|e| e.downcast_ref::<Failure>());
-            let code = failure.map_or(1, Failure::code);
-            Ok(ExitCode::from(OWN_FAILURE + code))
-        }
-    }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-    })
+    Ok(exit::of_command(try_run(ctx, args).await))
 }
 
 async fn try_run(ctx: &Context, args: Args) -> anyhow::Result<u8> {

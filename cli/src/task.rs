@@ -1,4 +1,12 @@
 //! `allot task`: the tasks of all frameworks, their output, and their end.
+//!
+//! - [`exec`]: a command beside a task. [`attach`]: what it says from now on.
+//! - `terminal`: the one we run in. `writer`: our own output.
+
+mod attach;
+mod exec;
+mod terminal;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -6,6 +14,7 @@ use allotment_proto::allot::sandbox_client::SandboxClient;
 use allotment_proto::allot::{KillTaskRequest, ListTasksRequest, SandboxReadRequest, TaskView};
 
 use crate::context::Context;
+use crate::exit;
 use crate::output::{self, Cell, Row, Watch};
 use crate::rpc::{self, Peer};
 use crate::view;
@@ -50,6 +59,10 @@ enum Command {
         #[arg(long)]
         stderr: bool,
     },
+    /// Run a command in a task's container
+    Exec(exec::Args),
+    /// Print what a task writes from now on, and exit as it does
+    Attach(attach::Args),
     /// Kill a task as its framework could
     Kill {
         /// Its id or the beginning of it
@@ -91,6 +104,20 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         } => {
             let task = find(ctx, &task).await?;
             logs(&task, if stderr { "stderr" } else { "stdout" }, follow).await?;
+        }
+        Command::Exec(args) => {
+            let ended = async {
+                let task = find(ctx, &args.task).await?;
+                exec::run(&task, args).await
+            };
+            return Ok(exit::of_command(ended.await));
+        }
+        Command::Attach(args) => {
+            let ended = async {
+                let task = find(ctx, &args.task).await?;
+                attach::run(ctx, &task).await
+            };
+            return Ok(exit::of_command(ended.await));
         }
         Command::Kill { task } => {
             let task = find(ctx, &task).await?;

@@ -9,6 +9,7 @@ mod batch;
 mod common;
 mod demo;
 mod faults;
+mod exec;
 mod framework;
 mod full_disk;
 mod full_disk_start;
