@@ -4,10 +4,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "mesos/v1/mesos.proto",
         "mesos/v1/scheduler.proto",
+        "mesos/v1/executor.proto",
         "allot/v1/demand.proto",
         "allot/v1/task.proto",
         "allot/v1/scheduler.proto",
         "allot/v1/agent.proto",
+        "allot/v1/executor.proto",
         "allot/v1/checkpoint.proto",
         "allot/v1/sandbox.proto",
         "allot/v1/containers.proto",
@@ -50,6 +52,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config =
             config.message_attribute(format!("allot.v1.{message}"), "#[derive(serde::Serialize)]");
     }
-    config.compile_fds(descriptors)?;
+    let mut named = prost_build::Config::new();
+    named.enable_type_names();
+    embed(&descriptors)?;
+    config.compile_fds_with_config(descriptors, named)?;
+    Ok(())
+}
+
+/// What `json` reflects on: the descriptors without their comments.
+fn embed(descriptors: &prost_types::FileDescriptorSet) -> Result<(), Box<dyn std::error::Error>> {
+    let mut bare = descriptors.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None;
+    }
+    let folder = std::env::var("OUT_DIR")?;
+    let file = std::path::Path::new(&folder).join("descriptors.bin");
+    std::fs::write(file, prost::Message::encode_to_vec(&bare))?;
     Ok(())
 }

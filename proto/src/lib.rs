@@ -1,7 +1,8 @@
 //! The wire: Mesos v1 messages, Allotment's own services, and the way from them to pure types.
 //!
-//! - [`mesos`]: Mesos' v1 vocabulary and scheduler API, wire-compatible with Mesos 1.11.
+//! - [`mesos`]: Mesos' v1 vocabulary, scheduler and executor API, wire-compatible with Mesos 1.11.
 //! - [`allot`]: the gRPC services between Allotment's processes.
+//! - [`json`]: Mesos messages as JSON, the way Mesos writes and reads it; [`recordio`]: streams.
 //! - [`convert`]: checked conversions between wire resources and [`allotment_types`].
 //!
 //! What the messages mean is written in the `.proto` files beside this crate.
@@ -21,6 +22,9 @@ mod generated {
             pub mod scheduler {
                 tonic::include_proto!("mesos.v1.scheduler");
             }
+            pub mod executor {
+                tonic::include_proto!("mesos.v1.executor");
+            }
         }
     }
     pub mod allot {
@@ -31,9 +35,12 @@ mod generated {
 }
 
 pub mod convert;
+pub mod json;
+pub mod recordio;
 
 pub use generated::allot::v1 as allot;
 pub use generated::mesos::v1 as mesos;
+pub use generated::mesos::v1::executor;
 pub use generated::mesos::v1::scheduler;
 
 /// The largest message that any Allotment service accepts, in bytes.
