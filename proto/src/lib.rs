@@ -25,6 +25,9 @@ mod generated {
             pub mod executor {
                 tonic::include_proto!("mesos.v1.executor");
             }
+            pub mod agent {
+                tonic::include_proto!("mesos.v1.agent");
+            }
         }
     }
     pub mod allot {
@@ -40,6 +43,7 @@ pub mod recordio;
 
 pub use generated::allot::v1 as allot;
 pub use generated::mesos::v1 as mesos;
+pub use generated::mesos::v1::agent;
 pub use generated::mesos::v1::executor;
 pub use generated::mesos::v1::scheduler;
 

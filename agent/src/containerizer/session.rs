@@ -52,9 +52,9 @@ pub(crate) struct WindowSize {
     pub(crate) columns: u16,
 }
 
-/// What happens to a session.
+/// What the launcher says of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SessionEvent {
+pub(super) enum SessionEvent {
     /// Its program runs.
     Started,
     /// Its program could not be started; one sentence.
@@ -73,9 +73,32 @@ pub(crate) enum SessionInput {
     Terminal(Arc<Terminal>),
 }
 
-/// What the program of a session writes.
+/// What the program of a session writes, and how it ends. When this is dropped, the session is
+/// ended.
 #[derive(Debug)]
-pub(crate) enum SessionOutput {
+pub(crate) struct SessionOutput {
+    outputs: Outputs,
+    events: mpsc::Receiver<SessionEvent>,
+    /// Somebody may still write.
+    open: bool,
+    left: Option<i32>,
+}
+
+/// The next thing that is heard of a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Its program wrote.
+    Wrote(Source, Bytes),
+    /// Its program ended, with this wait status, and everything it wrote was heard.
+    Left(i32),
+    /// Its program could not be started; one sentence.
+    Refused(String),
+    /// It was killed with the launcher, or there is none.
+    Lost,
+}
+
+#[derive(Debug)]
+enum Outputs {
     Pipes {
         stdout: Option<pipe::Receiver>,
         stderr: Option<pipe::Receiver>,
@@ -90,13 +113,11 @@ pub(crate) enum Source {
     Stderr,
 }
 
-/// One more program in a running container. When its events are not listened to any more it is
-/// ended.
+/// One more program in a running container.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) input: SessionInput,
     pub(crate) output: SessionOutput,
-    pub(crate) events: mpsc::Receiver<SessionEvent>,
 }
 
 /// The master side of a pseudo terminal.
@@ -131,8 +152,8 @@ impl Sessions {
             .await
             .map_err(|error| error.to_string())??;
         let failed = |error: io::Error| format!("no pipes or terminal for the session: {error}");
-        let (input, output, streams) = open(stdio).map_err(failed)?;
-        let (events, heard) = mpsc::channel(EVENTS_MAX);
+        let (input, outputs, streams) = open(stdio).map_err(failed)?;
+        let (events, said) = mpsc::channel(EVENTS_MAX);
         let entering = Entering {
             launch,
             user,
@@ -144,11 +165,13 @@ impl Sessions {
             .send(Order::Enter(Box::new(entering)))
             .await
             .map_err(|_| "the agent is stopping".to_owned())?;
-        Ok(Session {
-            input,
-            output,
-            events: heard,
-        })
+        let output = SessionOutput {
+            outputs,
+            events: said,
+            open: true,
+            left: None,
+        };
+        Ok(Session { input, output })
     }
 }
 
@@ -160,7 +183,7 @@ impl Entering {
 }
 
 /// Our ends and the program's.
-fn open(stdio: Stdio) -> io::Result<(SessionInput, SessionOutput, [OwnedFd; 3])> {
+fn open(stdio: Stdio) -> io::Result<(SessionInput, Outputs, [OwnedFd; 3])> {
     let nothing = || std::fs::File::open("/dev/null").map(OwnedFd::from);
     let reading = || -> io::Result<_> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
@@ -170,7 +193,7 @@ fn open(stdio: Stdio) -> io::Result<(SessionInput, SessionOutput, [OwnedFd; 3])>
         Stdio::Captured => {
             let (stdout, out) = reading()?;
             let err = out.try_clone()?;
-            let output = SessionOutput::Pipes {
+            let output = Outputs::Pipes {
                 stdout: Some(stdout),
                 stderr: None,
             };
@@ -178,7 +201,7 @@ fn open(stdio: Stdio) -> io::Result<(SessionInput, SessionOutput, [OwnedFd; 3])>
         }
         Stdio::Pipes { stdin } => {
             let ((stdout, out), (stderr, err)) = (reading()?, reading()?);
-            let output = SessionOutput::Pipes {
+            let output = Outputs::Pipes {
                 stdout: Some(stdout),
                 stderr: Some(stderr),
             };
@@ -195,7 +218,7 @@ fn open(stdio: Stdio) -> io::Result<(SessionInput, SessionOutput, [OwnedFd; 3])>
             let (terminal, theirs) = Terminal::open(size)?;
             let terminal = Arc::new(terminal);
             let streams = [theirs.try_clone()?, theirs.try_clone()?, theirs];
-            let output = SessionOutput::Terminal(Some(Arc::clone(&terminal)));
+            let output = Outputs::Terminal(Some(Arc::clone(&terminal)));
             (SessionInput::Terminal(terminal), output, streams)
         }
     })
@@ -294,9 +317,49 @@ impl SessionInput {
 }
 
 impl SessionOutput {
+    /// Waits until the program runs.
+    ///
+    /// # Errors
+    /// Why it never will.
+    pub(crate) async fn started(&mut self) -> Result<(), Heard> {
+        match self.events.recv().await {
+            Some(SessionEvent::Started) => Ok(()),
+            Some(SessionEvent::Refused(why)) => Err(Heard::Refused(why)),
+            Some(SessionEvent::Left(_) | SessionEvent::Lost) | None => Err(Heard::Lost),
+        }
+    }
+
+    /// The next thing; after all but `Wrote` nothing more comes. May be dropped and called again
+    /// without losing anything.
+    pub(crate) async fn next(&mut self) -> Heard {
+        loop {
+            if let Some(status) = self.left {
+                return match self.outputs.rest() {
+                    Some((source, bytes)) => Heard::Wrote(source, bytes),
+                    None => Heard::Left(status),
+                };
+            }
+            tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(SessionEvent::Started) => {}
+                    Some(SessionEvent::Left(status)) => self.left = Some(status),
+                    Some(SessionEvent::Refused(why)) => return Heard::Refused(why),
+                    Some(SessionEvent::Lost) | None => return Heard::Lost,
+                },
+                chunk = self.outputs.next(), if self.open => match chunk {
+                    Some((source, bytes)) => return Heard::Wrote(source, bytes),
+                    None => self.open = false,
+                },
+            }
+        }
+    }
+}
+
+impl Outputs {
     /// The next bytes that were written; `None` when all that could write are gone. May be dropped
     /// and called again without losing anything.
-    pub(crate) async fn next(&mut self) -> Option<(Source, Bytes)> {
+    async fn next(&mut self) -> Option<(Source, Bytes)> {
         loop {
             let (source, read) = match self {
                 Self::Terminal(None) => return None,
@@ -319,7 +382,7 @@ impl SessionOutput {
     }
 
     /// What is there already; `None` when there is nothing. Whoever wrote it has ended.
-    pub(crate) fn rest(&mut self) -> Option<(Source, Bytes)> {
+    fn rest(&mut self) -> Option<(Source, Bytes)> {
         for source in [Source::Stdout, Source::Stderr] {
             let read = match (&*self, source) {
                 (Self::Terminal(Some(terminal)), Source::Stdout) => terminal.read_now(),

@@ -264,6 +264,9 @@ fn refuse_unsupported(info: &mesos::TaskInfo) -> Result<(), &'static str> {
     if !container.network_infos.is_empty() {
         return Err("a network of its own");
     }
+    if container.tty_info.is_some() {
+        return Err("a terminal of its own");
+    }
     if container.hostname.is_some() {
         return Err("a host name of its own");
     }

@@ -19,7 +19,8 @@ use crate::clock;
 use crate::containerizer::handle::{Containerizer, Order};
 use crate::containerizer::prepare;
 use crate::core::{
-    Command, Core, Effect, Input, Launch, NoEntry, Overview, Probe, Record, outlasts_power,
+    Command, ContainerId, Core, Effect, Input, Launch, NoEntry, Overview, Probe, Record,
+    outlasts_power,
 };
 
 /// How many queued facts one turn takes in before it writes and acts.
@@ -36,14 +37,17 @@ pub(super) enum Query {
     /// Answers at once whether the task runs or is about to.
     IsLive(FrameworkId, TaskId, oneshot::Sender<bool>),
     /// Answers at once what it takes to run a program beside the task.
-    Enter(
-        FrameworkId,
-        TaskId,
-        Command,
-        oneshot::Sender<Result<Launch, NoEntry>>,
-    ),
+    Enter(Beside, Command, oneshot::Sender<Result<Launch, NoEntry>>),
     /// Answers when nothing of the task runs any more.
     Ended(FrameworkId, TaskId, oneshot::Sender<()>),
+}
+
+/// What a program is to run beside.
+#[derive(Debug)]
+pub(super) enum Beside {
+    Task(FrameworkId, TaskId),
+    /// Whatever runs in this container.
+    Container(ContainerId),
 }
 
 /// The loop's belongings.
@@ -339,8 +343,12 @@ impl Driver {
             Query::IsLive(framework, task, reply) => {
                 let _ = reply.send(self.core.is_live(&framework, &task));
             }
-            Query::Enter(framework, task, command, reply) => {
-                let _ = reply.send(self.core.entrance(&framework, &task, command));
+            Query::Enter(beside, command, reply) => {
+                let entrance = match beside {
+                    Beside::Task(framework, task) => self.core.entrance(&framework, &task, command),
+                    Beside::Container(container) => self.core.entrance_of(&container, command),
+                };
+                let _ = reply.send(entrance);
             }
             Query::Ended(framework, task, reply) => {
                 if self.core.is_live(&framework, &task) {

@@ -11,15 +11,14 @@ use allotment_proto::allot::exec_output::Output;
 use allotment_proto::allot::{
     ExecExited, ExecInput, ExecOutput, ExecStart, ExecStarted, WindowSize as WireSize,
 };
-use allotment_types::{FrameworkId, TaskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::driver::Query;
+use super::driver::{Beside, Query};
 use super::files::ids;
 use crate::containerizer::session::{
-    Session, SessionEvent, SessionInput, SessionOutput, Sessions, Source, Stdio, WindowSize,
+    Heard, Session, SessionInput, SessionOutput, Sessions, Source, Stdio, WindowSize,
     code_or_signal,
 };
 use crate::core::{Command, Launch, NoEntry};
@@ -43,15 +42,14 @@ type Chunks = mpsc::Sender<Result<ExecOutput, Status>>;
 
 impl Doors {
     /// What it takes to run a program beside a task.
-    async fn entrance(
+    pub(super) async fn entrance(
         &self,
-        framework: FrameworkId,
-        task: TaskId,
+        beside: Beside,
         command: Command,
     ) -> Result<Launch, Status> {
         let stopping = || Status::unavailable("the agent is stopping");
         let (reply, answer) = oneshot::channel();
-        let query = Query::Enter(framework, task, command, reply);
+        let query = Query::Enter(beside, command, reply);
         self.queries.send(query).await.map_err(|_| stopping())?;
         answer
             .await
@@ -66,18 +64,18 @@ impl Doors {
     }
 
     /// Starts a session; returns once its program runs.
-    async fn start(&self, launch: Launch, stdio: Stdio) -> Result<Session, Status> {
+    pub(super) async fn start(&self, launch: Launch, stdio: Stdio) -> Result<Session, Status> {
         let started = self.sessions.enter(launch, stdio).await;
         let mut session = started.map_err(Status::failed_precondition)?;
-        match session.events.recv().await {
-            Some(SessionEvent::Started) => Ok(session),
-            Some(SessionEvent::Refused(why)) => Err(Status::failed_precondition(why)),
-            Some(SessionEvent::Left(_) | SessionEvent::Lost) | None => Err(lost()),
+        match session.output.started().await {
+            Ok(()) => Ok(session),
+            Err(Heard::Refused(why)) => Err(Status::failed_precondition(why)),
+            Err(_) => Err(lost()),
         }
     }
 }
 
-fn lost() -> Status {
+pub(super) fn lost() -> Status {
     Status::unavailable(
         "the agent lost the program, which was ended; the task goes on, and it can be run again",
     )
@@ -101,7 +99,8 @@ impl Containers for Doors {
         let (framework, task) = ids(&start.framework_id, &start.task_id)?;
         let stdio = stdio(&start)?;
         let patience = patience(&start)?;
-        let launch = self.entrance(framework, task, command(start)?).await?;
+        let beside = Beside::Task(framework, task);
+        let launch = self.entrance(beside, command(start)?).await?;
         let session = self.start(launch, stdio).await?;
         let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
         tokio::spawn(serve(session, inputs, patience, chunks));
@@ -173,21 +172,17 @@ async fn serve(
     patience: Option<Duration>,
     chunks: Chunks,
 ) {
-    let Session {
-        input,
-        output,
-        events,
-    } = session;
+    let Session { input, output } = session;
     let started = Output::Started(ExecStarted {});
     if say(&chunks, started).await.is_err() {
         return;
     }
     let over = tokio::select! {
         status = feed(inputs, input, patience) => Some(status),
-        status = carry(output, events, &chunks) => status,
+        status = carry(output, &chunks) => status,
         () = chunks.closed() => None,
     };
-    // Whatever made it end, the program ends too: its events are not listened to any more.
+    // Whatever made it end, the program ends too: nobody listens to it any more.
     if let Some(status) = over {
         let _ = chunks.send(Err(status)).await;
     }
@@ -238,39 +233,18 @@ async fn feed(
 }
 
 /// Passes on what the program writes until it has ended; an error when it was lost.
-async fn carry(
-    mut output: SessionOutput,
-    mut events: mpsc::Receiver<SessionEvent>,
-    chunks: &Chunks,
-) -> Option<Status> {
-    let mut open = true;
+async fn carry(mut output: SessionOutput, chunks: &Chunks) -> Option<Status> {
     loop {
-        let chunk = tokio::select! {
-            biased;
-            event = events.recv() => match event {
-                Some(SessionEvent::Left(status)) => {
-                    while let Some(chunk) = output.rest() {
-                        say(chunks, wrote(chunk)).await.ok()?;
-                    }
-                    let (code, signal) = code_or_signal(status);
-                    say(chunks, Output::Exited(ExecExited { code, signal })).await.ok()?;
-                    return None;
-                }
-                Some(SessionEvent::Started) => continue,
-                Some(SessionEvent::Refused(_) | SessionEvent::Lost) | None => return Some(lost()),
-            },
-            chunk = output.next(), if open => chunk,
-        };
-        match chunk {
-            Some(chunk) => say(chunks, wrote(chunk)).await.ok()?,
-            None => open = false,
+        match output.next().await {
+            Heard::Wrote(Source::Stdout, bytes) => say(chunks, Output::Stdout(bytes)).await.ok()?,
+            Heard::Wrote(Source::Stderr, bytes) => say(chunks, Output::Stderr(bytes)).await.ok()?,
+            Heard::Left(status) => {
+                let (code, signal) = code_or_signal(status);
+                let exited = Output::Exited(ExecExited { code, signal });
+                say(chunks, exited).await.ok()?;
+                return None;
+            }
+            Heard::Refused(_) | Heard::Lost => return Some(lost()),
         }
-    }
-}
-
-fn wrote((source, bytes): (Source, bytes::Bytes)) -> Output {
-    match source {
-        Source::Stdout => Output::Stdout(bytes),
-        Source::Stderr => Output::Stderr(bytes),
     }
 }

@@ -1,4 +1,5 @@
-//! The agent's port: the Sandbox and Containers services, Mesos' `/files`, `/metrics` and `/health`.
+//! The agent's port: the Sandbox and Containers services, Mesos' `/files` and `/api/v1`,
+//! `/metrics` and `/health`.
 
 use allotment_proto::MESSAGE_LEN_MAX;
 use allotment_proto::allot::containers_server::ContainersServer;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::driver::Query;
 use super::exec::Doors;
 use super::files::Files;
+use super::nested::Nested;
 use crate::clock;
 use crate::core::Overview;
 
@@ -35,6 +37,7 @@ pub(super) fn router(files: Files, doors: Doors) -> Router {
     };
     let mesos = super::mesos_files::router(files.work_dir.clone());
     let service = SandboxServer::new(files).max_decoding_message_size(MESSAGE_LEN_MAX);
+    let api = super::mesos_api::router(Nested::new(doors.clone()));
     let containers = ContainersServer::new(doors).max_decoding_message_size(MESSAGE_LEN_MAX);
     tonic::service::Routes::new(service)
         .add_service(containers)
@@ -46,6 +49,7 @@ pub(super) fn router(files: Files, doors: Doors) -> Router {
                 .with_state(served),
         )
         .merge(mesos)
+        .merge(api)
         .fallback(nothing_here)
 }
 
@@ -55,7 +59,7 @@ async fn nothing_here(request: axum::extract::Request) -> Response {
         let message = format!("{} is no method of this agent", request.uri().path());
         return tonic::Status::unimplemented(message).into_http();
     }
-    let text = "the agent serves /metrics, /health, /files and its gRPC services here\n";
+    let text = "the agent serves /metrics, /health, /files, /api/v1 and its gRPC services here\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `probe`: checks of tasks. `exec`: programs beside them. `files`, `mesos_files`, `http`: what the agent serves.
+//! - `probe`: checks of tasks. `exec`: programs beside them; `nested`,
+//!   `mesos_api`: the same as Mesos names it. `files`, `mesos_files`, `http`: what the agent serves.
 //! - `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
@@ -15,7 +16,9 @@ mod held;
 mod http;
 mod leader;
 mod link;
+mod mesos_api;
 mod mesos_files;
+mod nested;
 mod probe;
 mod store;
 

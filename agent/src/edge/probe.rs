@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::containerizer::session::{Session, SessionEvent, Sessions, Stdio, code_or_signal};
+use crate::containerizer::session::{Heard, SessionOutput, Sessions, Stdio, code_or_signal};
 use crate::core::{Launch, NoEntry, Probe, Probed};
 
 /// How much of what a command writes is kept, in bytes: its end, which tells most.
@@ -76,7 +76,7 @@ async fn run(launch: Launch, sessions: &Sessions, timeout: Duration) -> Probed {
             Ok(session) => session,
             Err(why) => return Probed::NotMade(why),
         };
-        finish(&mut session, &mut tail).await
+        finish(&mut session.output, &mut tail).await
     });
     match ran.await {
         Ok(probed) => probed,
@@ -86,34 +86,25 @@ async fn run(launch: Launch, sessions: &Sessions, timeout: Duration) -> Probed {
     }
 }
 
-async fn finish(session: &mut Session, tail: &mut Tail) -> Probed {
-    let (mut open, mut started) = (true, false);
+async fn finish(output: &mut SessionOutput, tail: &mut Tail) -> Probed {
     loop {
-        tokio::select! {
-            biased;
-            event = session.events.recv() => match event {
-                Some(SessionEvent::Started) => started = true,
-                Some(SessionEvent::Left(status)) => {
-                    while let Some((_, bytes)) = session.output.rest() {
-                        tail.push(&bytes);
+        match output.next().await {
+            Heard::Wrote(_, bytes) => tail.push(&bytes),
+            Heard::Left(status) => {
+                return match code_or_signal(status) {
+                    (Some(code), _) => Probed::Exited {
+                        code,
+                        output: tail.text(),
+                    },
+                    (None, signal) => {
+                        let signal = signal.unwrap_or_default();
+                        let what = format!("the command was ended by signal {signal}");
+                        Probed::Failed(tail.after(&what))
                     }
-                    return match code_or_signal(status) {
-                        (Some(code), _) => Probed::Exited { code, output: tail.text() },
-                        (None, signal) => {
-                            let signal = signal.unwrap_or_default();
-                            Probed::Failed(tail.after(&format!("the command was ended by signal {signal}")))
-                        }
-                    };
-                }
-                Some(SessionEvent::Refused(why)) if !started => return Probed::Failed(why),
-                Some(SessionEvent::Refused(_) | SessionEvent::Lost) | None => {
-                    return Probed::NotMade("the agent lost the command".to_owned());
-                }
-            },
-            chunk = session.output.next(), if open => match chunk {
-                Some((_, bytes)) => tail.push(&bytes),
-                None => open = false,
-            },
+                };
+            }
+            Heard::Refused(why) => return Probed::Failed(why),
+            Heard::Lost => return Probed::NotMade("the agent lost the command".to_owned()),
         }
     }
 }
