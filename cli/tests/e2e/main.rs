@@ -15,6 +15,7 @@ mod masters;
 mod nonroot;
 mod offers;
 mod operator;
+mod regions;
 mod restarts;
 mod run;
 mod sharing;
