@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use allotment_types::Resources;
+use allotment_types::{FaultDomain, Resources};
 
 use crate::attributes::Attributes;
 pub use crate::fetcher::FetcherSettings;
@@ -30,6 +30,9 @@ pub struct Config {
     pub resources: Option<Resources>,
     /// What frameworks may choose by, such as `rack:r7; gpu:a100`.
     pub attributes: Attributes,
+    /// The region and zone it stands in, when they are known; frameworks that are not region-aware
+    /// are not offered agents of another region than the master's.
+    pub domain: Option<FaultDomain>,
     /// Which walls to put around tasks.
     pub isolation: Isolation,
     /// How to start the launcher process; the agent appends `--socket-fd 0`.
@@ -146,6 +149,7 @@ impl Default for Config {
             work_dir: PathBuf::from("allot-agent"),
             resources: None,
             attributes: Attributes::default(),
+            domain: None,
             isolation: Isolation::Auto,
             launcher: LauncherCommand::default(),
             switch_user: true,

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use allotment_types::FaultDomain;
+
 /// Settings of one master. [`Config::default`] listens on 127.0.0.1:5050 and keeps its registry
 /// in `./allot-master`.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,9 @@ pub struct Config {
     /// The host name or address that others reach this master by; `None`: the listening address,
     /// or 127.0.0.1 when that is `0.0.0.0` or `::`.
     pub hostname: Option<String>,
+    /// The region and zone it stands in, as the world is told; the allocation module has settings
+    /// of its own.
+    pub domain: Option<FaultDomain>,
     /// The folder of the registry. Created when missing; one master at a time may use it.
     pub data_dir: PathBuf,
     /// Let other masters join: make a secret unless there is one.
@@ -85,6 +90,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5050),
             hostname: None,
+            domain: None,
             data_dir: PathBuf::from("allot-master"),
             bootstrap: false,
             join: Vec::new(),

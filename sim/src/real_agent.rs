@@ -483,6 +483,7 @@ fn settings(name: &str, total: &Resources) -> Settings {
         boot_id: "boot".to_owned(),
         resources: total.clone(),
         attributes: Vec::new(),
+        domain: None,
         n_masters: 1,
         reconnect_min: defaults.reconnect_min,
         reconnect_max: defaults.reconnect_max,

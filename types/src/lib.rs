@@ -16,7 +16,7 @@ pub mod resources;
 pub mod role;
 pub mod time;
 
-pub use attribute::{Attribute, AttributeValue, FaultDomain};
+pub use attribute::{Attribute, AttributeValue, DomainError, FaultDomain};
 pub use effects::Effects;
 pub use id::{AgentId, FrameworkId, IdError, OfferId, TaskId};
 pub use resources::{Fixed, Lot, Name, Ranges, Resources, Shortfall, Value};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, Resources, Timestamp};
+use allotment_types::{AgentId, FaultDomain, Resources, Timestamp};
 
 use super::check::{Probe, Probed, Which};
 use super::launch::{ContainerId, Launch, SandboxId};
@@ -23,6 +23,8 @@ pub struct Settings {
     pub resources: Resources,
     /// What frameworks choose by.
     pub attributes: Vec<mesos::Attribute>,
+    /// Where it stands.
+    pub domain: Option<FaultDomain>,
     /// How many masters there are to try.
     pub n_masters: usize,
     /// The first wait before connecting again.

@@ -33,7 +33,7 @@ pub mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use allotment_proto::convert::resources_to_wire;
+use allotment_proto::convert::{domain_to_wire, resources_to_wire};
 use allotment_proto::{allot, mesos};
 use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestamp};
 
@@ -309,7 +309,7 @@ impl Core {
             resources: resources_to_wire(&self.settings.resources, None),
             attributes: self.settings.attributes.clone(),
             id: self.agent.as_ref().map(mesos::AgentId::from),
-            domain: None,
+            domain: self.settings.domain.as_ref().map(domain_to_wire),
         }
     }
 

@@ -259,6 +259,7 @@ fn settings(
             .clone()
             .unwrap_or_else(|| detected(work_dir, earlier)),
         attributes: attributes.to_wire(),
+        domain: config.domain.clone(),
         n_masters: config.masters.len(),
         reconnect_min: config.reconnect_min,
         reconnect_max: config.reconnect_max,

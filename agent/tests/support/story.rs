@@ -47,6 +47,7 @@ impl Agent {
             boot_id: "boot".to_owned(),
             resources: "cpus:4; mem:1024; ports:[31000-31009]".parse().unwrap(),
             attributes: Vec::new(),
+            domain: None,
             n_masters: 2,
             reconnect_min: secs(1),
             reconnect_max: secs(8),

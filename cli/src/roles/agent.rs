@@ -8,7 +8,7 @@ use std::time::Duration;
 use allotment_agent::{
     Attributes, Capabilities, Config, FetcherSettings, Isolation, IsolatorSettings, Running,
 };
-use allotment_types::Resources;
+use allotment_types::{FaultDomain, Resources};
 
 use super::{Common, Role, duration, serve, set, state_folder, usage};
 use crate::context::Context;
@@ -41,6 +41,10 @@ pub(crate) struct Args {
     /// Facts that frameworks may choose by, such as `rack:r7;zone:eu`
     #[arg(long)]
     attributes: Option<Attributes>,
+    /// Where this machine stands, as region/zone: agents of one zone fail together, and those of
+    /// another region than the master's are offered to region-aware frameworks alone
+    #[arg(long, value_name = "REGION/ZONE")]
+    domain: Option<FaultDomain>,
     /// Walls around tasks: auto (all that this machine can give), none (plain processes), or a
     /// list such as cgroups,namespaces that must all be there; auto,cgroups/cpuset,-linux/devices
     /// adds one and leaves one out
@@ -170,6 +174,7 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         work_dir: args.work_dir.map_or_else(|| state_folder("agent"), Ok)?,
         resources: args.resources,
         attributes: args.attributes.unwrap_or_default(),
+        domain: args.domain,
         isolation: args.isolation,
         switch_user: !args.no_switch_user,
         tasks_outlive_agent: !args.tasks_end_with_agent,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use allotment_master::Config;
+use allotment_types::FaultDomain;
 use anyhow::Context as _;
 
 use crate::context::Context;
@@ -41,6 +42,10 @@ struct Serve {
     /// The host name that others reach this master by [default: the address]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Where this master stands, as region/zone: agents of other regions are offered to
+    /// region-aware frameworks alone; masters of one cluster stand in one region
+    #[arg(long, value_name = "REGION/ZONE")]
+    domain: Option<FaultDomain>,
     /// Folder of the registry [default: allot/master in $XDG_STATE_HOME, which is
     /// ~/.local/state unless set]
     #[arg(long, value_name = "DIR")]
@@ -97,6 +102,7 @@ async fn serve_master(args: Serve) -> anyhow::Result<ExitCode> {
     let mut config = Config {
         listen: SocketAddr::new(args.ip, args.port),
         hostname: args.hostname,
+        domain: args.domain.clone(),
         bootstrap: args.bootstrap,
         join: join.collect(),
         secret: secret.transpose()?,
@@ -108,7 +114,7 @@ async fn serve_master(args: Serve) -> anyhow::Result<ExitCode> {
     set(&mut config.agent_ping_interval, args.agent_ping_interval);
     set(&mut config.offer_timeout, args.offer_timeout);
     config.validate().map_err(usage)?;
-    let make = args.allocator.choice()?.make()?;
+    let make = args.allocator.choice_in(args.domain.as_ref())?.make()?;
     serve(&args.common, config, async |config| {
         let (bootstrap, folder) = (config.bootstrap, config.data_dir.clone());
         let master = allotment_master::start_with(config, move || make()).await?;

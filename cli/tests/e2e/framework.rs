@@ -26,21 +26,28 @@ impl Framework {
         Self::resubscribe(master, role, None)
     }
 
+    /// The same with other settings than the usual.
+    #[track_caller]
+    pub(crate) fn subscribe_with(
+        master: &str,
+        role: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = usual(master, role, None);
+        change(&mut config);
+        Self::connect(config)
+    }
+
     /// The same as the framework `id`, when there is one.
     #[track_caller]
     pub(crate) fn resubscribe(master: &str, role: &str, id: Option<&FrameworkId>) -> Self {
+        Self::connect(usual(master, role, id))
+    }
+
+    #[track_caller]
+    fn connect(config: Config) -> Self {
         let runtime = Runtime::new().unwrap();
-        let scheduler = runtime.block_on(async {
-            Scheduler::connect(Config {
-                masters: vec![master.to_owned()],
-                name: role.to_owned(),
-                roles: vec![Role::parse(role).unwrap()],
-                framework_id: id.cloned(),
-                failover_timeout: Duration::from_secs(3600),
-                ..Config::default()
-            })
-            .unwrap()
-        });
+        let scheduler = runtime.block_on(async { Scheduler::connect(config).unwrap() });
         let mut framework = Self {
             runtime,
             scheduler: Some(scheduler),
@@ -133,6 +140,17 @@ impl Framework {
         if let Some(scheduler) = self.scheduler.take() {
             self.runtime.block_on(scheduler.stop());
         }
+    }
+}
+
+fn usual(master: &str, role: &str, id: Option<&FrameworkId>) -> Config {
+    Config {
+        masters: vec![master.to_owned()],
+        name: role.to_owned(),
+        roles: vec![Role::parse(role).unwrap()],
+        framework_id: id.cloned(),
+        failover_timeout: Duration::from_secs(3600),
+        ..Config::default()
     }
 }
 

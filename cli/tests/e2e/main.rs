@@ -18,6 +18,7 @@ mod masters;
 mod nonroot;
 mod offers;
 mod operator;
+mod regions;
 mod restarts;
 mod run;
 mod sharing;

@@ -7,11 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use allotment_allocator::{
-    AgentSpec, Allocator, Amounts, ConvertError, Demand, Drf, FrameworkSpec, Grant, Hole, Quota,
-    Recovery, Round, Share, Unavailability, Unoffered,
-};
-use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
+use allotment_allocator::{Allocator, Around, Drf, FrameworkSpec, Round};
+use allotment_types::{FrameworkId, Role, Timestamp};
 use serde::Deserialize;
 
 const DAY: u64 = 24 * 3600;
@@ -126,7 +123,16 @@ impl Curfew {
     }
 }
 
-impl Allocator for Curfew {
+// What is not here the default module decides.
+impl Around for Curfew {
+    fn inner(&self) -> &dyn Allocator {
+        &self.inner
+    }
+
+    fn inner_mut(&mut self) -> &mut dyn Allocator {
+        &mut self.inner
+    }
+
     fn add_framework(&mut self, framework: &FrameworkId, spec: FrameworkSpec) {
         self.inner.add_framework(framework, self.told(&spec));
         self.wanted.insert(framework.clone(), spec);
@@ -182,103 +188,6 @@ impl Allocator for Curfew {
         let changes_at = self.changes_at.filter(|_| concerned);
         let ends = [self.inner.next_deadline(), changes_at];
         ends.into_iter().flatten().min()
-    }
-
-    // From here on the default module knows best.
-
-    fn add_agent(&mut self, agent: &AgentId, spec: AgentSpec) {
-        self.inner.add_agent(agent, spec);
-    }
-
-    fn set_agent_active(&mut self, agent: &AgentId, active: bool) {
-        self.inner.set_agent_active(agent, active);
-    }
-
-    fn set_unavailability(&mut self, agent: &AgentId, unavailability: Option<Unavailability>) {
-        self.inner.set_unavailability(agent, unavailability);
-    }
-
-    fn answer_inverse(
-        &mut self,
-        agent: &AgentId,
-        framework: &FrameworkId,
-        until: Option<Timestamp>,
-    ) {
-        self.inner.answer_inverse(agent, framework, until);
-    }
-
-    fn remove_agent(&mut self, agent: &AgentId) {
-        self.inner.remove_agent(agent);
-    }
-
-    fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery) {
-        self.inner.recover(now, agent, grant, recovery);
-    }
-
-    fn convert(
-        &mut self,
-        agent: &AgentId,
-        holder: Option<(&FrameworkId, &Role)>,
-        from: &Resources,
-        to: &Resources,
-    ) -> Result<(), ConvertError> {
-        self.inner.convert(agent, holder, from, to)
-    }
-
-    fn set_demand(&mut self, framework: &FrameworkId, role: &Role, demand: Option<Demand>) {
-        self.inner.set_demand(framework, role, demand);
-    }
-
-    fn set_weight(&mut self, role: &Role, weight_thousandths: u64) {
-        self.inner.set_weight(role, weight_thousandths);
-    }
-
-    fn set_quota(&mut self, role: &Role, quota: Quota) {
-        self.inner.set_quota(role, quota);
-    }
-
-    fn pause(&mut self) {
-        self.inner.pause();
-    }
-
-    fn resume(&mut self) {
-        self.inner.resume();
-    }
-
-    fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered> {
-        self.inner.explain(now, framework)
-    }
-
-    fn role_share(&self, role: &Role) -> Share {
-        self.inner.role_share(role)
-    }
-
-    fn framework_share(&self, framework: &FrameworkId) -> Share {
-        self.inner.framework_share(framework)
-    }
-
-    fn weight(&self, role: &Role) -> u64 {
-        self.inner.weight(role)
-    }
-
-    fn quota(&self, role: &Role) -> Quota {
-        self.inner.quota(role)
-    }
-
-    fn consumed(&self, role: &Role) -> Amounts {
-        self.inner.consumed(role)
-    }
-
-    fn holes(&self) -> Vec<Hole> {
-        self.inner.holes()
-    }
-
-    fn free(&self, agent: &AgentId) -> Resources {
-        self.inner.free(agent)
-    }
-
-    fn held(&self, agent: &AgentId) -> Vec<Grant> {
-        self.inner.held(agent)
     }
 }
 

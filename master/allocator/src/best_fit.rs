@@ -88,14 +88,8 @@ impl Fit {
     }
 }
 
-/// Who is aside comes last; then the one that was served least recently comes first.
+/// The one that was served least recently comes first.
 fn before(books: &Books, left: Slot, right: Slot) -> Ordering {
-    let key = |client| {
-        (
-            books.is_aside(client),
-            books.served(client),
-            books.names(client),
-        )
-    };
+    let key = |client| (books.served(client), books.names(client));
     key(left).cmp(&key(right))
 }

@@ -144,7 +144,7 @@ pub enum Unoffered {
         /// When the filter ends.
         until: Timestamp,
     },
-    /// It declined again and again, and so comes last for a while.
+    /// It declined as much as this again and again, and so comes last for it for a while.
     Aside {
         /// Which agent.
         agent: AgentId,
@@ -287,8 +287,8 @@ impl Unoffered {
                 against,
                 ..
             } => format!(
-                "the framework declined too often in role {role} and steps aside until {until}; \
-                 {against} comes first"
+                "the framework declined as much too often in role {role} and steps aside until \
+                 {until}; {against} comes first"
             ),
             Self::Behind {
                 role,
@@ -378,7 +378,7 @@ pub struct ClientReport {
 pub enum Standing {
     /// It does.
     Takes,
-    /// It does, but comes last.
+    /// It does, but comes last for what is no larger than what it declined.
     Aside {
         /// Until when.
         until: Timestamp,

@@ -6,6 +6,7 @@
 //! role (a shared volume: to any number of them). *Allocated* here covers offered and used alike,
 //! as in Mesos; the master tells the two apart.
 //!
+//! - [`Around`]: a module around another one, in a few lines.
 //! - [`spec`]: the facts and the decisions.
 //! - [`config`]: the settings of the shipped modules.
 //! - [`constraint`]: which agents a framework wants offers of.
@@ -15,6 +16,7 @@
 //! - [`explain`]: why a framework was not offered an agent, as data.
 //! - `conformance` (feature of that name): what every module must keep to, as a test suite.
 
+mod around;
 pub mod best_fit;
 pub mod config;
 #[cfg(feature = "conformance")]
@@ -32,6 +34,7 @@ use std::fmt;
 
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
+pub use around::Around;
 pub use best_fit::BestFit;
 pub use config::{Placement, Settings};
 pub use constraint::Constraints;

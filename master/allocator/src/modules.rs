@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use allotment_types::{Fixed, Name};
+use allotment_types::{FaultDomain, Fixed, Name};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -110,6 +110,8 @@ struct Config {
     share_excluded: Option<Vec<String>>,
     /// Whether agents with GPUs are kept from frameworks without the capability.
     filter_gpus: Option<bool>,
+    /// The master's own place, `region/zone`.
+    domain: Option<String>,
     /// `rotate`, `spread`, `pack` or `random`.
     placement: Option<String>,
     /// For whatever is random.
@@ -142,7 +144,7 @@ pub fn settings(config: &Value) -> Result<Settings, ModuleError> {
             },
             share_excluded: names(config.share_excluded.unwrap_or_default()),
             filter_gpus: config.filter_gpus.unwrap_or(defaults.common.filter_gpus),
-            domain: None,
+            domain: config.domain.as_deref().map(domain).transpose()?,
         },
         placement: match &config.placement {
             Some(name) => placement(name)?,
@@ -174,6 +176,11 @@ fn amounts(given: &BTreeMap<String, f64>) -> Result<Amounts, ModuleError> {
         Ok((Name::from(name.as_str()), amount))
     };
     given.iter().map(amount).collect()
+}
+
+fn domain(text: &str) -> Result<FaultDomain, ModuleError> {
+    let read: Result<FaultDomain, _> = text.parse();
+    read.map_err(|e| ModuleError::Invalid(format!("domain: {e}")))
 }
 
 fn placement(name: &str) -> Result<Placement, ModuleError> {
@@ -247,6 +254,7 @@ mod tests {
             "placement": "pack",
             "min_allocatable": [{"cpus": 1, "mem": 64}],
             "aside_secs": 5,
+            "domain": "eu/a",
         }))
         .expect("valid");
         let expected = Settings {
@@ -257,6 +265,7 @@ mod tests {
                     (Name::CPUS, Fixed::units(1)),
                     (Name::MEM, Fixed::units(64)),
                 ])],
+                domain: Some("eu/a".parse().expect("a region and a zone")),
                 ..Common::default()
             },
             ..Settings::default()
@@ -267,6 +276,7 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_with_the_values() {
         assert!(refused(&json!({"placment": "pack"})).contains("unknown field `placment`"));
+        assert!(refused(&json!({"domain": "eu"})).contains("region/zone"));
         assert!(refused(&json!({"placement": "best"})).contains("\"best\"; it must be rotate"));
         assert!(refused(&json!({"min_allocatable": [{"cpus": -1}]})).contains("cpus is -1"));
         assert!(refused(&json!({"decline_patience": 0})).contains("it must be 1 or more"));

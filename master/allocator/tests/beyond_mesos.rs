@@ -169,6 +169,63 @@ fn whoever_declines_three_times_in_a_row_comes_last_for_a_minute() {
     });
 }
 
+/// `poor` holds nothing and declines a core three times; `rich` holds four.
+fn poor_declines_crumbs(c: &mut Cluster) {
+    c.framework("poor", &["poor"]);
+    c.framework("rich", &["rich"]);
+    let used = [("rich", "rich", "cpus:4; mem:64")];
+    c.agent_in_use("a1", "cpus:5; mem:128", &used);
+    let used = [("rich", "rich", "cpus:2; mem:512")];
+    c.agent_in_use("a2", "cpus:2; mem:512", &used);
+    for _ in 0..3 {
+        let offer = c.only_offer();
+        assert_eq!(offer.framework, f("poor"));
+        c.decline(&offer, 0);
+    }
+}
+
+#[test]
+fn whoever_declines_crumbs_steps_aside_from_crumbs_alone() {
+    scenario(|c| {
+        poor_declines_crumbs(c);
+        assert_eq!(c.offers(), ["rich/rich a1 cpus:1; mem:64"]);
+        // As much on another agent is no more.
+        c.ends("a2", "rich", "rich", "cpus:1; mem:64");
+        assert_eq!(c.offers(), ["rich/rich a2 cpus:1; mem:64"]);
+    });
+    // Two cores are more than it declined, even when another amount is less.
+    scenario(|c| {
+        poor_declines_crumbs(c);
+        assert_eq!(c.offers(), ["rich/rich a1 cpus:1; mem:64"]);
+        c.ends("a2", "rich", "rich", "cpus:2; mem:32");
+        assert_eq!(c.offers(), ["poor/poor a2 cpus:2; mem:32"]);
+    });
+}
+
+#[test]
+fn what_was_declined_apart_is_not_declined_together() {
+    scenario(|c| {
+        c.framework("poor", &["poor"]);
+        c.framework("rich", &["rich"]);
+        for agent in ["a1", "a2", "a3"] {
+            let used = [("rich", "rich", "cpus:8; mem:4096")];
+            c.agent_in_use(agent, "cpus:8; mem:4096", &used);
+        }
+        let much_of_one = ["cpus:4; mem:64", "cpus:1; mem:2048", "cpus:4; mem:64"];
+        for (agent, free) in ["a1", "a2", "a3"].into_iter().zip(much_of_one) {
+            c.ends(agent, "rich", "rich", free);
+            let offer = c.only_offer();
+            assert_eq!(offer.framework, f("poor"));
+            c.decline(&offer, 1000);
+            assert_eq!(c.only_offer().framework, f("rich"));
+        }
+        c.ends("a1", "rich", "rich", "cpus:1; mem:64");
+        assert_eq!(c.only_offer().framework, f("rich"));
+        c.ends("a2", "rich", "rich", "cpus:4; mem:2048");
+        assert_eq!(c.only_offer().framework, f("poor"));
+    });
+}
+
 #[test]
 fn whoever_stepped_aside_is_first_again_when_it_uses_something_or_an_agent_comes() {
     let aside = |c: &mut Cluster| {

@@ -74,7 +74,7 @@ impl Core {
         let name = self.framework_name(&client.framework);
         match client.standing {
             Standing::Aside { until } => Some(format!(
-                "{name} declined again and again and comes last for {}",
+                "{name} declined again and again, and comes last for offers no larger than those: {}",
                 span(self.out.now, until)
             )),
             Standing::DemandMet => Some(format!(

@@ -22,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use allotment_allocator::{Allocator, Drf};
+use allotment_proto::convert::domain_to_wire;
 use allotment_proto::{VERSION, mesos};
 use allotment_raft::MemberError;
 use allotment_raft::store::StoreError;
@@ -269,7 +270,7 @@ fn core_config(config: &Config, host: &str, address: SocketAddr) -> CoreConfig {
             ip: Some(ip.to_string()),
             port: port.into(),
         }),
-        domain: None,
+        domain: config.domain.as_ref().map(domain_to_wire),
     };
     CoreConfig {
         info,

@@ -407,6 +407,25 @@ mod tests {
     }
 
     #[test]
+    fn stepping_aside_from_crumbs_costs_large_tasks_little() {
+        let never_aside = Settings {
+            decline_patience: u32::MAX,
+            ..Settings::default()
+        };
+        let lasting = Duration::from_secs(2 * 3600);
+        let without = fairness_experiment(1, 20, lasting, Speech::Declines, never_aside)
+            .expect("ids are valid");
+        let with = two_hours(Speech::Declines);
+        let share = |report: &FairnessReport| {
+            let mut fared = report.fared.iter();
+            let large = fared.find(|fared| fared.name == "greedy-2");
+            large.map_or(0.0, |fared| fared.share_mean)
+        };
+        let (with, without) = (share(&with), share(&without));
+        assert!(with > 0.8 * without, "{with} with, {without} without");
+    }
+
+    #[test]
     fn the_same_seed_gives_the_same_report() {
         assert_eq!(two_hours(Speech::Demands), two_hours(Speech::Demands));
     }

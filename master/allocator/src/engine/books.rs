@@ -43,7 +43,7 @@ pub(crate) struct Books {
     pub(crate) agent_slots: BTreeMap<AgentId, Slot>,
     pub(crate) registrations: u64,
     pub(crate) expiries: Expiries,
-    /// Clients that are aside.
+    /// Clients that step aside from what they declined.
     pub(crate) aside: super::patience::Aside,
     pub(crate) news: News,
     /// Calls of `allocate`.
@@ -202,7 +202,6 @@ impl Books {
         let client = &self.clients[slot];
         let wish = client.wish.as_ref();
         Key {
-            aside: wish.is_some_and(|wish| wish.aside_until.is_some()),
             share: client.held.dominant(&self.totals).weighted(WEIGHT_DEFAULT),
             count: wish.map_or(0, |wish| wish.count),
             name: Name::Framework(self.frameworks[client.framework].id.clone()),
@@ -245,13 +244,9 @@ impl Books {
     /// The place of a client; among no others it is as good where it was.
     fn key_unless_lone(&self, slot: Slot) -> Key {
         let client = &self.clients[slot];
-        match (&client.place, &client.wish) {
-            (Some(place), Some(wish))
-                if !self.stale && self.roles.lone_client(client.role) == Some(slot) =>
-            {
-                let mut place = place.clone();
-                place.aside = wish.aside_until.is_some();
-                place
+        match &client.place {
+            Some(place) if !self.stale && self.roles.lone_client(client.role) == Some(slot) => {
+                place.clone()
             }
             _ => self.key(slot),
         }

@@ -8,11 +8,12 @@ use allotment_types::{FrameworkId, Name, Role, Timestamp};
 use fixedbitset::FixedBitSet;
 
 use super::agents::Agent;
+use super::bundle::Bundle;
 use super::filters::ClientFilters;
 use super::order::Key;
 use super::roles::Appetite;
 use super::slab::Slot;
-use super::sums::{Kind, Kinds, Sums};
+use super::sums::{Kinds, Sums};
 use crate::{Capabilities, Constraints, Demand, MinAllocatable};
 
 /// A framework.
@@ -60,9 +61,8 @@ pub(crate) struct Wish {
     /// Fruitless returns in a row, and in which round the last one was counted.
     pub(crate) row: u32,
     pub(crate) row_round: Option<u64>,
-    /// The most of each name that it returned at once in the row.
-    pub(crate) returned: Vec<(Kind, u128)>,
-    pub(crate) aside_until: Option<Timestamp>,
+    /// What it returned in the row, the latest last, and until when it steps aside from that.
+    pub(crate) returned: Vec<(Bundle, Timestamp)>,
     /// The agent where a hole is kept for it.
     pub(crate) hole: Option<Slot>,
     /// No hole before this.
@@ -81,7 +81,6 @@ impl Wish {
             row: 0,
             row_round: None,
             returned: Vec::new(),
-            aside_until: None,
             hole: None,
             cooling_until: None,
         }

@@ -240,6 +240,11 @@ impl Books {
         self.sum_where(open, is_unreserved)
     }
 
+    /// The scalars of a part of an agent's resources.
+    pub(crate) fn scalars_of(&self, resources: &Resources) -> Vec<(Kind, u128)> {
+        self.sum_where(resources, |_| true)
+    }
+
     fn sum_where(&self, resources: &Resources, counts: impl Fn(&Lot) -> bool) -> Vec<(Kind, u128)> {
         let mut sums: BTreeMap<Kind, u128> = BTreeMap::new();
         for (name, lot, value) in resources.iter() {

@@ -99,7 +99,6 @@ impl Books {
         for (agent, held) in holding {
             self.release(agent, client, &held);
             self.more_is_free(agent);
-            self.end_asides_below(agent, None);
         }
         self.place(client);
     }
@@ -241,7 +240,6 @@ impl Books {
         }
         if !back.is_empty() {
             self.more_is_free(agent);
-            self.end_asides_below(agent, Some(client));
         }
         self.place(client);
         self.tidy(client);
@@ -290,7 +288,7 @@ impl Books {
         let agents = &self.agents;
         self.expiries
             .sweep(|agent| Some(&agents.get(agent)?.filters));
-        self.end_asides_due(now);
+        self.end_asides(now);
         self.end_holes(now);
         self.maintenance.end_by_time(now);
     }

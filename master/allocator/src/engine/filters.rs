@@ -97,6 +97,15 @@ impl AgentFilters {
         mask.is_some_and(|mask| clients.is_subset(&mask.clients))
     }
 
+    /// Whether every one of `clients` that is not among `but` declined everything that is free.
+    pub(crate) fn masks_all_but(&self, clients: &FixedBitSet, but: &FixedBitSet) -> bool {
+        let masked = |at| {
+            let mask = self.mask.as_ref();
+            mask.is_some_and(|mask| mask.clients.contains(at))
+        };
+        clients.difference(but).all(masked)
+    }
+
     /// Makes the mask speak of `what`; `n_clients` bounds the slots. Filters that ended by time
     /// were taken away before.
     pub(crate) fn prepare(&mut self, what: &Bundle, n_clients: usize) {

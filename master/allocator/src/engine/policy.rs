@@ -66,11 +66,6 @@ impl Books {
         })
     }
 
-    pub(crate) fn is_aside(&self, client: Slot) -> bool {
-        let wish = self.clients[client].wish.as_ref();
-        wish.is_some_and(|wish| wish.aside_until.is_some())
-    }
-
     /// The number of the grant that the client got last; 0: none.
     pub(crate) fn served(&self, client: Slot) -> u64 {
         let client = self.clients.get(client);

@@ -48,7 +48,7 @@ impl Books {
         self.news.set_open(slot, open);
         self.more_is_free(slot);
         self.news.holes = true;
-        self.end_asides();
+        self.forget_all_returned();
     }
 
     /// What runs on an agent already, as far as the agent has it.
@@ -99,9 +99,7 @@ impl Books {
         let open = self.agents[slot].is_open();
         self.news.set_open(slot, open);
         self.more_is_free(slot);
-        if active {
-            self.end_asides_below(slot, None);
-        } else {
+        if !active {
             self.end_hole(slot);
         }
         self.news.holes = true;

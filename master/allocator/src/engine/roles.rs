@@ -27,6 +27,8 @@ pub(crate) type Appetite = Arc<Vec<Vec<(Kind, u128)>>>;
 pub(crate) struct Node {
     /// `None`: the root.
     pub(crate) role: Option<Role>,
+    /// The same among its siblings.
+    name: Option<Name>,
     pub(crate) parent: Slot,
     depth: u32,
     /// Clients, a weight, a quota, and roles below with any of them: the node counts grants.
@@ -51,8 +53,10 @@ pub(crate) struct Node {
     own_count: u64,
     /// Clients of the role itself that take offers.
     clients: Line,
-    own_takers: Takers,
-    takers: Takers,
+    /// How many of them.
+    own_takers: u32,
+    /// How many clients of the subtree take offers.
+    takers: u32,
     /// Of takers in the subtree, with their number.
     appetites: BTreeMap<Appetite, u32>,
     children: Children,
@@ -62,30 +66,6 @@ pub(crate) struct Node {
     pub(super) cut: bool,
 }
 
-/// How many clients take offers, and how many of them are aside.
-#[derive(Debug, Clone, Copy, Default)]
-struct Takers {
-    all: u32,
-    aside: u32,
-}
-
-impl Takers {
-    fn change(&mut self, old: Option<bool>, new: Option<bool>) {
-        if let Some(aside) = old {
-            self.all -= 1;
-            self.aside -= u32::from(aside);
-        }
-        if let Some(aside) = new {
-            self.all += 1;
-            self.aside += u32::from(aside);
-        }
-    }
-
-    const fn all_aside(self) -> bool {
-        self.all == self.aside
-    }
-}
-
 impl Node {
     pub(crate) fn weight(&self) -> u64 {
         self.weight.unwrap_or(WEIGHT_DEFAULT)
@@ -93,7 +73,7 @@ impl Node {
 
     /// How many clients of the subtree take offers.
     pub(crate) const fn n_takers(&self) -> u32 {
-        self.takers.all
+        self.takers
     }
 
     /// The different appetites of takers in the subtree.
@@ -112,10 +92,9 @@ impl Node {
     /// The place of the node among its siblings, from the sums as they are.
     pub(crate) fn key(&self, slot: Slot, totals: &Totals) -> Option<Key> {
         Some(Key {
-            aside: self.takers.all_aside(),
             share: self.held.dominant(totals).weighted(self.weight()),
             count: self.count,
-            name: Name::Role(self.role.clone()?),
+            name: self.name.clone()?,
             slot,
         })
     }
@@ -123,7 +102,6 @@ impl Node {
     /// The place of the virtual leaf among the child roles.
     pub(crate) fn leaf_key(&self, slot: Slot, totals: &Totals) -> Key {
         Key {
-            aside: self.own_takers.all_aside(),
             share: self.own_held.dominant(totals).weighted(WEIGHT_DEFAULT),
             count: self.own_count,
             name: Name::Leaf,
@@ -197,6 +175,7 @@ impl Roles {
         let parent = role.parent().map_or(ROOT, |parent| self.ensure(&parent));
         let slot = self.nodes.insert(Node {
             role: Some(role.clone()),
+            name: Some(Name::role(role)),
             parent,
             depth: self.nodes[parent].depth + 1,
             ..Node::default()
@@ -318,7 +297,7 @@ impl Roles {
         new: Option<&Key>,
         sorted: bool,
     ) {
-        let (was, is) = (old.map(|key| key.aside), new.map(|key| key.aside));
+        let (was, is) = (old.is_some(), new.is_some());
         if sorted {
             let clients = &mut self.nodes[slot].clients;
             if let Some(old) = old {
@@ -329,11 +308,12 @@ impl Roles {
             }
         }
         if was != is {
-            self.nodes[slot].own_takers.change(was, is);
+            let count = |n: &mut u32| if is { *n += 1 } else { *n -= 1 };
+            count(&mut self.nodes[slot].own_takers);
             let mut at = slot;
             loop {
                 let node = &mut self.nodes[at];
-                node.takers.change(was, is);
+                count(&mut node.takers);
                 if at == ROOT {
                     return;
                 }
@@ -377,7 +357,7 @@ impl Roles {
 
     fn place_leaf(&mut self, slot: Slot, totals: &Totals) {
         let node = &self.nodes[slot];
-        let (was, is) = (node.leaf.is_some(), node.own_takers.all > 0);
+        let (was, is) = (node.leaf.is_some(), node.own_takers > 0);
         if was == is && (!is || node.children.lone().is_some()) {
             return;
         }
@@ -397,7 +377,7 @@ impl Roles {
     fn place_node(&mut self, slot: Slot, totals: &Totals) {
         let node = &self.nodes[slot];
         let parent = node.parent;
-        let is = node.takers.all > 0;
+        let is = node.takers > 0;
         match &node.place {
             None if !is => return,
             None => self.refresh_lone(parent, totals),
@@ -437,7 +417,7 @@ impl Roles {
 
     fn leaf_place(&self, slot: Slot, totals: &Totals) -> Option<Place> {
         let node = &self.nodes[slot];
-        (node.own_takers.all > 0).then(|| Place {
+        (node.own_takers > 0).then(|| Place {
             key: node.leaf_key(slot, totals),
             // Where the role's own guarantee is unsatisfied, everything below it is walked.
             guaranteed: false,
@@ -447,7 +427,7 @@ impl Roles {
 
     fn node_place(&self, slot: Slot, totals: &Totals) -> Option<Place> {
         let node = &self.nodes[slot];
-        if node.takers.all == 0 {
+        if node.takers == 0 {
             return None;
         }
         let (guaranteed, starved) = node.flags();

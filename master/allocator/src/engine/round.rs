@@ -299,12 +299,18 @@ impl<'a> Turn<'a> {
         if self.is_hopeless(agent) {
             return None;
         }
+        let nobody_stays = self.nobody_stays(agent);
         let (books, now) = (&*self.books, self.now);
         let state = &books.agents[agent];
-        let mut pick = None;
+        let (mut pick, mut last) = (None, None);
         let mut cuts = Cuts::default();
         policy.order(books, phase, agent, |client, role| {
             if state.filters.masks(client) {
+                return Flow::Next;
+            }
+            let steps = !nobody_stays && books.aside.contains(client);
+            if steps && last.is_some() && books.aside_from(now, client, free.scalars()).is_some() {
+                // Whatever it may have of the agent, the one that was found comes before it.
                 return Flow::Next;
             }
             let Some(case) = books.case(now, phase, agent, client) else {
@@ -314,6 +320,12 @@ impl<'a> Turn<'a> {
             let judged = books.judge(&case, &mut cut);
             cuts.note(role, cut);
             match judged {
+                Ok(offer)
+                    if steps && books.aside_from_offer(now, agent, client, &offer).is_some() =>
+                {
+                    last.get_or_insert((client, offer));
+                    Flow::Next
+                }
                 Ok(offer) => {
                     pick = Some((client, offer));
                     Flow::Stop
@@ -322,7 +334,19 @@ impl<'a> Turn<'a> {
             }
         });
         self.apply(agent, &cuts);
-        pick
+        pick.or(last)
+    }
+
+    /// Whether a short look tells that all who did not decline everything that is free step
+    /// aside from it, so that they come in their order again.
+    fn nobody_stays(&mut self, agent: Slot) -> bool {
+        let books = &mut *self.books;
+        let filters = &books.agents[agent].filters;
+        if !filters.masks_all_but(&books.takers, books.aside.clients()) {
+            return false;
+        }
+        let free = std::sync::Arc::clone(&books.agents[agent].free);
+        books.all_aside_from(self.now, free.scalars())
     }
 
     /// Whether a short look tells that nobody can be granted anything.
@@ -343,7 +367,7 @@ impl<'a> Turn<'a> {
         pairs: std::ops::Range<usize>,
     ) -> Pick {
         let (books, now) = (&*self.books, self.now);
-        let mut best: Pick = None;
+        let mut best: Option<(bool, Slot, Offer)> = None;
         let mut cuts = Cuts::default();
         let here = self.pairs[pairs].iter().map(|(_, client)| *client);
         for client in self.newcomers.iter().copied().chain(here) {
@@ -356,16 +380,20 @@ impl<'a> Turn<'a> {
             let mut cut = Cut::default();
             let judged = books.judge(&case, &mut cut);
             cuts.note(state.role, cut);
-            if let Ok(offer) = judged
-                && best
-                    .as_ref()
-                    .is_none_or(|(first, _)| books.compare(client, *first) == Ordering::Less)
-            {
-                best = Some((client, offer));
+            let Ok(offer) = judged else {
+                continue;
+            };
+            let steps = books.aside_from_offer(now, agent, client, &offer).is_some();
+            let is_before = |(their_steps, first, _): &(bool, Slot, Offer)| {
+                let order = steps.cmp(their_steps);
+                order.then_with(|| books.compare(client, *first)) == Ordering::Less
+            };
+            if best.as_ref().is_none_or(is_before) {
+                best = Some((steps, client, offer));
             }
         }
         self.apply(agent, &cuts);
-        best
+        best.map(|(_, client, offer)| (client, offer))
     }
 
     /// Remembers what was cut, so that news about quotas find it.

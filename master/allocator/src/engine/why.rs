@@ -8,7 +8,7 @@ use super::agents::Agent;
 use super::books::Books;
 use super::bundle::is_unreserved;
 use super::clients::Asked;
-use super::eligible::{Case, Cut, No, Phase, is_open, measure};
+use super::eligible::{Case, Cut, No, Offer, Phase, is_open, measure};
 use super::order::View;
 use super::policy::Policy;
 use super::roles::{Flow, ROOT};
@@ -100,7 +100,7 @@ impl Books {
         let role = || case.role.clone();
         let free = || agent.free.resources.clone();
         let (farther, reason) = match self.judge(&case, &mut Cut::default()) {
-            Ok(_) => (20, self.who_is_first(&case, policy)),
+            Ok(offer) => (20, self.who_is_first(&case, &offer, policy)),
             Err(No::Constraints) => {
                 let failing = case.wish.constraints.as_ref();
                 let failing = failing.and_then(|c| c.constraints.failing(agent.described()));
@@ -161,19 +161,27 @@ impl Books {
     }
 
     /// The client may be granted something: somebody else comes first, or the next round.
-    fn who_is_first(&self, case: &Case<'_>, policy: &impl Policy) -> Unoffered {
+    fn who_is_first(&self, case: &Case<'_>, offer: &Offer, policy: &impl Policy) -> Unoffered {
         let (agent, role) = (case.agent.id.clone(), case.role.clone());
-        let first = policy.first(self, |client| {
-            self.case(case.now, Phase::FairShare, case.agent_slot, client)
-                .is_some_and(|other| self.judge(&other, &mut Cut::default()).is_ok())
+        let until = |client: Slot, offer: &Offer| {
+            self.aside_from_offer(case.now, case.agent_slot, client, offer)
+        };
+        let may_have = |client: Slot| -> Option<Offer> {
+            let other = self.case(case.now, Phase::FairShare, case.agent_slot, client)?;
+            self.judge(&other, &mut Cut::default()).ok()
+        };
+        let stays = policy.first(self, |client| {
+            may_have(client).is_some_and(|offer| until(client, &offer).is_none())
         });
+        let aside_until = until(case.client_slot, offer).filter(|_| stays.is_some());
+        let first = stays.or_else(|| policy.first(self, |client| may_have(client).is_some()));
         let framework = case.client.framework;
         let Some(first) = first.filter(|c| self.clients[*c].framework != framework) else {
             return Unoffered::Next { agent, role };
         };
         let other = &self.clients[first];
         let against = self.frameworks[other.framework].id.clone();
-        if let Some(until) = case.wish.aside_until {
+        if let Some(until) = aside_until {
             return Unoffered::Aside {
                 agent,
                 role,
@@ -411,7 +419,8 @@ impl Books {
             Some(wish) if wish.suppressed => Standing::Suppressed,
             Some(_) if !self.takes_offers(client) => Standing::DemandMet,
             Some(wish) => wish
-                .aside_until
+                .aside_until()
+                .filter(|_| self.aside.contains(slot))
                 .map_or(Standing::Takes, |until| Standing::Aside { until }),
         };
         ClientReport {

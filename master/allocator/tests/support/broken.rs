@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use allotment_allocator::{
-    AgentSpec, Allocator, Amounts, Capabilities, ConvertError, Demand, FrameworkSpec, Grant, Hole,
-    Quota, Recovery, Round, Settings, Share, Unavailability, Unoffered,
+    AgentSpec, Allocator, Around, Capabilities, Demand, FrameworkSpec, Grant, Quota, Recovery,
+    Round, Settings,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
@@ -112,7 +112,15 @@ impl Broken {
     }
 }
 
-impl Allocator for Broken {
+impl Around for Broken {
+    fn inner(&self) -> &dyn Allocator {
+        &self.inner
+    }
+
+    fn inner_mut(&mut self) -> &mut dyn Allocator {
+        &mut self.inner
+    }
+
     fn add_framework(&mut self, framework: &FrameworkId, mut spec: FrameworkSpec) {
         if self.has(Fault::IgnoresOneFramework) && *framework == f("f1") {
             return;
@@ -149,10 +157,6 @@ impl Allocator for Broken {
         }
     }
 
-    fn remove_framework(&mut self, framework: &FrameworkId) {
-        self.inner.remove_framework(framework);
-    }
-
     fn add_agent(&mut self, agent: &AgentId, mut spec: AgentSpec) {
         if self.has(Fault::ForgetsReservations) {
             spec.total = Self::unreserved(&spec.total);
@@ -163,23 +167,6 @@ impl Allocator for Broken {
     fn set_agent_active(&mut self, agent: &AgentId, active: bool) {
         let active = active || self.has(Fault::OffersInactiveAgents);
         self.inner.set_agent_active(agent, active);
-    }
-
-    fn set_unavailability(&mut self, agent: &AgentId, unavailability: Option<Unavailability>) {
-        self.inner.set_unavailability(agent, unavailability);
-    }
-
-    fn answer_inverse(
-        &mut self,
-        agent: &AgentId,
-        framework: &FrameworkId,
-        until: Option<Timestamp>,
-    ) {
-        self.inner.answer_inverse(agent, framework, until);
-    }
-
-    fn remove_agent(&mut self, agent: &AgentId) {
-        self.inner.remove_agent(agent);
     }
 
     fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery) {
@@ -208,34 +195,16 @@ impl Allocator for Broken {
         }
     }
 
-    fn convert(
-        &mut self,
-        agent: &AgentId,
-        holder: Option<(&FrameworkId, &Role)>,
-        from: &Resources,
-        to: &Resources,
-    ) -> Result<(), ConvertError> {
-        self.inner.convert(agent, holder, from, to)
-    }
-
     fn suppress(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>) {
         if !self.has(Fault::ForgetsSuppression) {
             self.inner.suppress(framework, roles);
         }
     }
 
-    fn revive(&mut self, framework: &FrameworkId, roles: &BTreeSet<Role>) {
-        self.inner.revive(framework, roles);
-    }
-
     fn set_demand(&mut self, framework: &FrameworkId, role: &Role, demand: Option<Demand>) {
         if !self.has(Fault::ForgetsDemands) {
             self.inner.set_demand(framework, role, demand);
         }
-    }
-
-    fn set_weight(&mut self, role: &Role, weight_thousandths: u64) {
-        self.inner.set_weight(role, weight_thousandths);
     }
 
     fn set_quota(&mut self, role: &Role, quota: Quota) {
@@ -290,38 +259,11 @@ impl Allocator for Broken {
         self.inner.next_deadline()
     }
 
-    fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered> {
-        self.inner.explain(now, framework)
-    }
-
-    fn role_share(&self, role: &Role) -> Share {
-        self.inner.role_share(role)
-    }
-
-    fn framework_share(&self, framework: &FrameworkId) -> Share {
-        self.inner.framework_share(framework)
-    }
-
-    fn weight(&self, role: &Role) -> u64 {
-        self.inner.weight(role)
-    }
-
-    fn quota(&self, role: &Role) -> Quota {
-        self.inner.quota(role)
-    }
-
-    fn consumed(&self, role: &Role) -> Amounts {
-        self.inner.consumed(role)
-    }
-
-    fn holes(&self) -> Vec<Hole> {
-        self.inner.holes()
-    }
-
     fn free(&self, agent: &AgentId) -> Resources {
         let free = self.inner.free(agent);
         if self.has(Fault::FreesWhatIsHeld) {
             let held: BTreeMap<_, _> = self
+                .inner
                 .held(agent)
                 .into_iter()
                 .map(|g| (g.framework, g.resources))
@@ -329,9 +271,5 @@ impl Allocator for Broken {
             return held.values().fold(free, |sum, held| sum.plus(held));
         }
         free
-    }
-
-    fn held(&self, agent: &AgentId) -> Vec<Grant> {
-        self.inner.held(agent)
     }
 }

@@ -27,6 +27,9 @@ use self::holes::Kept;
 /// A framework in one of its roles.
 pub(crate) type Client = (FrameworkId, Role);
 
+/// The most returned bundles that are remembered of a client.
+const RETURNED_MAX: usize = 16;
+
 /// The most filters of a client on one agent.
 const FILTERS_MAX: usize = 16;
 
@@ -39,18 +42,31 @@ struct ClientState {
     /// Fruitless returns in a row.
     fruitless: u32,
     counted_since_round: bool,
-    /// The most of each scalar that it returned at once in the row.
-    returned: BTreeMap<Name, u128>,
-    aside_until: Option<Timestamp>,
+    /// What it returned in the row, and until when it steps aside from that; in order of time.
+    returned: Vec<(BTreeMap<Name, u128>, Timestamp)>,
     cooling_until: Option<Timestamp>,
 }
 
 impl ClientState {
-    /// The row of fruitless returns ends, and being aside with it.
+    /// The row of fruitless returns ends, and stepping aside with it.
     fn end_row(&mut self) {
         self.fruitless = 0;
-        self.aside_until = None;
         self.returned.clear();
+    }
+
+    fn remember(&mut self, back: BTreeMap<Name, u128>, until: Timestamp) {
+        let covered = |(bundle, end): &(_, Timestamp)| until <= *end && holds(bundle, &back);
+        if back.is_empty() || self.returned.iter().any(covered) {
+            return;
+        }
+        self.returned
+            .retain(|(bundle, end)| until < *end || !holds(&back, bundle));
+        self.returned.push((back, until));
+        if self.returned.len() > RETURNED_MAX {
+            let ends = self.returned.iter().map(|(_, end)| *end);
+            let first = ends.enumerate().min_by_key(|(at, end)| (*end, *at));
+            self.returned.remove(first.expect("there are some").0);
+        }
     }
 }
 
@@ -99,6 +115,12 @@ impl Agent {
         self.held.retain(|_, held| !held.is_empty());
         back
     }
+}
+
+/// Whether there is as much of everything in `all` as in `some`.
+fn holds(all: &BTreeMap<Name, u128>, some: &BTreeMap<Name, u128>) -> bool {
+    some.iter()
+        .all(|(name, amount)| all.get(name).is_some_and(|most| most >= amount))
 }
 
 /// The scalars by name over all lots that are not shared.
@@ -218,51 +240,20 @@ impl Reference {
     }
 
     fn fruitless_return(&mut self, now: Timestamp, client: &Client, back: &Resources) {
-        let (patience, aside_for) = (self.settings.decline_patience, self.settings.aside_for);
+        let until = now + self.settings.aside_for;
         let Some(state) = self.active_client_mut(client) else {
             return;
         };
-        for (name, amount) in scalars(back) {
-            let most = state.returned.entry(name).or_default();
-            *most = amount.max(*most);
-        }
-        if state.counted_since_round {
-            return;
-        }
-        state.counted_since_round = true;
-        state.fruitless += 1;
-        if state.fruitless >= patience {
-            state.aside_until = Some(now + aside_for);
+        state.remember(scalars(back), until);
+        if !state.counted_since_round {
+            state.counted_since_round = true;
+            state.fruitless += 1;
         }
     }
 
     fn fruitful(&mut self, client: &Client) {
         if let Some(state) = self.client_mut(client) {
             state.end_row();
-        }
-    }
-
-    /// More came to be free on these agents: whoever is aside and never returned as much of
-    /// something at once is so no longer, but for `but`.
-    fn offer_changed(&mut self, agents: &[AgentId], but: Option<&Client>) {
-        let named = |agent: &&Agent| agents.contains(&agent.id) && agent.active;
-        let free: Vec<BTreeMap<Name, u128>> = self
-            .agents
-            .iter()
-            .filter(named)
-            .map(|agent| scalars(&agent.free()))
-            .collect();
-        for (id, framework) in &mut self.frameworks {
-            for (role, state) in &mut framework.clients {
-                let itself = but.is_some_and(|(f, r)| (f, r) == (id, role));
-                let more = |free: &BTreeMap<Name, u128>| {
-                    let mut returned = state.returned.iter();
-                    returned.any(|(name, most)| free.get(name).is_some_and(|free| free > most))
-                };
-                if !itself && free.iter().any(more) {
-                    state.aside_until = None;
-                }
-            }
         }
     }
 
@@ -323,16 +314,10 @@ impl Allocator for Reference {
     fn remove_framework(&mut self, id: &FrameworkId) {
         self.frameworks.remove(id);
         self.filters.retain(|filter| filter.client.0 != *id);
-        let mut left = Vec::new();
         for agent in &mut self.agents {
-            let before = agent.held.len();
             agent.held.retain(|(framework, _), _| framework != id);
-            if agent.held.len() < before {
-                left.push(agent.id.clone());
-            }
             agent.asked.remove(id);
         }
-        self.offer_changed(&left, None);
         self.settle();
     }
 
@@ -365,19 +350,14 @@ impl Allocator for Reference {
             .values_mut()
             .flat_map(|f| f.clients.values_mut())
         {
-            state.aside_until = None;
+            state.returned.clear();
         }
         self.settle();
     }
 
     fn set_agent_active(&mut self, id: &AgentId, active: bool) {
-        let mut activated = false;
         if let Some(agent) = self.agent_mut(id) {
-            activated = active && !agent.active;
             agent.active = active;
-        }
-        if activated {
-            self.offer_changed(std::slice::from_ref(id), None);
         }
         self.settle();
     }
@@ -419,7 +399,6 @@ impl Allocator for Reference {
             return;
         };
         let back = agent.take_back(&client, &grant.resources);
-        let something = !back.is_empty();
         if let Recovery::Declined {
             refuse_for,
             used_some,
@@ -441,9 +420,6 @@ impl Allocator for Reference {
                     until: now + refuse_for,
                 });
             }
-        }
-        if something {
-            self.offer_changed(std::slice::from_ref(id), Some(&client));
         }
         self.settle();
     }
@@ -611,7 +587,10 @@ impl Reference {
             .filters
             .iter()
             .map(|filter| filter.until)
-            .chain(clients.flat_map(|c| c.aside_until.into_iter().chain(c.cooling_until)))
+            .chain(clients.flat_map(|c| {
+                let ends = c.returned.iter().map(|(_, until)| *until);
+                ends.chain(c.cooling_until)
+            }))
             .chain(again.filter_map(|again| *again))
             .chain(self.holes.iter().map(|hole| hole.until))
             .collect();
@@ -632,7 +611,7 @@ impl Reference {
         }
         for framework in self.frameworks.values_mut() {
             for state in framework.clients.values_mut() {
-                state.aside_until = state.aside_until.filter(running);
+                state.returned.retain(|(_, until)| running(until));
                 state.cooling_until = state.cooling_until.filter(running);
                 state.counted_since_round = false;
             }

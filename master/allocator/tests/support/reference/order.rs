@@ -21,7 +21,6 @@ enum Sibling {
 /// What siblings, or clients of one role, are ordered by.
 #[derive(Debug)]
 struct Standing {
-    aside: bool,
     share: Ratio,
     weight: u64,
     count: u64,
@@ -30,12 +29,8 @@ struct Standing {
 
 impl Standing {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.aside
-            .cmp(&other.aside)
-            .then_with(|| {
-                self.share
-                    .cmp_weighted(self.weight, other.share, other.weight)
-            })
+        self.share
+            .cmp_weighted(self.weight, other.share, other.weight)
             .then_with(|| self.count.cmp(&other.count))
             .then_with(|| self.name.cmp(&other.name))
     }
@@ -88,8 +83,6 @@ impl Reference {
             Sibling::Child(role) => client.1 == *role || role.is_ancestor_of(&client.1),
             Sibling::Leaf(role) => client.1 == *role,
         };
-        let takers = self.clients().into_iter();
-        let mut takers = takers.filter(|client| below(client) && self.takes_offers(client));
         let (weight, count, name) = match sibling {
             Sibling::Child(role) => {
                 let (_, last) = role
@@ -101,7 +94,6 @@ impl Reference {
             Sibling::Leaf(role) => (1000, self.nodes[role].itself, "."),
         };
         Standing {
-            aside: takers.all(|client| self.is_aside(&client)),
             share: self.share_of(below),
             weight,
             count,
@@ -111,17 +103,11 @@ impl Reference {
 
     fn standing_of_client(&self, client: &Client) -> Standing {
         Standing {
-            aside: self.is_aside(client),
             share: self.share_of(|other| other == client),
             weight: 1000,
             count: self.client(client).map_or(0, |state| state.grants),
             name: client.0.as_str().to_owned(),
         }
-    }
-
-    fn is_aside(&self, client: &Client) -> bool {
-        self.client(client)
-            .is_some_and(|state| state.aside_until.is_some())
     }
 
     /// The dominant share of what the clients that `counts` picks hold.

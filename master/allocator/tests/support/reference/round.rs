@@ -95,9 +95,27 @@ impl Reference {
         clients: &[Client],
         progress: &Progress,
     ) -> Option<(Client, Bundle)> {
-        clients.iter().cloned().find_map(|client| {
-            let bundle = self.bundle(phase, &self.agents[at], &client, progress)?;
-            Some((client, bundle))
+        let agent = &self.agents[at];
+        let mut last = None;
+        for client in clients {
+            let Some(bundle) = self.bundle(phase, agent, client, progress) else {
+                continue;
+            };
+            if !self.steps_aside(client, &bundle.resources) {
+                return Some((client.clone(), bundle));
+            }
+            last = last.or_else(|| Some((client.clone(), bundle)));
+        }
+        last
+    }
+
+    /// Contract: "Stepping aside".
+    fn steps_aside(&self, client: &Client, bundle: &Resources) -> bool {
+        let amounts = super::scalars(bundle);
+        self.client(client).is_some_and(|state| {
+            let mut returned = state.returned.iter();
+            state.fruitless >= self.settings.decline_patience
+                && returned.any(|(returned, _)| super::holds(returned, &amounts))
         })
     }
 
