@@ -5,6 +5,7 @@
 //! - [`driver`]: the connection that keeps itself up, on tokio.
 //! - [`session`]: the same as a pure state machine, for simulators.
 //! - [`leader`]: which of several masters leads.
+//! - [`election`]: which of a framework's own processes leads.
 //! - [`store`]: state that outlives the framework's machine, kept by the masters.
 //! - [`cluster`]: what agents there are and what they have free, to tell people why something waits.
 //! - [`sandbox`]: what tasks write, while they write it.
@@ -22,6 +23,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 pub mod driver;
+pub mod election;
 mod launched;
 pub mod leader;
 pub mod sandbox;
@@ -38,5 +40,6 @@ pub use api::{
 pub use cluster::Cluster;
 pub use config::{Config, ConfigError};
 pub use driver::{Handle, Scheduler};
-pub use store::{Entry, Expected, Store, StoreError, StoreOp};
+pub use election::{Candidate, Election, Standing, Terms};
+pub use store::{Entry, Expected, Store, StoreError, StoreOp, Watch, WatchEvent};
 pub use wants::{Capability, Demand, Wants};

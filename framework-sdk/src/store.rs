@@ -1,7 +1,8 @@
 //! A framework's state, kept by the masters: it outlives the framework's machine.
 //!
 //! [`StoreOp`]s are plain values, so that a pure core can emit them; [`Store`] performs them.
-//! What the keys and values mean is left to the framework.
+//! What the keys and values mean is left to the framework. [`watch`](mod@watch) holds what a
+//! watcher hears; who of several processes leads is decided over such keys in [`crate::election`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,10 @@ use tonic::{Code, Status};
 use crate::channel;
 use crate::config::{ConfigError, master_url};
 use crate::leader;
+
+pub mod watch;
+
+pub use watch::{Watch, WatchEvent};
 
 /// The largest value, in bytes.
 pub const VALUE_LEN_MAX: usize = 1024 * 1024;
@@ -48,6 +53,8 @@ pub struct StoreOp {
     pub value: Option<Bytes>,
     /// What must hold now.
     pub expected: Expected,
+    /// The key is deleted unless it is written again within this time; `None`: it stays.
+    pub lease: Option<Duration>,
 }
 
 impl StoreOp {
@@ -57,6 +64,7 @@ impl StoreOp {
             key: key.into(),
             value: Some(value.into()),
             expected: Expected::Any,
+            lease: None,
         }
     }
 
@@ -66,6 +74,7 @@ impl StoreOp {
             key: key.into(),
             value: None,
             expected: Expected::Any,
+            lease: None,
         }
     }
 
@@ -73,6 +82,15 @@ impl StoreOp {
     #[must_use]
     pub fn expecting(mut self, expected: Expected) -> Self {
         self.expected = expected;
+        self
+    }
+
+    /// The same write, but the masters delete the key unless it is written again within `lease`:
+    /// 100 ms to a day, in whole milliseconds. When another master begins to lead, every lease has
+    /// its whole time again.
+    #[must_use]
+    pub fn leased(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease);
         self
     }
 
@@ -89,6 +107,10 @@ impl StoreOp {
                 Expected::Absent => Some(0),
                 Expected::Version(version) => Some(version),
             },
+            // What is too long for the field is too long for the masters, who say so.
+            lease_ms: self
+                .lease
+                .map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -102,6 +124,16 @@ pub struct Entry {
     pub value: Bytes,
     /// Its version, for [`Expected::Version`].
     pub version: u64,
+}
+
+impl From<allot::StoreEntry> for Entry {
+    fn from(entry: allot::StoreEntry) -> Self {
+        Self {
+            key: entry.key,
+            value: entry.value,
+            version: entry.version,
+        }
+    }
 }
 
 /// Why the store did not do it.
@@ -260,6 +292,20 @@ impl Store {
         .await
     }
 
+    /// The entries whose keys begin with `prefix`, then every change of them, as soon as it is
+    /// durable and in the order of versions.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn watch(&self, prefix: &str) -> Result<Watch, StoreError> {
+        let request = allot::StoreWatchRequest {
+            namespace: self.namespace.clone(),
+            prefix: prefix.to_owned(),
+        };
+        self.on_some_master(true, |client| watch::open(client, request.clone()))
+            .await
+    }
+
     /// Performs `request` on the master used last, or on the next ones while the request has
     /// certainly not been performed (or is `harmless` to repeat).
     // Not `AsyncFn`: the compiler could not tell that its future may move between threads.
@@ -361,11 +407,7 @@ async fn list(
                 "namespace {namespace:?} holds more than {NAMESPACE_LEN_MAX} bytes"
             )));
         }
-        entries.push(Entry {
-            key: entry.key,
-            value: entry.value,
-            version: entry.version,
-        });
+        entries.push(entry.into());
     }
     Ok(entries)
 }

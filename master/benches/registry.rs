@@ -192,6 +192,7 @@ async fn commit(store: &mut StoreClient<Channel>, key: usize) -> Result<(), toni
             key: format!("key-{key}"),
             value: Some(vec![7; RECORD_LEN].into()),
             expected_version: None,
+            lease_ms: None,
         }],
     };
     store.commit(request).await.map(drop)

@@ -127,6 +127,7 @@ async fn put(url: &str, key: &str, value: &'static str) -> Result<u64, Status> {
             key: key.to_owned(),
             value: Some(value.into()),
             expected_version: None,
+            lease_ms: None,
         }],
     };
     let mut store = StoreClient::new(channel(url).await);

@@ -415,6 +415,7 @@ async fn after_sigkill_another_master_on_the_same_folder_goes_on() {
             key: "k".to_owned(),
             value: Some("v".into()),
             expected_version: Some(expected),
+            lease_ms: None,
         }],
     };
     let method = "/allot.v1.Store/Commit";

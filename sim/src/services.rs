@@ -189,6 +189,7 @@ impl Services {
                 key,
                 value: value.map(Bytes::from),
                 expected_version: None,
+                lease_ms: None,
             });
         let commit = Deed::Commit(allot::StoreCommitRequest {
             namespace: NAMESPACE.to_owned(),

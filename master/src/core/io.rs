@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use allotment_proto::{allot, scheduler};
 
-use super::registry::StoredEntry;
+use super::registry::{StoreRecord, StoredEntry};
 
 /// One connection of a framework or an agent; the edge never gives a number twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +106,8 @@ pub enum Effect {
     },
     /// Show an event to everyone who watches.
     Publish(Arc<allot::ClusterEvent>),
+    /// Show a commit to the store to everyone who watches keys of it.
+    StoreChanged(Arc<StoreRecord>),
 }
 
 /// What operators and store clients ask.
@@ -145,6 +147,9 @@ pub enum Request {
     StoreCommit(allot::StoreCommitRequest),
     /// Read the key-value store.
     StoreList(allot::StoreListRequest),
+    /// What a watcher begins with; the edge shows it every [`Effect::StoreChanged`] that it
+    /// performs after the reply.
+    StoreWatch(allot::StoreWatchRequest),
     /// Numbers for `/metrics`.
     Metrics,
 }
@@ -178,6 +183,13 @@ pub enum Reply {
     Committed(u64),
     /// To [`Request::StoreList`], in key order.
     Entries(Vec<(Arc<str>, StoredEntry)>),
+    /// To [`Request::StoreWatch`].
+    Watched {
+        /// In key order.
+        entries: Vec<(Arc<str>, StoredEntry)>,
+        /// Of the latest commit.
+        version: u64,
+    },
     /// To [`Request::Metrics`].
     Metrics(Box<super::Metrics>),
 }

@@ -7,7 +7,7 @@
 //! (resources on their way to tasks), `inverse` (resources asked back), `calls` and `reconcile`
 //! (the other calls), `updates` (how tasks do), `shares`, `wishes` and `reserve` (what operators
 //! set), `recovery` (waiting after a restart), `views`, `why`, `why_sharing` and `offer_news` (what operators
-//! see), `kv` (the store), `check` (the invariants).
+//! see), `kv` and `leases` (the store), `check` (the invariants).
 //!
 //! Who is offered what is left to the allocation module; see [`allotment_allocator`].
 
@@ -22,6 +22,7 @@ mod inverse;
 pub mod io;
 mod kv;
 mod launch;
+mod leases;
 mod liveness;
 mod metrics;
 mod offer_news;
@@ -156,7 +157,7 @@ impl Core {
             inverse: InverseOffers::default(),
             shares: Shares::from_registry(&registry),
             recovery: None,
-            store: Store::new(registry.store, registry.store_version),
+            store: Store::new(registry.store, registry.store_version, now),
             completed: VecDeque::new(),
             tombstones: VecDeque::new(),
             barred: BTreeSet::new(),
@@ -280,7 +281,8 @@ impl Core {
     /// When the next [`Input::Tick`] matters; may lie in the past when a round is due.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let round = self.next_round();
-        [self.timers.next(), self.offers.next_expiry(), round]
+        let (timer, offer) = (self.timers.next(), self.offers.next_expiry());
+        [timer, offer, self.store.next_expiry(), round]
             .into_iter()
             .flatten()
             .min()
@@ -302,6 +304,9 @@ impl Core {
             }
         }
         self.expire_offers();
+        for deletion in self.store.expire(self.out.now) {
+            self.on_store_changed(deletion);
+        }
         if self.next_round().is_some_and(|at| at <= self.out.now) {
             self.allocate();
         }
@@ -349,14 +354,23 @@ impl Core {
                 Vec::new()
             })),
             Request::StoreCommit(request) => {
-                let (version, record) = self.store.commit(request)?;
+                let (version, record) = self.store.commit(self.out.now, request)?;
                 if let Some(record) = record {
-                    self.out.persist(record);
+                    self.on_store_changed(record);
                 }
                 Ok(Reply::Committed(version))
+            }
+            Request::StoreWatch(request) => {
+                let (entries, version) = self.store.watch(request)?;
+                Ok(Reply::Watched { entries, version })
             }
             Request::StoreList(request) => Ok(Reply::Entries(self.store.list(&request))),
             Request::Metrics => Ok(Reply::Metrics(Box::new(self.metrics()))),
         }
+    }
+
+    fn on_store_changed(&mut self, change: registry::StoreRecord) {
+        self.out.store_changed(change.clone());
+        self.out.persist(Record::Store(change));
     }
 }

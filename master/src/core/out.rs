@@ -9,7 +9,7 @@ use allotment_types::{AgentId, Effects, FrameworkId, TaskId, Timestamp};
 
 use super::io::{ConnId, Effect, Refusal, Reply, RequestId};
 use super::metrics::Counters;
-use super::registry::Record;
+use super::registry::{Record, StoreRecord};
 
 /// How many events are kept for those who come later.
 const EVENTS_KEPT: usize = 10_000;
@@ -133,6 +133,12 @@ impl Out {
 
     pub(super) fn reply(&mut self, to: RequestId, reply: Result<Reply, Refusal>) {
         self.effects.then.push(Effect::Reply { to, reply });
+    }
+
+    pub(super) fn store_changed(&mut self, change: StoreRecord) {
+        self.effects
+            .then
+            .push(Effect::StoreChanged(Arc::new(change)));
     }
 
     pub(super) fn publish(&mut self, kind: impl Into<String>, about: About<'_>, message: String) {

@@ -144,6 +144,9 @@ pub struct StoreChange {
     /// Absent: the key is deleted.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub value: Option<Bytes>,
+    /// With a value: how many milliseconds it stays unless it is written again.
+    #[prost(uint64, optional, tag = "3")]
+    pub lease_ms: Option<u64>,
 }
 
 /// A value of the store and the commit that wrote it.
@@ -155,6 +158,9 @@ pub struct StoredEntry {
     /// The value.
     #[prost(bytes = "bytes", required, tag = "2")]
     pub value: Bytes,
+    /// How many milliseconds it stays unless it is written again; absent: for good.
+    #[prost(uint64, optional, tag = "3")]
+    pub lease_ms: Option<u64>,
 }
 
 /// The keys of one namespace.
@@ -241,7 +247,11 @@ impl Registry {
                 for change in commit.changes {
                     match change.value {
                         Some(value) => {
-                            let entry = StoredEntry { version, value };
+                            let entry = StoredEntry {
+                                version,
+                                value,
+                                lease_ms: change.lease_ms,
+                            };
                             namespace.insert(change.key.as_str().into(), entry);
                         }
                         None => {
@@ -279,6 +289,7 @@ impl Registry {
                     changes: vec![StoreChange {
                         key: key.to_string(),
                         value: Some(entry.value),
+                        lease_ms: entry.lease_ms,
                     }],
                 })
             }));

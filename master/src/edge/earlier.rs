@@ -124,6 +124,7 @@ mod tests {
             let entry = StoredEntry {
                 version: 3,
                 value: "v".into(),
+                lease_ms: None,
             };
             store.insert(("web", "k"), &*entry.encode_to_vec()).unwrap();
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use allotment_proto::allot::agent_server::{Agent, AgentServer};
 use allotment_proto::allot::operator_server::{Operator, OperatorServer};
 use allotment_proto::allot::scheduler_server::{Scheduler, SchedulerServer};
-use allotment_proto::allot::store_server::{Store, StoreServer};
+use allotment_proto::allot::store_server::StoreServer;
 use allotment_proto::{MESSAGE_LEN_MAX, allot, scheduler};
 use futures_util::{Stream, StreamExt};
 use prost::Message as _;
@@ -24,12 +24,12 @@ use crate::core::{ConnId, Input, Refusal, Reply, Request};
 /// A door to the loop, one for all services. It is open while this master leads.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
-    events: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<Event>,
     next_conn: Arc<AtomicU64>,
     view: watch::Receiver<View>,
 }
 
-fn stopping() -> Status {
+pub(super) fn stopping() -> Status {
     Status::unavailable("the master is stopping; connect again")
 }
 
@@ -49,7 +49,7 @@ impl Door {
     }
 
     /// Nothing is taken in, and so nothing is done, by a master that does not lead.
-    fn open(&self) -> Result<(), Status> {
+    pub(super) fn open(&self) -> Result<(), Status> {
         match self.leader_elsewhere() {
             Some(leader) => Err(not_leading(leader.as_deref())),
             None => Ok(()),
@@ -77,17 +77,7 @@ impl Door {
         let event = Event::Ask(request, answer);
         self.events.send(event).await.map_err(|_| stopping())?;
         let reply = answered.await.map_err(|_| stopping())?;
-        reply.map_err(|refusal| match refusal {
-            Refusal::NotFound(message) => Status::not_found(message),
-            Refusal::Invalid(message) => Status::invalid_argument(message),
-            Refusal::Precondition(message) => Status::failed_precondition(message),
-            Refusal::Conflict(conflict) => {
-                let details = conflict.encode_to_vec().into();
-                let message = Refusal::Conflict(conflict).to_string();
-                Status::with_details(Code::Aborted, message, details)
-            }
-            Refusal::Exhausted(message) => Status::resource_exhausted(message),
-        })
+        reply.map_err(refused)
     }
 
     async fn change_agent(&self, request: Request) -> Result<Response<allot::AgentView>, Status> {
@@ -126,8 +116,23 @@ impl Door {
     }
 }
 
+/// A refusal of the core as gRPC says it.
+pub(super) fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::NotFound(message) => Status::not_found(message),
+        Refusal::Invalid(message) => Status::invalid_argument(message),
+        Refusal::Precondition(message) => Status::failed_precondition(message),
+        Refusal::Conflict(conflict) => {
+            let details = conflict.encode_to_vec().into();
+            let message = Refusal::Conflict(conflict).to_string();
+            Status::with_details(Code::Aborted, message, details)
+        }
+        Refusal::Exhausted(message) => Status::resource_exhausted(message),
+    }
+}
+
 /// The core gave an answer of another kind than was asked for.
-fn mismatch() -> Status {
+pub(super) fn mismatch() -> Status {
     Status::internal("the master's answer does not fit the request; this is a bug")
 }
 
@@ -171,7 +176,7 @@ impl Agent for Door {
     }
 }
 
-type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Operator for Door {
@@ -318,39 +323,5 @@ impl Operator for Door {
         self.events.send(watch).await.map_err(|_| stopping())?;
         let events = outgoing.map(|event| event.map(Arc::unwrap_or_clone));
         Ok(Response::new(Box::pin(events)))
-    }
-}
-
-#[tonic::async_trait]
-impl Store for Door {
-    async fn commit(
-        &self,
-        request: Wire<allot::StoreCommitRequest>,
-    ) -> Result<Response<allot::StoreCommitResponse>, Status> {
-        match self.ask(Request::StoreCommit(request.into_inner())).await? {
-            Reply::Committed(version) => Ok(Response::new(allot::StoreCommitResponse { version })),
-            _ => Err(mismatch()),
-        }
-    }
-
-    type ListStream = BoxStream<allot::StoreEntry>;
-
-    async fn list(
-        &self,
-        request: Wire<allot::StoreListRequest>,
-    ) -> Result<Response<Self::ListStream>, Status> {
-        match self.ask(Request::StoreList(request.into_inner())).await? {
-            Reply::Entries(entries) => {
-                let entries = entries.into_iter().map(|(key, entry)| {
-                    Ok(allot::StoreEntry {
-                        key: key.to_string(),
-                        value: entry.value,
-                        version: entry.version,
-                    })
-                });
-                Ok(Response::new(Box::pin(futures_util::stream::iter(entries))))
-            }
-            _ => Err(mismatch()),
-        }
     }
 }

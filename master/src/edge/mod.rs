@@ -16,6 +16,7 @@ mod masters;
 mod outbox;
 mod reign;
 mod replica;
+mod store;
 mod turn;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -138,6 +138,7 @@ mod tests {
             changes: vec![StoreChange {
                 key: "k".to_owned(),
                 value: Some(vec![0; len].into()),
+                lease_ms: None,
             }],
         })
     }

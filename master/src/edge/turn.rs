@@ -19,6 +19,7 @@ use super::masters::not_leading;
 use super::outbox::{Outbox, Overflow};
 use super::reign::{Proposal, Reign};
 use super::replica::{Lease, News, ToReplica};
+use super::store::{StoreNews, Watcher, Watchers};
 use crate::core::registry::Record;
 use crate::core::{ConnId, Core, CoreConfig, Effect, Input, Refusal, Reply, Request, RequestId};
 
@@ -48,6 +49,8 @@ pub(super) enum Event {
     Ask(Request, oneshot::Sender<Answer>),
     /// An operator watches.
     Watch(allot::EventsRequest, Outbox<Arc<allot::ClusterEvent>>),
+    /// A framework watches keys of the store.
+    StoreWatch(allot::StoreWatchRequest, Outbox<StoreNews>),
     /// The end; answered when every stream was told.
     Stop(oneshot::Sender<()>),
 }
@@ -59,6 +62,8 @@ enum Waiting {
     Watcher(Outbox<Arc<allot::ClusterEvent>>),
     /// Wants the past alone.
     Reader(Outbox<Arc<allot::ClusterEvent>>),
+    /// Wants what is in the store and what comes.
+    Store(Watcher),
 }
 
 /// Makes the allocation module of a reign.
@@ -75,6 +80,7 @@ pub(super) struct Loop {
     frameworks: BTreeMap<ConnId, Outbox<scheduler::Event>>,
     agents: BTreeMap<ConnId, Outbox<allot::MasterMessage>>,
     watchers: Vec<Outbox<Arc<allot::ClusterEvent>>>,
+    store_watchers: Watchers,
     waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     /// Inputs that this loop makes itself, for the next turn.
@@ -106,6 +112,7 @@ impl Loop {
             frameworks: BTreeMap::new(),
             agents: BTreeMap::new(),
             watchers: Vec::new(),
+            store_watchers: Watchers::default(),
             waiting: BTreeMap::new(),
             next_request: 0,
             own: Vec::new(),
@@ -254,6 +261,7 @@ impl Loop {
         for outbox in std::mem::take(&mut self.watchers) {
             outbox.cut(why());
         }
+        self.store_watchers.cut(why);
         // Whoever waits for an answer learns from its absence that nothing is certain.
         self.waiting.clear();
     }
@@ -319,6 +327,10 @@ impl Loop {
                 };
                 self.ask(time, Request::Events(request), waiting)
             }
+            Event::StoreWatch(request, outbox) => {
+                let waiting = Waiting::Store(Watcher::new(&request, outbox));
+                self.ask(time, Request::StoreWatch(request), waiting)
+            }
             Event::Stop(_) => Effects::none(),
         }
     }
@@ -371,6 +383,7 @@ impl Loop {
             }
             Effect::Reply { to, reply } => self.answer(to, reply),
             Effect::Publish(event) => self.publish(&event),
+            Effect::StoreChanged(change) => self.store_watchers.show(&change),
         }
     }
 
@@ -392,6 +405,7 @@ impl Loop {
                 show_past(&outbox, reply);
                 outbox.end(Ok(()));
             }
+            Some(Waiting::Store(watcher)) => self.store_watchers.add(watcher, reply),
             None => {}
         }
     }
@@ -430,6 +444,7 @@ fn refuse(event: Event) {
         Event::Framework(_, outbox) => outbox.end(Err(not_leading(None))),
         Event::Agent(_, outbox) => outbox.end(Err(not_leading(None))),
         Event::Watch(_, outbox) => outbox.end(Err(not_leading(None))),
+        Event::StoreWatch(_, outbox) => outbox.end(Err(not_leading(None))),
         // The end of the channel says that nothing is certain.
         Event::Ask(_, _) | Event::Input(_) | Event::Stop(_) => {}
     }

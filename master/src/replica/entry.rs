@@ -139,6 +139,7 @@ mod tests {
         let change = |key: &str, value: Option<&'static [u8]>| StoreChange {
             key: key.to_owned(),
             value: value.map(Bytes::from_static),
+            lease_ms: value.map(|_| 5000),
         };
         let commit = |version, changes| {
             Record::Store(StoreRecord {
@@ -229,6 +230,7 @@ mod tests {
         let kept = StoredEntry {
             version: 7,
             value: Bytes::from_static(b"1"),
+            lease_ms: Some(5000),
         };
         assert_eq!(registry.store["services"]["a"], kept);
     }

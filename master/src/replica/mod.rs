@@ -315,6 +315,7 @@ mod tests {
             let change = StoreChange {
                 key: key.to_owned(),
                 value: Some("v".into()),
+                lease_ms: None,
             };
             let record = Record::Store(StoreRecord {
                 namespace: "n".to_owned(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use allotment_allocator::Drf;
-use allotment_master::core::registry::Registry;
+use allotment_master::core::registry::{Registry, StoreRecord};
 use allotment_master::core::{
     ConnId, Core, CoreConfig, Effect, Input, Refusal, Reply, Request, RequestId,
 };
@@ -36,6 +36,8 @@ pub(crate) struct Cluster {
     agent_inbox: BTreeMap<ConnId, VecDeque<Message>>,
     closed: BTreeMap<ConnId, String>,
     pub(crate) events: Vec<allot::ClusterEvent>,
+    /// What watchers of the store would hear.
+    pub(crate) store_news: Vec<StoreRecord>,
     replies: BTreeMap<RequestId, Result<Reply, Refusal>>,
 }
 
@@ -156,6 +158,7 @@ impl Cluster {
             agent_inbox: BTreeMap::new(),
             closed: BTreeMap::new(),
             events: Vec::new(),
+            store_news: Vec::new(),
             replies: BTreeMap::new(),
         }
     }
@@ -208,6 +211,7 @@ impl Cluster {
                 assert!(self.replies.insert(to, reply).is_none(), "replied twice");
             }
             Effect::Publish(event) => self.events.push((*event).clone()),
+            Effect::StoreChanged(change) => self.store_news.push((*change).clone()),
         }
     }
 

@@ -14,4 +14,5 @@ mod operator;
 mod random;
 mod reservations;
 mod shares;
+mod store;
 mod tasks;

@@ -139,7 +139,7 @@ impl World {
                 self.master_closes(conn.0, reason);
             }
             master::Effect::Reply { to, reply } => self.on_reply(to, reply)?,
-            master::Effect::Publish(_) => {}
+            master::Effect::Publish(_) | master::Effect::StoreChanged(_) => {}
         }
         Ok(())
     }
