@@ -48,7 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(false)
         .bytes(".")
         // Maps in a fixed order, as everything whose order a decision could see.
-        .btree_map(".");
+        .btree_map(".")
+        // Rare, and large.
+        .boxed(".allot.v1.Launch.group_executor");
     for message in printed {
         config =
             config.message_attribute(format!("allot.v1.{message}"), "#[derive(serde::Serialize)]");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use allotment_types::{FaultDomain, Resources};
 
 use crate::attributes::Attributes;
+use crate::core::ExecutorSettings;
 pub use crate::fetcher::FetcherSettings;
 pub use crate::isolation::{Capabilities, Isolation, Isolator, IsolatorSettings};
 
@@ -71,6 +72,19 @@ pub struct Config {
     pub log_size_max: Option<u64>,
     /// How many files that were put aside are kept of each.
     pub log_files_max: u32,
+    /// How long a custom executor may take from its start to its first SUBSCRIBE (Mesos: 1 min).
+    pub executor_registration_timeout: Duration,
+    /// How long a custom executor may take to subscribe again to an agent that was started anew
+    /// (Mesos: 2 s).
+    pub executor_reregistration_timeout: Duration,
+    /// How long a custom executor has to exit after SHUTDOWN, unless it says otherwise (Mesos:
+    /// 5 s).
+    pub executor_shutdown_grace: Duration,
+    /// How long a custom executor may be without an agent (Mesos' `--recovery_timeout`: 15 min).
+    pub recovery_timeout: Duration,
+    /// Custom executors prove who they are with the token in their environment. Off, for
+    /// executors that know of none, any task on this machine may speak for any executor.
+    pub authenticate_http_executors: bool,
 }
 
 /// How the launcher process is started.
@@ -141,6 +155,7 @@ pub enum ConfigError {
 
 impl Default for Config {
     fn default() -> Self {
+        let executors = ExecutorSettings::default();
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5051),
             hostname: None,
@@ -166,6 +181,11 @@ impl Default for Config {
             tasks_outlive_agent: true,
             log_size_max: None,
             log_files_max: 9,
+            executor_registration_timeout: executors.registration_timeout,
+            executor_reregistration_timeout: executors.reregistration_timeout,
+            executor_shutdown_grace: executors.shutdown_grace,
+            recovery_timeout: executors.recovery_timeout,
+            authenticate_http_executors: executors.authenticate,
         }
     }
 }
@@ -191,6 +211,18 @@ impl Config {
         let zero = |name, example| Err(ConfigError::Zero { name, example });
         if self.reconnect_min.is_zero() {
             return zero("reconnect_min", "100ms");
+        }
+        let (registration, recovery) = (self.executor_registration_timeout, self.recovery_timeout);
+        if registration.is_zero() {
+            return zero("executor_registration_timeout", "1m");
+        }
+        if self.executor_reregistration_timeout > recovery {
+            return Err(ConfigError::Exceeds {
+                smaller_name: "executor_reregistration_timeout",
+                smaller: self.executor_reregistration_timeout,
+                larger_name: "recovery_timeout",
+                larger: recovery,
+            });
         }
         if self.pids_max == 0 {
             return zero("pids_max", "4096");

@@ -86,6 +86,7 @@ fn what_an_old_session_still_says_is_not_heard() {
             ..Default::default()
         },
         tasks: vec![task("t", "cpus:1")],
+        ..Default::default()
     }));
     let message = allot::MasterMessage {
         message,
@@ -423,8 +424,10 @@ impl Observer {
             match effect {
                 Effect::Start(launch) => {
                     assert!(self.begun.insert(launch.container.clone()), "begun twice");
-                    self.last
-                        .insert(launch.sandbox.task.to_string(), TaskState::TaskStaging);
+                    self.last.insert(
+                        launch.sandbox.task().unwrap().to_string(),
+                        TaskState::TaskStaging,
+                    );
                     self.live.push((launch.container, launch.resources));
                 }
                 Effect::Connect { session, .. } => agent.session = session,
@@ -447,6 +450,10 @@ impl Observer {
                 | Effect::Terminate(_)
                 | Effect::Destroy(_)
                 | Effect::Release(_)
+                | Effect::Resize { .. }
+                | Effect::AnswerExecutor { .. }
+                | Effect::ToExecutor { .. }
+                | Effect::CloseExecutor { .. }
                 | Effect::Probe { .. }
                 | Effect::Collect { .. }
                 | Effect::MakeVolume { .. }

@@ -68,7 +68,11 @@ pub(crate) fn measure(allot: &Path, args: &Args) -> anyhow::Result<()> {
         ("none", "1300 jobs/s", "HyperQueue 1243 jobs/s"),
         ("auto", "600 jobs/s", ""),
     ] {
-        if args.isolation.as_ref().is_some_and(|only| only != isolation) {
+        if args
+            .isolation
+            .as_ref()
+            .is_some_and(|only| only != isolation)
+        {
             continue;
         }
         let resources = format!("cpus:{};mem:65536;disk:1000000", args.slots);

@@ -165,6 +165,7 @@ impl Load {
             | Event::InverseRescinded(_)
             | Event::Rescinded(_)
             | Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::Rejected { .. } => Ok(Vec::new()),
         }
     }

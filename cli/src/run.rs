@@ -281,6 +281,7 @@ impl Job<'_> {
             | Event::InverseRescinded(_)
             | Event::Update(_)
             | Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::Rejected { .. } => {}
         }
         let calls = self.once.step(event);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, FrameworkId, OfferId, Resources, Role, TaskId, Timestamp};
+use allotment_types::{
+    AgentId, ExecutorId, FrameworkId, OfferId, Resources, Role, TaskId, Timestamp,
+};
 use bytes::Bytes;
 
 use crate::wants::{Demand, Wants};
@@ -40,6 +42,15 @@ pub enum Event {
     Update(Update),
     /// The agent is gone from the cluster; updates for its tasks come on their own.
     AgentLost(AgentId),
+    /// Something of an executor of this framework, other than how its tasks do.
+    Executor {
+        /// Its agent.
+        agent: AgentId,
+        /// Which.
+        executor: ExecutorId,
+        /// What.
+        news: ExecutorNews,
+    },
     /// A call was refused and had no effect.
     Rejected {
         /// Which call, as Mesos names it: "ACCEPT".
@@ -49,6 +60,15 @@ pub enum Event {
     },
     /// The master ended this subscription for good; nothing more comes.
     Error(String),
+}
+
+/// What is heard of an executor. None of it is repeated, so it may get lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecutorNews {
+    /// It said something.
+    Message(Bytes),
+    /// It is gone; its tasks have updates of their own. As `wait` returns it, where it ran.
+    Ended(Option<i32>),
 }
 
 /// Resources of one agent offered in one role.
@@ -237,6 +257,22 @@ pub enum Call {
         /// From SIGTERM to SIGKILL; `None`: what the task said, else the agent's default.
         grace: Option<Duration>,
     },
+    /// Say something to a custom executor; it may get lost.
+    Message {
+        /// Its agent.
+        agent: AgentId,
+        /// Which.
+        executor: ExecutorId,
+        /// What, at most 4 MiB.
+        data: Bytes,
+    },
+    /// End an executor and its tasks; it has its grace period.
+    ShutdownExecutor {
+        /// Its agent.
+        agent: AgentId,
+        /// Which.
+        executor: ExecutorId,
+    },
     /// The update is dealt with; see [`Update::acknowledgement`].
     Acknowledge {
         /// The task's agent.
@@ -259,6 +295,14 @@ pub enum Call {
 pub enum Operation {
     /// Start tasks.
     Launch(Vec<Task>),
+    /// Start tasks in one executor: all of them or none. In the default executor they also end
+    /// together, as soon as one of them fails or is killed.
+    LaunchGroup {
+        /// The executor: one of this description that runs there already, or a new one.
+        executor: Executor,
+        /// At least one.
+        tasks: Vec<Task>,
+    },
     /// Reserve: the resources as they are to be, see [`Resources::reserved`].
     Reserve(Resources),
     /// End the innermost reservation: the resources as they are.
@@ -295,10 +339,54 @@ pub struct Task {
     pub health_check: Option<mesos::HealthCheck>,
     /// For service discovery.
     pub discovery: Option<mesos::DiscoveryInfo>,
+    /// Of a task in a group of the default executor: folders that it shares with the others, by
+    /// where it finds them, each a path in the executor's sandbox.
+    pub shared_folders: BTreeMap<String, String>,
+}
+
+/// What tasks run in that share it. It holds its own resources as long as it is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Executor {
+    /// Unique among the framework's executors on one agent.
+    pub id: ExecutorId,
+    /// What it uses beside what its tasks do.
+    pub resources: Resources,
+    /// The program that speaks the executor API ([`crate::executor`]); `None`: the agent's default
+    /// executor, which runs each task in a container of its own.
+    pub command: Option<Command>,
+    /// Environment variables of that program beside those the agent sets.
+    pub env: BTreeMap<String, String>,
+    /// Files that it needs.
+    pub uris: Vec<Uri>,
+    /// From being asked to exit to being killed; `None`: the agent's default.
+    pub shutdown_grace: Option<Duration>,
+}
+
+impl Executor {
+    /// The default executor: tasks in containers of their own that start and end together.
+    pub fn default_one(id: ExecutorId) -> Self {
+        Self {
+            id,
+            resources: Resources::EMPTY,
+            command: None,
+            env: BTreeMap::new(),
+            uris: Vec::new(),
+            shutdown_grace: None,
+        }
+    }
+
+    /// An executor of the framework's own.
+    pub fn custom(id: ExecutorId, resources: Resources, command: Command) -> Self {
+        Self {
+            resources,
+            command: Some(command),
+            ..Self::default_one(id)
+        }
+    }
 }
 
 /// What to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// `/bin/sh -c LINE`.
     Shell(String),
@@ -308,6 +396,13 @@ pub enum Command {
         program: String,
         /// Its arguments.
         arguments: Vec<String>,
+    },
+    /// Whatever a custom executor makes of `data`.
+    InExecutor {
+        /// The executor: one of this description that runs there already, or a new one.
+        executor: Box<Executor>,
+        /// What the executor is told beside the task's id, name, resources and labels.
+        data: Bytes,
     },
 }
 
@@ -341,6 +436,7 @@ impl Task {
             labels: BTreeMap::new(),
             health_check: None,
             discovery: None,
+            shared_folders: BTreeMap::new(),
         }
     }
 }

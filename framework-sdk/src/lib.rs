@@ -34,8 +34,8 @@ pub mod wants;
 mod wire;
 
 pub use api::{
-    Attribute, AttributeValue, Call, Command, Event, InverseOffer, Offer, Operation, Task,
-    Unavailability, Update, Uri,
+    Attribute, AttributeValue, Call, Command, Event, Executor, ExecutorNews, InverseOffer, Offer,
+    Operation, Task, Unavailability, Update, Uri,
 };
 pub use cluster::Cluster;
 pub use config::{Config, ConfigError};

@@ -414,12 +414,9 @@ impl Session {
                 None => out.push(no_body(kind)),
             },
             Type::Failure => match event.failure {
-                // The end of an executor is told by its tasks' updates.
-                Some(failure) if failure.executor_id.is_some() => {}
-                Some(failure) => match failure.agent_id.as_ref().map(AgentId::try_from) {
-                    Some(Ok(agent)) => out.push(Effect::Deliver(Event::AgentLost(agent))),
-                    Some(Err(error)) => out.push(Effect::Refused(format!("FAILURE: {error}"))),
-                    None => out.push(no_body(kind)),
+                Some(failure) => match wire::executors::failure(&failure) {
+                    Ok(event) => out.push(Effect::Deliver(event)),
+                    Err(error) => out.push(Effect::Refused(format!("FAILURE: {error}"))),
                 },
                 None => out.push(no_body(kind)),
             },
@@ -454,7 +451,12 @@ impl Session {
                 }
                 None => out.push(no_body(kind)),
             },
-            Type::Unknown | Type::UpdateOperationStatus | Type::Message => {
+            Type::Message => match event.message.map(wire::executors::message) {
+                Some(Ok(event)) => out.push(Effect::Deliver(event)),
+                Some(Err(error)) => out.push(Effect::Refused(format!("MESSAGE: {error}"))),
+                None => out.push(no_body(kind)),
+            },
+            Type::Unknown | Type::UpdateOperationStatus => {
                 let text = format!(
                     "an event of type {} is not supported; it was ignored",
                     event.r#type.unwrap_or_default()
@@ -710,6 +712,8 @@ impl Session {
             }
             Call::Update { roles, wants } => self.want(roles, wants),
             Call::Kill { .. }
+            | Call::Message { .. }
+            | Call::ShutdownExecutor { .. }
             | Call::Reconcile(_)
             | Call::Demand { .. }
             | Call::AcceptInverse { .. }
@@ -764,7 +768,7 @@ fn launches(call: &Call) -> Vec<(&AgentId, &Task)> {
             agent, operations, ..
         } => {
             let tasks = operations.iter().filter_map(|operation| match operation {
-                Operation::Launch(tasks) => Some(tasks),
+                Operation::Launch(tasks) | Operation::LaunchGroup { tasks, .. } => Some(tasks),
                 _ => None,
             });
             tasks.flatten().map(|task| (agent, task)).collect()

@@ -348,7 +348,7 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
                 Call::Revive => self.suppressed = false,
                 Call::Suppress => self.suppressed = true,
                 Call::Teardown => self.torn_down = true,
-                Call::Kill { .. } => {}
+                Call::Kill { .. } | Call::Message { .. } | Call::ShutdownExecutor { .. } => {}
             }
         }
     }
@@ -377,6 +377,17 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
         for operation in operations {
             let (from, to) = match operation {
                 Operation::Launch(tasks) => {
+                    self.launch(agent, &mut pool, tasks, false);
+                    continue;
+                }
+                Operation::LaunchGroup { executor, tasks } => {
+                    assert!(
+                        pool.contains(&executor.resources),
+                        "executor {} asks for {} but the offers hold only {pool}",
+                        executor.id,
+                        executor.resources
+                    );
+                    pool.subtract(&executor.resources);
                     self.launch(agent, &mut pool, tasks, false);
                     continue;
                 }
@@ -478,7 +489,9 @@ impl<F: FnMut(Timestamp, Event) -> Vec<Call>> Harness<F> {
                     let tasks = operations
                         .into_iter()
                         .filter_map(|operation| match operation {
-                            Operation::Launch(tasks) => Some(tasks),
+                            Operation::Launch(tasks) | Operation::LaunchGroup { tasks, .. } => {
+                                Some(tasks)
+                            }
                             _ => None,
                         });
                     tasks.flatten().collect()

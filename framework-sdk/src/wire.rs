@@ -3,6 +3,7 @@
 //! Everything a master sends is checked here once; what is malformed becomes a sentence. What a
 //! refused event means for the session is left to [`crate::session`].
 
+pub(crate) mod executors;
 pub(crate) mod wants;
 
 use allotment_proto::mesos::task_status::Source;
@@ -111,6 +112,25 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
             });
             Type::Kill
         }
+        Call::Message {
+            agent,
+            executor,
+            data,
+        } => {
+            wire.message = Some(scheduler::call::Message {
+                agent_id: agent.into(),
+                executor_id: executor.into(),
+                data: data.clone(),
+            });
+            Type::Message
+        }
+        Call::ShutdownExecutor { agent, executor } => {
+            wire.shutdown = Some(scheduler::call::Shutdown {
+                agent_id: agent.into(),
+                executor_id: executor.into(),
+            });
+            Type::Shutdown
+        }
         Call::Acknowledge { agent, task, uuid } => {
             wire.acknowledge = Some(scheduler::call::Acknowledge {
                 agent_id: agent.into(),
@@ -149,6 +169,8 @@ pub(crate) fn call_name(call: &Call) -> &'static str {
         Call::Revive => "REVIVE",
         Call::Suppress => "SUPPRESS",
         Call::Kill { .. } => "KILL",
+        Call::Message { .. } => "MESSAGE",
+        Call::ShutdownExecutor { .. } => "SHUTDOWN",
         Call::Acknowledge { .. } => "ACKNOWLEDGE",
         Call::Reconcile(_) => "RECONCILE",
         Call::Teardown => "TEARDOWN",
@@ -171,36 +193,21 @@ fn kill_policy(grace: std::time::Duration) -> mesos::KillPolicy {
 
 /// Writes a task that is to run on `agent` for the wire.
 pub(crate) fn task(agent: &AgentId, task: &Task) -> mesos::TaskInfo {
-    let (shell, value, arguments) = match &task.command {
-        Command::Shell(line) => (true, line.clone(), Vec::new()),
-        Command::Exec { program, arguments } => {
-            let argv = std::iter::once(program).chain(arguments).cloned();
-            (false, program.clone(), argv.collect())
+    let (executor, data) = match &task.command {
+        Command::InExecutor { executor, data } => {
+            (Some(executors::executor(executor)), Some(data.clone()))
         }
+        Command::Shell(_) | Command::Exec { .. } => (None, None),
     };
-    let variables = task
-        .env
-        .iter()
-        .map(|(name, value)| mesos::environment::Variable {
-            name: name.clone(),
-            r#type: None,
-            value: Some(value.clone()),
-        });
     mesos::TaskInfo {
         name: task.name.clone(),
         task_id: (&task.id).into(),
         agent_id: agent.into(),
         resources: convert::resources_to_wire(&task.resources, None),
-        command: Some(mesos::CommandInfo {
-            uris: task.uris.iter().map(uri).collect(),
-            environment: (!task.env.is_empty()).then(|| mesos::Environment {
-                variables: variables.collect(),
-            }),
-            shell: Some(shell),
-            value: Some(value),
-            arguments,
-            user: task.user.clone(),
-        }),
+        command: executors::command(&task.command, &task.env, &task.uris, task.user.as_ref()),
+        executor,
+        data,
+        container: executors::shared_folders(&task.shared_folders),
         health_check: task.health_check.clone(),
         kill_policy: task.kill_grace.map(kill_policy),
         labels: (!task.labels.is_empty()).then(|| mesos::Labels {
@@ -218,7 +225,7 @@ pub(crate) fn task(agent: &AgentId, task: &Task) -> mesos::TaskInfo {
     }
 }
 
-fn uri(uri: &Uri) -> mesos::command_info::Uri {
+pub(super) fn uri(uri: &Uri) -> mesos::command_info::Uri {
     mesos::command_info::Uri {
         value: uri.value.clone(),
         executable: Some(uri.executable),

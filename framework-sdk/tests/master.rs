@@ -204,7 +204,12 @@ async fn a_launch_on_an_offer_that_is_gone_ends_in_dropped_and_never_in_silence(
                 assert!(update.is_terminal(), "{update:?}");
                 break;
             }
-            Some(Event::Rescinded(_) | Event::Offers(_) | Event::AgentLost(_)) => {}
+            Some(
+                Event::Rescinded(_)
+                | Event::Offers(_)
+                | Event::AgentLost(_)
+                | Event::Executor { .. },
+            ) => {}
             other => panic!("no update but {other:?}"),
         }
     }

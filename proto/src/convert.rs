@@ -11,7 +11,9 @@ mod lots;
 mod resources;
 mod view;
 
-use allotment_types::{AgentId, Attribute, AttributeValue, FaultDomain, Fixed, FrameworkId};
+use allotment_types::{
+    AgentId, Attribute, AttributeValue, ExecutorId, FaultDomain, Fixed, FrameworkId,
+};
 use allotment_types::{IdError, OfferId, Ranges, TaskId, Timestamp};
 
 use crate::mesos;
@@ -44,6 +46,7 @@ macro_rules! wire_id {
 }
 
 wire_id!(mesos::AgentId, AgentId);
+wire_id!(mesos::ExecutorId, ExecutorId);
 wire_id!(mesos::FrameworkId, FrameworkId);
 wire_id!(mesos::OfferId, OfferId);
 wire_id!(mesos::TaskId, TaskId);

@@ -138,6 +138,7 @@ impl Batch {
             Event::Update(update) => Input::Update(update),
             Event::Error(reason) => Input::FrameworkEnded(reason),
             Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::Rejected { .. }
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_) => return Ok(Vec::new()),

@@ -242,6 +242,7 @@ impl Elastic {
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_)
             | Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::Rejected { .. }
             | Event::Error(_) => {}
         }

@@ -82,7 +82,12 @@ impl Ledger {
                     self.accounts.remove(&agent);
                 }
             }
-            Some(agent_message::Message::Pong(_)) | None => {}
+            Some(
+                agent_message::Message::Pong(_)
+                | agent_message::Message::ExecutorEnded(_)
+                | agent_message::Message::ExecutorMessage(_),
+            )
+            | None => {}
         }
     }
 

@@ -173,6 +173,8 @@ impl Machine {
             boot_id: "boot".to_owned(),
             tasks: tasks.collect(),
             frameworks: self.frameworks.values().cloned().collect(),
+            // No simulated framework has any.
+            executors: Vec::new(),
         };
         vec![send(agent_message::Message::Register(register))]
     }
@@ -228,7 +230,7 @@ impl Machine {
                 };
                 acts.push(send(agent_message::Message::Pong(pong)));
             }
-            None => {}
+            Some(M::ExecutorMessage(_) | M::ShutdownExecutor(_)) | None => {}
         }
         acts
     }

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use allotment_agent::core::{
-    Checkpoint, ContainerId, Core, Effect, Input, Launch, LogBound, Outcome, Record, Settings,
-    outlasts_power,
+    Checkpoint, ContainerId, Core, Effect, ExecutorSettings, Input, Launch, LogBound, Outcome,
+    Owner, Record, Settings, outlasts_power,
 };
 use allotment_proto::allot::{MasterMessage, SandboxSummary, TaskExit, agent_message};
 use allotment_types::{AgentId, Fixed, FrameworkId, Name, Ranges, Resources, TaskId, Timestamp};
@@ -352,8 +352,12 @@ impl RealAgent {
                 | Effect::Collect { .. }
                 | Effect::MakeVolume { .. }
                 | Effect::DestroyVolume { .. }
-                // No simulated framework has its tasks checked.
+                // No simulated framework has its tasks checked, or executors.
                 | Effect::Probe { .. }
+                | Effect::Resize { .. }
+                | Effect::AnswerExecutor { .. }
+                | Effect::ToExecutor { .. }
+                | Effect::CloseExecutor { .. }
                 | Effect::Warn(_)
                 | Effect::Stopped => {}
             }
@@ -389,8 +393,11 @@ impl RealAgent {
         } else {
             Next::Starts
         };
+        let Owner::Task(task) = launch.sandbox.owner else {
+            unreachable!("no simulated framework has executors");
+        };
         let container = Container {
-            key: (launch.sandbox.framework, launch.sandbox.task),
+            key: (launch.sandbox.framework, task),
             resources: launch.resources,
             lifetime: lifetime(&launch.argv),
             exit_code: i32::from(self.rng.f64() < self.failures),
@@ -497,5 +504,6 @@ fn settings(name: &str, total: &Resources) -> Settings {
             size_max: None,
             files_max: 0,
         },
+        executors: ExecutorSettings::default(),
     }
 }

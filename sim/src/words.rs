@@ -102,6 +102,12 @@ fn message(message: &allot::AgentMessage) -> String {
         ),
         Some(agent_message::Message::Pong(_)) => "pong".to_owned(),
         Some(agent_message::Message::Unregister(_)) => "unregister".to_owned(),
+        Some(agent_message::Message::ExecutorEnded(ended)) => {
+            format!("executor {} ended", ended.executor_id.value)
+        }
+        Some(agent_message::Message::ExecutorMessage(message)) => {
+            format!("message of executor {}", message.executor_id.value)
+        }
         None => "nothing".to_owned(),
     }
 }
@@ -127,6 +133,12 @@ fn order(message: &allot::MasterMessage) -> String {
         }
         Some(master_message::Message::ApplyResources(_)) => "apply resources".to_owned(),
         Some(master_message::Message::Ping(_)) => "ping".to_owned(),
+        Some(master_message::Message::ExecutorMessage(message)) => {
+            format!("message to executor {}", message.executor_id.value)
+        }
+        Some(master_message::Message::ShutdownExecutor(shutdown)) => {
+            format!("shutdown of executor {}", shutdown.executor_id.value)
+        }
         None => "nothing".to_owned(),
     }
 }

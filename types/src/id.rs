@@ -133,6 +133,10 @@ id_type! {
     TaskId, "task"
 }
 id_type! {
+    /// Chosen by the framework; unique among its live executors on one agent.
+    ExecutorId, "executor"
+}
+id_type! {
     /// Given by the master to each offer; never used twice in one master run.
     OfferId, "offer"
 }

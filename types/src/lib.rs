@@ -18,7 +18,7 @@ pub mod time;
 
 pub use attribute::{Attribute, AttributeValue, DomainError, FaultDomain};
 pub use effects::Effects;
-pub use id::{AgentId, FrameworkId, IdError, OfferId, TaskId};
+pub use id::{AgentId, ExecutorId, FrameworkId, IdError, OfferId, TaskId};
 pub use resources::{Fixed, Lot, Name, Ranges, Resources, Shortfall, Value};
 pub use role::Role;
 pub use time::Timestamp;

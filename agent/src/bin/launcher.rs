@@ -33,7 +33,13 @@ fn launcher(fd: i32) -> ExitCode {
 fn agent(master: &str, work_dir: &str, isolation: &str) -> ExitCode {
     let done = (|| -> Result<(), Box<dyn std::error::Error>> {
         let config = Config {
-            listen: "127.0.0.1:0".parse()?,
+            // The same again, when a test has executors that must find their agent.
+            listen: match std::env::var("ALLOT_TEST_LISTEN") {
+                Ok(address) => address.parse()?,
+                Err(_) => "127.0.0.1:0".parse()?,
+            },
+            // However busy the machine that the tests run on.
+            executor_reregistration_timeout: std::time::Duration::from_secs(30),
             masters: vec![master.to_owned()],
             work_dir: work_dir.into(),
             resources: Some("cpus:1000; mem:200000; ports:[31000-31999]".parse()?),

@@ -49,12 +49,24 @@ pub(crate) enum Order {
     Destroy(ContainerId),
     /// Its end is written down.
     Release(ContainerId),
+    /// It is to hold this much from now on.
+    Resize(Resize),
     /// Files are there, or not.
     Fetched(Box<Prepared>, Result<(), String>),
     /// Start one more program in a running container.
     Enter(Box<Entering>),
     /// Nobody listens to this session any more.
     Eject(u64),
+}
+
+/// What a running container is to hold.
+#[derive(Debug)]
+pub(crate) struct Resize {
+    pub(crate) container: ContainerId,
+    pub(crate) cpus_milli: u64,
+    pub(crate) memory_bytes: u64,
+    /// `None`: its sandbox is not measured.
+    pub(crate) disk_limit_bytes: Option<u64>,
 }
 
 /// A container with its sandbox.

@@ -313,6 +313,11 @@ impl Launcher {
                 Some(order::Kind::Release(id)) => self.release(id),
                 Some(order::Kind::Enter(enter)) => self.enter(enter),
                 Some(order::Kind::Eject(session)) => self.sessions.eject(session),
+                Some(order::Kind::Resize(resize)) => {
+                    if let Some(container) = self.containers.get_mut(&resize.id) {
+                        self.isolators.resize(&resize, container.group.as_mut());
+                    }
+                }
                 None => {}
             }
         }

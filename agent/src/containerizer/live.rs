@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::task::AbortHandle;
 
-use super::wire::Adopt;
+use super::wire::{Adopt, Resize};
 use crate::core::ContainerId;
 
 /// Containers by the number under which the launcher knows them.
@@ -32,6 +32,8 @@ pub(super) struct LiveContainer {
     pub(super) disk_exceeded: Option<(u64, u64)>,
     /// The harshest thing that was asked of it, for a launcher that has to be told again.
     pub(super) asked: Asked,
+    /// What it is to hold, where that changed before it was launched.
+    pub(super) resized: Option<Resize>,
 }
 
 /// What was asked of a container.
@@ -57,6 +59,7 @@ impl Live {
             disk_limit_bytes: None,
             disk_exceeded: None,
             asked: Asked::Run,
+            resized: None,
         };
         self.containers.insert(number, container);
     }

@@ -9,7 +9,7 @@ use allotment_proto::allot;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, chown, geteuid, getgrouplist};
 
-use crate::core::{Launch, SandboxId};
+use crate::core::{Launch, Owner};
 
 /// The most files that a summary lists.
 const FILES_MAX: usize = 100;
@@ -79,11 +79,7 @@ pub(crate) fn make_sandbox(
     launch: &Launch,
     user: &User,
 ) -> Result<PathBuf, String> {
-    let task = work_dir.join(SandboxId::task_folder(
-        &launch.agent,
-        &launch.sandbox.framework,
-        &launch.sandbox.task,
-    ));
+    let task = work_dir.join(launch.sandbox.runs_below(&launch.agent));
     let sandbox = work_dir.join(launch.sandbox.folder(&launch.agent));
     let make = || -> io::Result<()> {
         let runs = task.join("runs");
@@ -95,19 +91,17 @@ pub(crate) fn make_sandbox(
                 _ => return Err(error),
             }
         }
-        if let Err(error) = fs::create_dir(&runs)
-            && error.kind() != ErrorKind::AlreadyExists
-        {
-            return Err(error);
+        make_dir(&runs)?;
+        if let Owner::Nested { parent, .. } = &launch.sandbox.owner {
+            // Stays the agent's own: no task may put a link where folders are made next.
+            let executors = runs.join(parent.as_str());
+            make_dir(&executors)?;
+            make_dir(&executors.join(CONTAINERS))?;
+            make_dir(&executors.join(TASKS))?;
+            name_latest(&runs, parent.as_str())?;
         }
         fs::create_dir(&sandbox)?;
-        if let Some((uid, gid, _)) = &user.switch {
-            chown(
-                &sandbox,
-                Some(Uid::from_raw(*uid)),
-                Some(Gid::from_raw(*gid)),
-            )?;
-        }
+        own(&sandbox, user)?;
         for volume in &launch.volumes {
             link_volume(
                 &work_dir.join(&volume.folder),
@@ -115,18 +109,11 @@ pub(crate) fn make_sandbox(
                 user,
             )?;
         }
-        let latest = runs.join("latest");
-        let target = launch.container.as_str();
-        match symlink(target, &latest) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                match fs::remove_file(&latest) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                symlink(target, &latest)
-            }
-            other => other,
+        if let Owner::Nested { task, parent, .. } = &launch.sandbox.owner {
+            let name = runs.join(parent.as_str()).join(TASKS).join(task.as_str());
+            return link_anew(&format!("../{CONTAINERS}/{}", launch.container), &name);
         }
+        name_latest(&runs, launch.container.as_str())
     };
     // The collector may take away a folder that is empty just between two steps.
     let made = match make() {
@@ -148,6 +135,46 @@ pub(crate) fn make_sandbox(
                 sandbox.display()
             ))
         }
+    }
+}
+
+/// The folder of an executor's sandbox that names the sandboxes of its tasks, as Mesos does.
+pub(crate) const TASKS: &str = "tasks";
+
+/// The folder of an executor's sandbox that holds them.
+pub(crate) const CONTAINERS: &str = "containers";
+
+/// Makes a folder unless it is there.
+fn make_dir(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a folder to the user that a container runs as.
+fn own(folder: &Path, user: &User) -> io::Result<()> {
+    if let Some((uid, gid, _)) = &user.switch {
+        chown(folder, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
+    }
+    Ok(())
+}
+
+fn name_latest(runs: &Path, run: &str) -> io::Result<()> {
+    link_anew(run, &runs.join("latest"))
+}
+
+/// Makes a link, in the place of one that is there.
+fn link_anew(target: &str, link: &Path) -> io::Result<()> {
+    match symlink(target, link) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            match fs::remove_file(link) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            symlink(target, link)
+        }
+        other => other,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::disk;
-use super::handle::{Order, Prepared, Settings};
+use super::handle::{Order, Prepared, Resize, Settings};
 use super::live::{Asked, Live, LiveContainer};
 use super::outgoing::Outgoing;
 use super::prepare::{self, User};
@@ -286,6 +286,7 @@ impl Supervisor {
                             put_order(order::Kind::Eject(session), &mut out.bytes);
                         }
                     }
+                    Prepare::Other(Order::Resize(resize)) => self.resize(&resize, &mut out.bytes),
                     Prepare::Other(Order::Start(_) | Order::Release(_)) => {}
                 }
             }
@@ -303,7 +304,7 @@ impl Supervisor {
             Order::Start(launch) => live.add(&launch.container, PathBuf::new(), false),
             Order::Terminate(id) => live.ask(id, Asked::Terminate),
             Order::Destroy(id) => live.ask(id, Asked::Destroy),
-            Order::Release(_) | Order::Enter(_) | Order::Eject(_) => {}
+            Order::Release(_) | Order::Resize(_) | Order::Enter(_) | Order::Eject(_) => {}
             Order::Fetched(prepared, _) => {
                 if let Some((_, container)) = live.get(&prepared.launch.container) {
                     container.fetch = None;
@@ -377,6 +378,9 @@ impl Supervisor {
             .filter(|_| self.settings.limits_disk());
         let order = self.to_wire(number, launch, user, sandbox);
         put_order(order::Kind::Launch(order), bytes);
+        if let Some(resized) = container.resized.take() {
+            put_order(order::Kind::Resize(resized), bytes);
+        }
     }
 
     /// What the launcher has to know of a container, or of one more program in it.
@@ -438,6 +442,27 @@ impl Supervisor {
             let _ = orders.send(Order::Fetched(prepared, fetched)).await;
         });
         container.fetch = Some(task.abort_handle());
+    }
+
+    /// Notes what a container is to hold; one that is launched only later is told then.
+    fn resize(&self, resize: &Resize, bytes: &mut Vec<u8>) {
+        let mut live = self.lock();
+        let Some((id, container)) = live.get(&resize.container) else {
+            return;
+        };
+        container.disk_limit_bytes = resize
+            .disk_limit_bytes
+            .filter(|_| self.settings.limits_disk());
+        let order = wire::Resize {
+            id,
+            cpus_milli: resize.cpus_milli,
+            memory_bytes: resize.memory_bytes,
+        };
+        if container.launched {
+            put_order(order::Kind::Resize(order), bytes);
+        } else {
+            container.resized = Some(order);
+        }
     }
 
     fn destroy(&self, id: &ContainerId, bytes: &mut Vec<u8>) {

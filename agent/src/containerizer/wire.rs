@@ -11,7 +11,7 @@ const LEN_MAX: usize = allotment_proto::MESSAGE_LEN_MAX;
 /// From the agent.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Order {
-    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
     pub(super) kind: Option<order::Kind>,
 }
 
@@ -41,6 +41,9 @@ pub(super) mod order {
         /// SIGKILL to everything in this session.
         #[prost(uint64, tag = "7")]
         Eject(u64),
+        /// A container is to hold another amount from now on.
+        #[prost(message, tag = "20")]
+        Resize(super::Resize),
     }
 }
 
@@ -154,6 +157,17 @@ pub(super) struct Logs {
     pub(super) stderr_size_max: u64,
     #[prost(uint32, tag = "4")]
     pub(super) stderr_files_max: u32,
+}
+
+/// What a running container is to hold.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct Resize {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) cpus_milli: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) memory_bytes: u64,
 }
 
 /// Who a task runs as.

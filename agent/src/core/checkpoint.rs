@@ -3,16 +3,18 @@
 //! A record that cannot be understood costs what it said and nothing else: it is reported, and
 //! the rest counts. Where records lie and how they are guarded is left to the edge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use allotment_proto::convert::{resources_from_wire, resources_to_wire};
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, FrameworkId, Resources, TaskId};
+use allotment_types::{AgentId, ExecutorId, FrameworkId, Resources, TaskId};
 
 use super::Key;
 use super::confinement::Confinement;
+use super::executor::{ExecutorKey, is_default};
 use super::io::Record;
-use super::launch::{ContainerId, SandboxId};
+use super::sandbox::{ContainerId, Owner, SandboxId};
+use super::task::{Host, Hosted};
 
 /// The state of an agent as its records tell it.
 #[derive(Debug, Default)]
@@ -23,16 +25,29 @@ pub struct Checkpoint {
     resources: Option<Resources>,
     frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
     tasks: BTreeMap<Key, Saved>,
+    executors: BTreeMap<ExecutorKey, SavedExecutor>,
 }
 
 /// A task as it was when the agent ended.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Saved {
     pub(super) agent: AgentId,
     pub(super) framework: FrameworkId,
     pub(super) info: mesos::TaskInfo,
     pub(super) container: ContainerId,
     pub(super) progress: allot::TaskProgress,
+    pub(super) host: Host,
+}
+
+/// An executor as it was when the agent ended.
+#[derive(Debug, Clone)]
+pub(super) struct SavedExecutor {
+    pub(super) agent: AgentId,
+    pub(super) info: mesos::ExecutorInfo,
+    pub(super) container: ContainerId,
+    /// Of a custom one.
+    pub(super) token: Option<String>,
+    pub(super) progress: Option<allot::ExecutorProgress>,
 }
 
 /// A container that an earlier run started, or was about to.
@@ -94,6 +109,7 @@ impl Checkpoint {
                 let saved = Saved {
                     agent,
                     framework: key.0.clone(),
+                    host: host(&task.task, task.group, task.parent_container_id.as_deref())?,
                     info: task.task,
                     container,
                     progress,
@@ -111,6 +127,42 @@ impl Checkpoint {
             }
             Record::Over(over) => {
                 self.tasks.remove(&key(&over.framework_id, &over.task_id)?);
+            }
+            Record::Executor(executor) => {
+                let info = executor.executor;
+                let key = executor_key(&executor.framework_id, &info.executor_id)?;
+                let agent =
+                    AgentId::try_from(&executor.agent_id).map_err(|error| error.to_string())?;
+                let container = ContainerId::parse(&executor.container_id).ok_or_else(|| {
+                    format!(
+                        "executor {} is recorded with a container id that is none: {:?}; it is \
+                         ended",
+                        key.1, executor.container_id
+                    )
+                })?;
+                let saved = SavedExecutor {
+                    agent,
+                    info,
+                    container,
+                    token: executor.token,
+                    progress: None,
+                };
+                self.executors.insert(key, saved);
+            }
+            Record::ExecutorProgress(progress) => {
+                let key = executor_key(&progress.framework_id, &progress.executor_id)?;
+                let executor = self.executors.get_mut(&key).ok_or_else(|| {
+                    format!(
+                        "something is recorded of executor {} of framework {}, but not the \
+                         executor itself; it is ended",
+                        key.1, key.0
+                    )
+                })?;
+                executor.progress = Some(progress);
+            }
+            Record::ExecutorOver(over) => {
+                let key = executor_key(&over.framework_id, &over.executor_id)?;
+                self.executors.remove(&key);
             }
         }
         Ok(())
@@ -143,10 +195,13 @@ impl Checkpoint {
         self.resources.as_ref()
     }
 
-    /// What its tasks hold; of a shared volume, one copy.
+    /// What its tasks and executors hold; of a shared volume, one copy.
     pub fn held(&self) -> Resources {
         let total = self.resources.clone().unwrap_or_default();
         let mut held = Resources::EMPTY;
+        for executor in self.executors.values() {
+            held.add(&executor.resources().naming_volumes_of(&total));
+        }
         for saved in self.tasks.values().filter(|saved| saved.is_live()) {
             let resources = saved.resources().naming_volumes_of(&total);
             held.add(&resources.unshared());
@@ -159,46 +214,124 @@ impl Checkpoint {
     /// The containers that may be there.
     pub fn containers(&self) -> Vec<Earlier> {
         let live = self.tasks.iter().filter(|(_, saved)| saved.is_live());
-        live.map(|((framework, task), saved)| Earlier {
+        let tasks = live.filter_map(|((framework, task), saved)| {
+            let owner = match &saved.host {
+                Host::Alone => Owner::Task(task.clone()),
+                Host::Group {
+                    executor, parent, ..
+                } => Owner::Nested {
+                    task: task.clone(),
+                    executor: executor.clone(),
+                    parent: parent.clone(),
+                },
+                Host::Executor(_) => return None,
+            };
+            Some(Earlier {
+                container: saved.container.clone(),
+                sandbox: SandboxId {
+                    framework: framework.clone(),
+                    owner,
+                    container: saved.container.clone(),
+                },
+                agent: saved.agent.clone(),
+                disk_limit_bytes: Confinement::disk_limit(&saved.info),
+            })
+        });
+        let custom = self.executors.iter().filter(|(_, e)| e.token.is_some());
+        let executors = custom.map(|((framework, executor), saved)| Earlier {
             container: saved.container.clone(),
             sandbox: SandboxId {
                 framework: framework.clone(),
-                task: task.clone(),
+                owner: Owner::Executor(executor.clone()),
                 container: saved.container.clone(),
             },
             agent: saved.agent.clone(),
-            disk_limit_bytes: Confinement::disk_limit(&saved.info),
-        })
-        .collect()
+            disk_limit_bytes: None,
+        });
+        tasks.chain(executors).collect()
     }
 
     pub(super) fn boot_id(&self) -> &str {
         &self.boot_id
     }
 
-    /// Frameworks and tasks; those of a framework whose record is lost come with what is known
-    /// of it, its id.
-    pub(super) fn into_parts(
-        self,
-    ) -> (
-        BTreeMap<FrameworkId, mesos::FrameworkInfo>,
-        BTreeMap<Key, Saved>,
-    ) {
+    /// Frameworks, executors and tasks; those of a framework whose record is lost come with what
+    /// is known of it, its id.
+    pub(super) fn into_parts(self) -> Parts {
         let Self {
             mut frameworks,
             tasks,
+            executors,
             ..
         } = self;
-        for (framework, _) in tasks.keys() {
+        let owners: BTreeSet<&FrameworkId> = tasks
+            .keys()
+            .map(|(framework, _)| framework)
+            .chain(executors.keys().map(|(framework, _)| framework))
+            .collect();
+        for framework in &owners {
             let nameless = || mesos::FrameworkInfo {
-                id: Some(framework.into()),
+                id: Some((*framework).into()),
                 ..Default::default()
             };
-            frameworks.entry(framework.clone()).or_insert_with(nameless);
+            frameworks
+                .entry((*framework).clone())
+                .or_insert_with(nameless);
         }
-        frameworks.retain(|id, _| tasks.keys().any(|(framework, _)| framework == id));
-        (frameworks, tasks)
+        frameworks.retain(|id, _| owners.contains(id));
+        Parts {
+            frameworks,
+            executors,
+            tasks,
+        }
     }
+}
+
+/// What a checkpoint holds.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
+    pub(super) executors: BTreeMap<ExecutorKey, SavedExecutor>,
+    pub(super) tasks: BTreeMap<Key, Saved>,
+}
+
+impl SavedExecutor {
+    /// Its own, which were accepted.
+    pub(super) fn resources(&self) -> Resources {
+        resources_from_wire(&self.info.resources).unwrap_or_default()
+    }
+}
+
+/// What a recorded task runs in.
+fn host(task: &mesos::TaskInfo, group: Option<u64>, parent: Option<&str>) -> Result<Host, String> {
+    let Some(info) = &task.executor else {
+        return Ok(Host::Alone);
+    };
+    let executor = ExecutorId::try_from(&info.executor_id)
+        .map_err(|error| format!("task {} is recorded with {error}", task.task_id.value))?;
+    match (is_default(info), group, parent.and_then(ContainerId::parse)) {
+        (true, Some(group), Some(parent)) => Ok(Host::Group {
+            executor,
+            group,
+            parent,
+        }),
+        (true, ..) => Err(format!(
+            "task {} is recorded without its group; it is ended",
+            task.task_id.value
+        )),
+        (false, ..) => Ok(Host::Executor(Hosted::new(executor, group))),
+    }
+}
+
+fn executor_key(
+    framework: &mesos::FrameworkId,
+    executor: &mesos::ExecutorId,
+) -> Result<ExecutorKey, String> {
+    let framework = FrameworkId::try_from(framework)
+        .map_err(|error| format!("something is recorded of a framework without a name: {error}"))?;
+    let executor = ExecutorId::try_from(executor)
+        .map_err(|error| format!("something is recorded of an executor without a name: {error}"))?;
+    Ok((framework, executor))
 }
 
 impl Saved {

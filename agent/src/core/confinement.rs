@@ -72,7 +72,7 @@ pub struct Volume {
     #[prost(bool, tag = "2")]
     pub read_only: bool,
     /// Where it comes from.
-    #[prost(oneof = "Source", tags = "3, 4")]
+    #[prost(oneof = "Source", tags = "3, 4, 5")]
     pub source: Option<Source>,
 }
 
@@ -85,6 +85,19 @@ pub enum Source {
     /// A path relative to the sandbox; made when missing.
     #[prost(string, tag = "4")]
     Sandbox(String),
+    /// A path relative to the executor's sandbox, which the tasks of a group share; made when
+    /// missing.
+    #[prost(string, tag = "5")]
+    Parent(String),
+}
+
+/// Where a task's container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// By itself.
+    Alone,
+    /// In a group of the default executor, among others.
+    Nested,
 }
 
 impl Confinement {
@@ -96,10 +109,22 @@ impl Confinement {
     /// # Errors
     /// A clause that goes after "task x asks for".
     pub fn of(info: &mesos::TaskInfo) -> Result<Self, String> {
+        Self::read(info, Standing::Alone)
+    }
+
+    /// Reads what a task in a group of the default executor asks for.
+    ///
+    /// # Errors
+    /// A clause that goes after "task x asks for".
+    pub fn of_nested(info: &mesos::TaskInfo) -> Result<Self, String> {
+        Self::read(info, Standing::Nested)
+    }
+
+    fn read(info: &mesos::TaskInfo, standing: Standing) -> Result<Self, String> {
         let mut confinement = Self::default();
         confinement.read_limits(info)?;
         if let Some(container) = &info.container {
-            confinement.read_container(container)?;
+            confinement.read_container(container, standing)?;
         }
         if confinement.volumes.len() > VOLUMES_MAX {
             return Err(format!(
@@ -132,7 +157,9 @@ impl Confinement {
         for volume in &self.volumes {
             wishes.push(match volume.source {
                 Some(Source::Host(_)) => ("a host path volume", Isolator::VolumeHostPath),
-                Some(Source::Sandbox(_)) => ("a sandbox path volume", Isolator::VolumeSandboxPath),
+                Some(Source::Sandbox(_) | Source::Parent(_)) => {
+                    ("a sandbox path volume", Isolator::VolumeSandboxPath)
+                }
                 None => continue,
             });
         }
@@ -186,13 +213,17 @@ impl Confinement {
         Some(scaled(info.limits.get("mem")?.value, MIB))
     }
 
-    fn read_container(&mut self, container: &mesos::ContainerInfo) -> Result<(), String> {
+    fn read_container(
+        &mut self,
+        container: &mesos::ContainerInfo,
+        standing: Standing,
+    ) -> Result<(), String> {
         for volume in &container.volumes {
-            let source = source(volume)?;
+            let source = source(volume, standing)?;
             self.add_volume(&volume.container_path, volume.mode(), source)?;
         }
         if let Some(linux) = &container.linux_info {
-            self.read_linux(linux)?;
+            self.read_linux(linux, standing)?;
         }
         let rlimits = container.rlimit_info.iter().flat_map(|info| &info.rlimits);
         for limit in rlimits {
@@ -220,7 +251,7 @@ impl Confinement {
         Ok(())
     }
 
-    fn read_linux(&mut self, linux: &mesos::LinuxInfo) -> Result<(), String> {
+    fn read_linux(&mut self, linux: &mesos::LinuxInfo, standing: Standing) -> Result<(), String> {
         let effective = linux
             .effective_capabilities
             .as_ref()
@@ -237,12 +268,18 @@ impl Confinement {
             );
         }
         if linux.share_pid_namespace == Some(true) {
-            return Err(
-                "the agent's process namespace, in which a task could not be ended as a whole"
-                    .to_owned(),
-            );
+            return Err(match standing {
+                Standing::Alone => {
+                    "the agent's process namespace, in which a task could not be ended as a whole"
+                }
+                Standing::Nested => {
+                    "its executor's process namespace, which this agent does not support yet; \
+                     leave share_pid_namespace out"
+                }
+            }
+            .to_owned());
         }
-        if linux.share_cgroups == Some(false) {
+        if standing == Standing::Alone && linux.share_cgroups == Some(false) {
             return Err(
                 "share_cgroups=false, which is for tasks of a group; leave it out".to_owned(),
             );
@@ -286,7 +323,7 @@ fn scaled(amount: f64, by: f64) -> u64 {
     whole
 }
 
-fn source(volume: &mesos::Volume) -> Result<Source, String> {
+fn source(volume: &mesos::Volume, standing: Standing) -> Result<Source, String> {
     use mesos::volume::source::{Type, sandbox_path};
     if volume.image.is_some() {
         return Err("a volume from an image, which this agent does not support yet".to_owned());
@@ -334,6 +371,10 @@ fn source(volume: &mesos::Volume) -> Result<Source, String> {
         }
         (Type::SandboxPath, _, Some(from)) => {
             if from.r#type() == sandbox_path::Type::Parent {
+                if standing == Standing::Nested {
+                    sandbox(&from.path)?;
+                    return Ok(Source::Parent(from.path.clone()));
+                }
                 return Err(
                     "a volume of its parent's sandbox, and it has no parent; use SELF".to_owned(),
                 );

@@ -3,7 +3,9 @@
 use allotment_proto::mesos;
 use allotment_types::{FrameworkId, TaskId};
 
-use super::launch::{self, ContainerId, Launch};
+use super::launch::{self, Launch};
+use super::sandbox::ContainerId;
+use super::task::Host;
 use super::{Core, Key};
 
 /// The most arguments and variables of one program.
@@ -132,6 +134,16 @@ impl Core {
             });
         }
         let known = self.frameworks.get(framework).ok_or_else(unknown)?;
+        if let Host::Executor(hosted) = task.host() {
+            return Err(NoEntry::Unplannable {
+                task: id.clone(),
+                why: format!(
+                    "it has none of its own, executor {} runs it",
+                    hosted.executor
+                ),
+            });
+        }
+        let nest = task.nest();
         let room = self.free.plus(&task.resources().unshared());
         let planned = launch::plan(
             &self.settings,
@@ -139,7 +151,7 @@ impl Core {
             &known.info,
             (framework, id, task.container()),
             task.info(),
-            &room,
+            (&room, nest.as_ref()),
         );
         let mut launch = planned.map_err(|refusal| NoEntry::Unplannable {
             task: id.clone(),

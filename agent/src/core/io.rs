@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use allotment_proto::{allot, mesos};
+use allotment_proto::{allot, executor, mesos};
 use allotment_types::{AgentId, FaultDomain, Resources, Timestamp};
 
 use super::check::{Probe, Probed, Which};
-use super::launch::{ContainerId, Launch, SandboxId};
+use super::executor::ExecutorSettings;
+use super::executors::CallRefusal;
+use super::launch::Launch;
 use super::logs::LogBound;
+use super::sandbox::{ContainerId, SandboxId};
 
 /// What stays the same while an agent runs.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Settings {
     pub tasks_outlive_agent: bool,
     /// The bound of stdout and of stderr, for tasks that set none.
     pub log_bound: LogBound,
+    /// How custom executors are dealt with.
+    pub executors: ExecutorSettings,
 }
 
 impl Settings {
@@ -56,6 +61,10 @@ impl Settings {
 
 /// A fact that reaches the agent.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made for each message and moved once; a box would be an allocation for each"
+)]
 pub enum Input {
     /// Time passed; sent at [`super::Core::next_deadline`].
     Tick,
@@ -91,6 +100,21 @@ pub enum Input {
         outcome: Outcome,
         /// What the task left.
         sandbox: allot::SandboxSummary,
+    },
+    /// A custom executor says something, or somebody who claims to be one. Answered by
+    /// [`Effect::AnswerExecutor`].
+    ExecutorCall {
+        /// Counts calls; of a SUBSCRIBE it names the stream of events from then on.
+        number: u64,
+        /// What it proves itself with.
+        token: Option<String>,
+        /// What it says.
+        call: Box<executor::Call>,
+    },
+    /// A stream of events ended.
+    ExecutorClosed {
+        /// Which.
+        number: u64,
     },
     /// A probe was made.
     Probed {
@@ -169,7 +193,13 @@ pub fn outlasts_power(record: &Record) -> bool {
     match record {
         Record::Agent(_) => true,
         Record::Progress(progress) => !progress.pending.is_empty(),
-        Record::Framework(_) | Record::Task(_) | Record::Acknowledged(_) | Record::Over(_) => false,
+        Record::Framework(_)
+        | Record::Task(_)
+        | Record::Acknowledged(_)
+        | Record::Over(_)
+        | Record::Executor(_)
+        | Record::ExecutorProgress(_)
+        | Record::ExecutorOver(_) => false,
     }
 }
 
@@ -183,6 +213,11 @@ pub fn tells(effect: &Effect) -> bool {
         Effect::Start(_)
         | Effect::Terminate(_)
         | Effect::Destroy(_)
+        | Effect::Resize { .. }
+        // Executors end with the power, too.
+        | Effect::AnswerExecutor { .. }
+        | Effect::ToExecutor { .. }
+        | Effect::CloseExecutor { .. }
         | Effect::Probe { .. }
         | Effect::Warn(_) => false,
         Effect::Connect { .. }
@@ -228,6 +263,36 @@ pub enum Effect {
     Destroy(ContainerId),
     /// How a container ended is written down: nobody else has to remember it.
     Release(ContainerId),
+    /// An executor's container is to hold this much from now on.
+    Resize {
+        /// Which.
+        container: ContainerId,
+        /// What the executor and its tasks hold.
+        resources: Resources,
+        /// Its limit of memory in bytes.
+        memory_bytes: u64,
+        /// Bytes that its sandbox may hold; `None`: not counted.
+        disk_limit_bytes: Option<u64>,
+    },
+    /// Tell a custom executor what came of its call.
+    AnswerExecutor {
+        /// Which call.
+        number: u64,
+        /// Whether it was taken.
+        answer: Result<(), CallRefusal>,
+    },
+    /// Send to a custom executor.
+    ToExecutor {
+        /// On which stream.
+        number: u64,
+        /// What.
+        event: Box<executor::Event>,
+    },
+    /// End a custom executor's stream, after what was sent on it.
+    CloseExecutor {
+        /// Which.
+        number: u64,
+    },
     /// Make a probe.
     Probe {
         /// Of the task in this container.
@@ -275,6 +340,18 @@ pub struct Counts {
     pub other: u64,
 }
 
+impl Counts {
+    /// One more task ended, in this state.
+    pub(super) const fn add(&mut self, state: mesos::TaskState) {
+        match state {
+            mesos::TaskState::TaskFinished => self.finished += 1,
+            mesos::TaskState::TaskFailed => self.failed += 1,
+            mesos::TaskState::TaskKilled => self.killed += 1,
+            _ => self.other += 1,
+        }
+    }
+}
+
 /// What an agent has and does now, for metrics and people.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Overview {
@@ -290,6 +367,8 @@ pub struct Overview {
     pub tasks_killing: usize,
     /// Tasks of an earlier run whose containers were not heard of yet.
     pub tasks_recovering: usize,
+    /// Custom executors, and default ones with tasks.
+    pub executors: usize,
     /// Updates that no framework has acknowledged.
     pub updates_pending: usize,
     /// Sandboxes that wait to be deleted.

@@ -1,18 +1,17 @@
 //! From a task as the wire describes it to a container that can be started, or to a refusal.
 
-use std::fmt;
+use std::time::Duration;
 
 use allotment_proto::convert::resources_from_wire;
 use allotment_proto::mesos::framework_info::capability::Type;
 use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::mesos::{self, TaskState};
-use allotment_types::{AgentId, Fixed, FrameworkId, Resources, Role, TaskId};
+use allotment_types::{AgentId, ExecutorId, Fixed, FrameworkId, Name, Resources, Role, TaskId};
 
 use super::check;
 use super::logs::{self, LogBounds};
-use super::random::Random;
 use super::volumes::{Mounted, mounted};
-use super::{Confinement, Settings};
+use super::{Confinement, ContainerId, Owner, SandboxId, Settings};
 
 /// A task that asks no memory gets this much, as in Mesos.
 const MEM_DEFAULT: Fixed = Fixed::units(32);
@@ -21,58 +20,6 @@ const MEM_MIN: Fixed = Fixed::units(4);
 /// Bounds on what one task may bring along; the kernel's own are near.
 const ARGUMENTS_MAX: usize = 100_000;
 const URIS_MAX: usize = 1000;
-
-/// Names one run of a task on this agent.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContainerId(std::sync::Arc<str>);
-
-impl ContainerId {
-    pub(super) fn from_random(random: &mut Random) -> Self {
-        Self(random.uuid().to_string().into())
-    }
-
-    /// Reads an id that this agent once made: a uuid.
-    pub fn parse(text: &str) -> Option<Self> {
-        uuid::Uuid::try_parse(text).ok()?;
-        Some(Self(text.into()))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Which sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SandboxId {
-    /// Whose framework.
-    pub framework: FrameworkId,
-    /// Whose task.
-    pub task: TaskId,
-    /// Of which run.
-    pub container: ContainerId,
-}
-
-impl SandboxId {
-    /// The folder of the task relative to the work folder, as Mesos lays it out: a command task
-    /// has an executor of its own with the same id.
-    pub fn task_folder(agent: &AgentId, framework: &FrameworkId, task: &TaskId) -> String {
-        format!("slaves/{agent}/frameworks/{framework}/executors/{task}")
-    }
-
-    /// The sandbox relative to the work folder.
-    pub fn folder(&self, agent: &AgentId) -> String {
-        let task = Self::task_folder(agent, &self.framework, &self.task);
-        format!("{task}/runs/{}", self.container)
-    }
-}
 
 /// A file to fetch into the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +75,27 @@ pub struct Refusal {
     pub(super) message: String,
 }
 
+/// The default executor's run that a task's container belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Nest {
+    pub(super) executor: ExecutorId,
+    pub(super) container: ContainerId,
+}
+
+/// What a container is laid out from.
+struct Wanted<'a> {
+    /// "task x" or "executor x".
+    subject: String,
+    command: &'a mesos::CommandInfo,
+    /// Resources, limits and what it asks of its container; for an executor, its own in a task's
+    /// form.
+    info: &'a mesos::TaskInfo,
+    sandbox: SandboxId,
+    resources: Resources,
+    confinement: Confinement,
+    own: Vec<(&'static str, String)>,
+}
+
 /// Lays out the container of a task.
 pub(super) fn plan(
     settings: &Settings,
@@ -135,65 +103,209 @@ pub(super) fn plan(
     framework: &mesos::FrameworkInfo,
     (framework_id, id, container): (&FrameworkId, &TaskId, &ContainerId),
     info: &mesos::TaskInfo,
+    (free, nest): (&Resources, Option<&Nest>),
+) -> Result<Launch, Refusal> {
+    let invalid = |what: String| Refusal::invalid(format!("task {id} {what}"));
+    refuse_unsupported(info.container.as_ref()).map_err(|what| {
+        invalid(format!(
+            "asks for {what}, which this agent does not support yet; use a plain command"
+        ))
+    })?;
+    check::checks(info).map_err(|what| invalid(format!("asks for {what}")))?;
+    let resources = fitting(
+        settings,
+        agent,
+        framework,
+        &format!("task {id}"),
+        info,
+        free,
+    )?;
+    let command = info.command.as_ref();
+    let command = command.ok_or_else(|| invalid("has no command; set TaskInfo.command".into()))?;
+    let confinement = match nest {
+        None => Confinement::of(info),
+        Some(_) => Confinement::of_nested(info),
+    };
+    let (owner, executor) = match nest {
+        None => (Owner::Task(id.clone()), id.as_str()),
+        Some(nest) => {
+            let owner = Owner::Nested {
+                task: id.clone(),
+                executor: nest.executor.clone(),
+                parent: nest.container.clone(),
+            };
+            (owner, nest.executor.as_str())
+        }
+    };
+    let wanted = Wanted {
+        subject: format!("task {id}"),
+        command,
+        info,
+        sandbox: SandboxId {
+            framework: framework_id.clone(),
+            owner,
+            container: container.clone(),
+        },
+        resources,
+        confinement: confinement.map_err(|what| invalid(format!("asks for {what}")))?,
+        own: vec![
+            ("MESOS_TASK_ID", id.to_string()),
+            ("MESOS_EXECUTOR_ID", executor.to_owned()),
+        ],
+    };
+    lay_out(settings, agent, framework, wanted)
+}
+
+/// Lays out the container of a custom executor, which holds its tasks' resources beside its own.
+pub(super) fn plan_executor(
+    settings: &Settings,
+    agent: &AgentId,
+    framework: &mesos::FrameworkInfo,
+    (framework_id, id, container): (&FrameworkId, &ExecutorId, &ContainerId),
+    (info, held, token): (&mesos::ExecutorInfo, &[mesos::Resource], &str),
     free: &Resources,
 ) -> Result<Launch, Refusal> {
-    let invalid = |message: String| Refusal {
-        state: TaskState::TaskError,
-        reason: Reason::TaskInvalid,
-        message,
+    let invalid = |what: String| Refusal::invalid(format!("executor {id} {what}"));
+    let command = info.command.as_ref();
+    let command =
+        command.ok_or_else(|| invalid("has no command; set ExecutorInfo.command".into()))?;
+    refuse_unsupported(info.container.as_ref()).map_err(|what| {
+        invalid(format!(
+            "asks for {what}, which this agent does not support yet"
+        ))
+    })?;
+    let asked = mesos::TaskInfo {
+        resources: held.to_vec(),
+        container: info.container.clone(),
+        ..Default::default()
     };
-    refuse_unsupported(info).map_err(|what| {
-        invalid(format!(
-            "task {id} asks for {what}, which this agent does not support yet; use a plain command"
-        ))
-    })?;
-    check::checks(info).map_err(|what| invalid(format!("task {id} asks for {what}")))?;
+    let subject = format!("executor {id}");
+    let resources = fitting(settings, agent, framework, &subject, &asked, free)?;
+    let confinement =
+        Confinement::of(&asked).map_err(|what| invalid(format!("asks for {what}")))?;
+    let grace = settings.shutdown_grace(info);
+    let mut own = vec![
+        ("MESOS_EXECUTOR_ID", id.to_string()),
+        ("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", duration_text(grace)),
+        ("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", token.to_owned()),
+        ("MESOS_HTTP_COMMAND_EXECUTOR", "0".to_owned()),
+        ("LIBPROCESS_PORT", "0".to_owned()),
+    ];
+    if settings.tasks_outlive_agent {
+        let executors = &settings.executors;
+        own.extend([
+            (
+                "MESOS_RECOVERY_TIMEOUT",
+                duration_text(executors.recovery_timeout),
+            ),
+            (
+                "MESOS_SUBSCRIPTION_BACKOFF_MAX",
+                duration_text(executors.reregistration_timeout),
+            ),
+        ]);
+    }
+    let wanted = Wanted {
+        subject,
+        command,
+        info: &asked,
+        sandbox: SandboxId {
+            framework: framework_id.clone(),
+            owner: Owner::Executor(id.clone()),
+            container: container.clone(),
+        },
+        resources,
+        confinement,
+        own,
+    };
+    lay_out(settings, agent, framework, wanted)
+}
+
+/// The resources that are asked for, when there are as much.
+pub(super) fn fitting(
+    settings: &Settings,
+    agent: &AgentId,
+    framework: &mesos::FrameworkInfo,
+    subject: &str,
+    info: &mesos::TaskInfo,
+    free: &Resources,
+) -> Result<Resources, Refusal> {
     let resources = resources_from_wire(&info.resources)
-        .map_err(|error| invalid(format!("task {id}: {error}")))?;
-    let volumes = mounted(&resources).map_err(|what| {
-        invalid(format!(
-            "task {id} asks for {what}, which this agent does not support yet; mount a volume of \
-             the work folder's disk under a relative path"
-        ))
-    })?;
+        .map_err(|error| Refusal::invalid(format!("{subject}: {error}")))?;
     let resources = resources.naming_volumes_of(&settings.resources);
     let lacks = free.shortfalls(&resources);
-    if !lacks.is_empty() {
-        let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
-        return Err(Refusal {
-            state: dropped(framework),
-            reason: Reason::ResourcesUnknown,
-            message: format!(
-                "task {id} does not fit on agent {agent} any more: {}; wait for the next offer",
-                lacks.join(", ")
-            ),
-        });
+    if lacks.is_empty() {
+        return Ok(resources);
     }
-    let command = info.command.as_ref().ok_or_else(|| {
+    let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+    Err(Refusal {
+        state: dropped(framework),
+        reason: Reason::ResourcesUnknown,
+        message: format!(
+            "{subject} does not fit on agent {agent} any more: {}; wait for the next offer",
+            lacks.join(", ")
+        ),
+    })
+}
+
+/// Memory that a container is limited to, in bytes.
+pub(super) fn memory_bytes(resources: &Resources) -> u64 {
+    let asked = resources.mem();
+    let memory = if asked.is_zero() {
+        MEM_DEFAULT
+    } else {
+        asked.max(MEM_MIN)
+    };
+    memory.thousandths().saturating_mul(1 << 20) / 1000
+}
+
+/// Disk that a sandbox may hold, in bytes; `None` where none was asked for.
+pub(super) fn disk_bytes(resources: &Resources) -> Option<u64> {
+    let sandbox = resources.filter(|_, lot| lot.volume().is_none());
+    let disk = sandbox.scalar(&Name::DISK).thousandths();
+    (disk > 0).then(|| disk.saturating_mul(1 << 20) / 1000)
+}
+
+fn lay_out(
+    settings: &Settings,
+    agent: &AgentId,
+    framework: &mesos::FrameworkInfo,
+    wanted: Wanted<'_>,
+) -> Result<Launch, Refusal> {
+    let Wanted {
+        subject,
+        command,
+        info,
+        sandbox,
+        resources,
+        confinement,
+        own,
+    } = wanted;
+    let invalid = |what: String| Refusal::invalid(format!("{subject}{what}"));
+    let volumes = mounted(&resources).map_err(|what| {
         invalid(format!(
-            "task {id} has no command; set TaskInfo.command, as custom executors are not \
-             supported yet"
+            " asks for {what}, which this agent does not support yet; mount a volume of the work \
+             folder's disk under a relative path"
         ))
     })?;
-    let (program, argv) = program(command).map_err(|what| invalid(format!("task {id} {what}")))?;
+    let (program, argv) = program(command).map_err(|what| invalid(format!(" {what}")))?;
     if command.uris.len() > URIS_MAX || argv.len() > ARGUMENTS_MAX {
         return Err(invalid(format!(
-            "task {id} has {} URIs and {} arguments; at most {URIS_MAX} and {ARGUMENTS_MAX} are \
-             accepted",
+            " has {} URIs and {} arguments; at most {URIS_MAX} and {ARGUMENTS_MAX} are accepted",
             command.uris.len(),
             argv.len()
         )));
     }
-    let sandbox = SandboxId {
-        framework: framework_id.clone(),
-        task: id.clone(),
-        container: container.clone(),
-    };
     let directory = format!("{}/{}", settings.work_dir, sandbox.folder(agent));
-    let environment = environment(settings, agent, framework_id, id, info, command, &directory)
-        .map_err(|what| invalid(format!("task {id}: {what}")))?;
+    let role = info
+        .resources
+        .iter()
+        .find_map(|resource| resource.allocation_info.as_ref()?.role.clone())
+        .unwrap_or_else(|| Role::star().to_string());
+    let place = (agent, &sandbox.framework, directory.as_str());
+    let environment = environment(settings, place, (role, own), command)
+        .map_err(|what| invalid(format!(": {what}")))?;
     let logs = logs::bounds(settings.log_bound, &environment)
-        .map_err(|what| invalid(format!("task {id}: {what}")))?;
+        .map_err(|what| invalid(format!(": {what}")))?;
     let uris = command
         .uris
         .iter()
@@ -206,17 +318,8 @@ pub(super) fn plan(
         })
         .collect();
     let user = command.user.as_deref().unwrap_or(&framework.user);
-    let asked = resources.mem();
-    let memory = if asked.is_zero() {
-        MEM_DEFAULT
-    } else {
-        asked.max(MEM_MIN)
-    };
-    let memory_bytes = memory.thousandths().saturating_mul(1 << 20) / 1000;
-    let confinement =
-        Confinement::of(info).map_err(|what| invalid(format!("task {id} asks for {what}")))?;
     Ok(Launch {
-        container: container.clone(),
+        container: sandbox.container.clone(),
         sandbox,
         agent: agent.clone(),
         program,
@@ -226,14 +329,55 @@ pub(super) fn plan(
         uris,
         volumes,
         logs,
-        memory_bytes: Confinement::memory_limit_bytes(info).unwrap_or(memory_bytes),
+        memory_bytes: Confinement::memory_limit_bytes(info)
+            .unwrap_or_else(|| memory_bytes(&resources)),
         confinement,
         resources,
     })
 }
 
+/// As Mesos writes durations (stout): a number and the largest unit that leaves it whole.
+fn duration_text(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let units = [
+        (3_600_000_000_000, "hrs"),
+        (60_000_000_000, "mins"),
+        (1_000_000_000, "secs"),
+        (1_000_000, "ms"),
+        (1000, "us"),
+    ];
+    let unit = units
+        .iter()
+        .find(|(unit, _)| nanos >= *unit && nanos.is_multiple_of(*unit));
+    match unit {
+        Some((unit, name)) => format!("{}{name}", nanos / unit),
+        None => format!("{nanos}ns"),
+    }
+}
+
+impl Refusal {
+    pub(super) fn invalid(message: String) -> Self {
+        Self {
+            state: TaskState::TaskError,
+            reason: Reason::TaskInvalid,
+            message,
+        }
+    }
+
+    /// Its executor is not there any more, and the master has not heard.
+    pub(super) fn executor_gone(framework: &mesos::FrameworkInfo, executor: &ExecutorId) -> Self {
+        Self {
+            state: dropped(framework),
+            reason: Reason::ExecutorTerminated,
+            message: format!(
+                "executor {executor} has ended or is ending; launch the task on another offer"
+            ),
+        }
+    }
+}
+
 /// TASK_DROPPED, or what stands for it with frameworks that do not know it.
-fn dropped(framework: &mesos::FrameworkInfo) -> TaskState {
+pub(super) fn dropped(framework: &mesos::FrameworkInfo) -> TaskState {
     if can(framework, Type::PartitionAware) {
         TaskState::TaskDropped
     } else {
@@ -250,11 +394,8 @@ pub(super) fn can(framework: &mesos::FrameworkInfo, wanted: Type) -> bool {
 }
 
 /// What a task asks for that is not built yet.
-fn refuse_unsupported(info: &mesos::TaskInfo) -> Result<(), &'static str> {
-    if info.executor.is_some() {
-        return Err("a custom executor");
-    }
-    let Some(container) = &info.container else {
+fn refuse_unsupported(container: Option<&mesos::ContainerInfo>) -> Result<(), &'static str> {
+    let Some(container) = container else {
         return Ok(());
     };
     let image = container.mesos.as_ref().is_some_and(|m| m.image.is_some());
@@ -295,27 +436,17 @@ pub(super) fn program(command: &mesos::CommandInfo) -> Result<(String, Vec<Strin
     Ok((value, argv))
 }
 
-/// What Mesos gives command tasks, and what the task sets itself, which wins.
+/// What Mesos gives containers, and what the command sets itself, which wins.
 fn environment(
     settings: &Settings,
-    agent: &AgentId,
-    framework: &FrameworkId,
-    id: &TaskId,
-    info: &mesos::TaskInfo,
+    (agent, framework, directory): (&AgentId, &FrameworkId, &str),
+    (role, own): (String, Vec<(&'static str, String)>),
     command: &mesos::CommandInfo,
-    directory: &str,
 ) -> Result<Vec<(String, String)>, String> {
-    let role = info
-        .resources
-        .iter()
-        .find_map(|resource| resource.allocation_info.as_ref()?.role.clone())
-        .unwrap_or_else(|| Role::star().to_string());
     let (host, port) = &settings.address;
     let endpoint = format!("{host}:{port}");
-    let own = [
-        ("MESOS_TASK_ID", id.to_string()),
+    let general = [
         ("MESOS_FRAMEWORK_ID", framework.to_string()),
-        ("MESOS_EXECUTOR_ID", id.to_string()),
         ("MESOS_SLAVE_ID", agent.to_string()),
         ("MESOS_SLAVE_PID", format!("slave(1)@{endpoint}")),
         ("MESOS_AGENT_ENDPOINT", endpoint),
@@ -333,6 +464,7 @@ fn environment(
         .flat_map(|environment| &environment.variables);
     let mut set: indexmap::IndexMap<String, String> =
         settings.environment.iter().cloned().collect();
+    let own = general.into_iter().chain(own);
     set.extend(own.map(|(name, value)| (name.to_owned(), value)));
     for variable in given {
         let (name, value) = self::variable(variable)?;
@@ -358,4 +490,19 @@ pub(super) fn variable(
         ));
     }
     Ok((name.clone(), variable.value.clone().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_mesos_clients_read_them() {
+        let text = |nanos| duration_text(Duration::from_nanos(nanos));
+        assert_eq!(text(5_000_000_000), "5secs");
+        assert_eq!(text(900_000_000_000), "15mins");
+        assert_eq!(text(1_500_000_000), "1500ms");
+        assert_eq!(text(7), "7ns");
+        assert_eq!(text(0), "0ns");
+    }
 }

@@ -3,10 +3,13 @@
 //! - [`io`]: what goes in and comes out.
 //! - [`session`]: finding a master and staying registered with it.
 //! - [`task`]: the life of one task and its stream of status updates.
+//! - `executor`: the life of one executor; `executors`: what is said to and by custom ones;
+//!   `groups`: the default executor, which the agent plays itself.
 //! - [`check`]: whether it does what it should.
 //! - [`confinement`]: what a task asks of its container beyond a command.
 //! - [`enter`]: further programs beside a task.
 //! - `garbage`: how long sandboxes are kept.
+//! - [`sandbox`]: names of containers, and where their files lie.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
 //! - [`logs`]: how large its output may grow.
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
@@ -20,12 +23,16 @@ pub mod check;
 pub mod checkpoint;
 pub mod confinement;
 pub mod enter;
+mod executor;
+mod executors;
 mod garbage;
+mod groups;
 pub mod io;
 pub mod launch;
 pub mod logs;
 pub mod random;
 pub mod recover;
+pub mod sandbox;
 pub mod session;
 pub mod task;
 pub mod volumes;
@@ -41,13 +48,18 @@ pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
 pub use confinement::Confinement;
 pub use enter::{Command, NoEntry};
+pub use executor::ExecutorSettings;
+use executor::{Executor, ExecutorKey, Kind};
+pub use executors::CallRefusal;
+use executors::Launcher;
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power, tells};
-pub use launch::{ContainerId, Launch, SandboxId};
+pub use launch::Launch;
 pub use logs::{LogBound, LogBounds};
 use random::Random;
 pub use recover::Shrunk;
+pub use sandbox::{ContainerId, Owner, SandboxId};
 use session::Session;
-use task::{Kill, Task};
+use task::{Host, Kill, Task};
 
 type Step = Effects<Record, Effect>;
 type Key = (FrameworkId, TaskId);
@@ -65,6 +77,11 @@ pub struct Core {
     /// and with ten thousand.
     deadlines: BTreeSet<(Timestamp, Key)>,
     frameworks: BTreeMap<FrameworkId, Framework>,
+    executors: BTreeMap<ExecutorKey, Executor>,
+    executor_containers: BTreeMap<ContainerId, ExecutorKey>,
+    /// Streams that custom executors have open.
+    executor_streams: BTreeMap<u64, ExecutorKey>,
+    executor_deadlines: BTreeSet<(Timestamp, ExecutorKey)>,
     free: Resources,
     /// Sandboxes of ended tasks by the time of their deletion.
     collect_at: BTreeMap<(Timestamp, SandboxId), AgentId>,
@@ -74,11 +91,12 @@ pub struct Core {
     counts: Counts,
 }
 
-/// A framework with tasks here.
+/// A framework with tasks or executors here.
 #[derive(Debug)]
 struct Framework {
     info: mesos::FrameworkInfo,
-    n_tasks: usize,
+    /// Its tasks and executors.
+    n_users: usize,
 }
 
 impl Framework {
@@ -110,6 +128,10 @@ impl Core {
             containers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             frameworks: BTreeMap::new(),
+            executors: BTreeMap::new(),
+            executor_containers: BTreeMap::new(),
+            executor_streams: BTreeMap::new(),
+            executor_deadlines: BTreeSet::new(),
             collect_at: BTreeMap::new(),
             collect_early: Duration::ZERO,
             stopping: Stopping::No,
@@ -136,6 +158,12 @@ impl Core {
                 outcome,
                 sandbox,
             } => self.on_ended(now, container, (outcome, sandbox), &mut step),
+            Input::ExecutorCall {
+                number,
+                token,
+                call,
+            } => self.on_executor_call(now, (number, token), *call, &mut step),
+            Input::ExecutorClosed { number } => self.on_executor_closed(now, number, &mut step),
             Input::Probed {
                 container,
                 which,
@@ -170,6 +198,7 @@ impl Core {
             .first()
             .map(|(at, _)| *at)
             .into_iter()
+            .chain(self.executor_deadlines.first().map(|(at, _)| *at))
             .chain(self.session.next_deadline())
             .chain(self.next_collection())
             .min()
@@ -185,6 +214,7 @@ impl Core {
             tasks_running: count(Task::is_running),
             tasks_killing: count(Task::is_killing),
             tasks_recovering: count(Task::is_recovering),
+            executors: self.executors.len(),
             updates_pending: self.tasks.values().map(Task::n_pending).sum(),
             sandboxes_kept: self.collect_at.len(),
             total: self.settings.resources.clone(),
@@ -219,8 +249,15 @@ impl Core {
         {
             self.settle(now, &key, step);
         }
+        while let Some((at, _)) = self.executor_deadlines.first()
+            && *at <= now
+            && let Some((_, key)) = self.executor_deadlines.pop_first()
+        {
+            self.settle_executor(now, &key, step);
+        }
         self.collect_garbage(now, step);
-        if self.stopping == Stopping::Ending && self.containers.is_empty() {
+        let empty = self.containers.is_empty() && self.executors.is_empty();
+        if self.stopping == Stopping::Ending && empty {
             self.stopping = Stopping::Done;
             if let Some(session) = online {
                 send(
@@ -253,12 +290,7 @@ impl Core {
                 task_id: (&key.1).into(),
             }));
             self.tasks.remove(key);
-            if let Some(framework) = self.frameworks.get_mut(&key.0) {
-                framework.n_tasks = framework.n_tasks.saturating_sub(1);
-                if framework.n_tasks == 0 {
-                    self.frameworks.remove(&key.0);
-                }
-            }
+            self.unuse_framework(&key.0);
             return;
         }
         if changed {
@@ -267,6 +299,23 @@ impl Core {
         if let Some(at) = task.next_deadline(online.is_some()) {
             task.noted_deadline = Some(at);
             self.deadlines.insert((at, key.clone()));
+        }
+    }
+
+    /// One more task or executor of a framework is here.
+    fn use_framework(&mut self, id: &FrameworkId) {
+        if let Some(framework) = self.frameworks.get_mut(id) {
+            framework.n_users += 1;
+        }
+    }
+
+    /// One of them is gone.
+    fn unuse_framework(&mut self, id: &FrameworkId) {
+        if let Some(framework) = self.frameworks.get_mut(id) {
+            framework.n_users = framework.n_users.saturating_sub(1);
+            if framework.n_users == 0 {
+                self.frameworks.remove(id);
+            }
         }
     }
 
@@ -291,8 +340,19 @@ impl Core {
             frameworks: self
                 .frameworks
                 .iter()
-                .filter(|(id, _)| tasks.clone().any(|task| task.framework() == *id))
+                .filter(|(id, _)| {
+                    tasks.clone().any(|task| task.framework() == *id)
+                        || self.executors.keys().any(|(framework, _)| framework == *id)
+                })
                 .map(|(_, framework)| framework.info.clone())
+                .collect(),
+            executors: self
+                .executors
+                .values()
+                .map(|executor| allot::ExecutorRecord {
+                    framework_id: (&executor.framework).into(),
+                    executor: executor.info.clone(),
+                })
                 .collect(),
         };
         send(
@@ -351,6 +411,10 @@ impl Core {
                     self.on_shutdown_framework(now, &framework, step);
                 }
             }
+            Some(Message::ExecutorMessage(message)) => self.on_framework_message(message, step),
+            Some(Message::ShutdownExecutor(shutdown)) => {
+                self.on_shutdown_executor(now, &shutdown, step);
+            }
             // A newer master; what it cannot do without, it negotiates at registration.
             None => {}
         }
@@ -395,6 +459,7 @@ impl Core {
             return;
         };
         self.know_framework(&framework, &launch.framework, step);
+        let mut tasks = Vec::with_capacity(launch.tasks.len());
         for info in launch.tasks {
             let id = match TaskId::try_from(&info.task_id) {
                 Ok(id) => id,
@@ -405,8 +470,7 @@ impl Core {
                     continue;
                 }
             };
-            let key = (framework.clone(), id.clone());
-            if let Some(held) = self.tasks.get(&key) {
+            if let Some(held) = self.tasks.get(&(framework.clone(), id.clone())) {
                 // Started at most once: whoever asked hears of the task that is here.
                 step.then.push(Effect::Warn(format!(
                     "framework {framework} asked again for task {id}, which is {} here; ids must \
@@ -415,51 +479,94 @@ impl Core {
                 )));
                 continue;
             }
-            let container = ContainerId::from_random(&mut self.random);
-            let planned = launch::plan(
-                &self.settings,
-                &agent,
-                &launch.framework,
-                (&framework, &id, &container),
-                &info,
-                &self.free,
-            );
-            let task = match planned {
-                Ok(launch) => {
-                    // Shared volumes stay for the others.
-                    self.free.subtract(&launch.resources.unshared());
-                    self.containers.insert(container.clone(), key.clone());
-                    let resources = launch.resources.clone();
-                    let task = Task::starting(&agent, &framework, info, container, resources);
-                    step.then.push(Effect::Start(Box::new(launch)));
-                    task
-                }
-                Err(refusal) => {
-                    self.counts.other += 1;
-                    Task::refused(
-                        now,
-                        (&agent, &framework),
-                        info,
-                        container,
-                        &refusal,
-                        &mut self.random,
-                    )
-                }
-            };
-            step.persist.push(Record::Task(task.checkpoint()));
-            self.tasks.insert(key.clone(), task);
-            if let Some(known) = self.frameworks.get_mut(&framework) {
-                known.n_tasks += 1;
+            tasks.push((id, info));
+        }
+        let from = Launcher {
+            agent,
+            framework: framework.clone(),
+            info: &launch.framework,
+            running: &launch.running_executors,
+        };
+        match launch.group_executor.as_deref() {
+            Some(_) if tasks.is_empty() => {}
+            Some(executor) if executor::is_default(executor) => {
+                self.launch_group(now, &from, executor, tasks, step);
             }
-            self.settle(now, &key, step);
+            Some(executor) => self.launch_in_executor(now, &from, executor, (tasks, true), step),
+            None => {
+                for (id, info) in tasks {
+                    match info.executor.clone() {
+                        None => self.launch_alone(now, &from, (id, info), step),
+                        Some(executor) => {
+                            let tasks = (vec![(id, info)], false);
+                            self.launch_in_executor(now, &from, &executor, tasks, step);
+                        }
+                    }
+                }
+            }
         }
         if self
             .frameworks
             .get(&framework)
-            .is_some_and(|known| known.n_tasks == 0)
+            .is_some_and(|known| known.n_users == 0)
         {
             self.frameworks.remove(&framework);
         }
+    }
+
+    /// Starts a task in a container of its own.
+    fn launch_alone(
+        &mut self,
+        now: Timestamp,
+        from: &Launcher<'_>,
+        (id, info): (TaskId, mesos::TaskInfo),
+        step: &mut Step,
+    ) {
+        let container = ContainerId::from_random(&mut self.random);
+        let planned = launch::plan(
+            &self.settings,
+            &from.agent,
+            from.info,
+            (&from.framework, &id, &container),
+            &info,
+            (&self.free, None),
+        );
+        let launch = match planned {
+            Ok(launch) => launch,
+            Err(refusal) => return self.refuse(now, from, (id, info), &refusal, step),
+        };
+        let key = (from.framework.clone(), id);
+        // Shared volumes stay for the others.
+        self.free.subtract(&launch.resources.unshared());
+        self.containers.insert(container.clone(), key.clone());
+        let resources = launch.resources.clone();
+        let task = Task::starting(&from.agent, &from.framework, info, container, resources);
+        step.then.push(Effect::Start(Box::new(launch)));
+        self.take_on(now, key, task, step);
+    }
+
+    /// Says why a task is not started.
+    fn refuse(
+        &mut self,
+        now: Timestamp,
+        from: &Launcher<'_>,
+        (id, info): (TaskId, mesos::TaskInfo),
+        refusal: &launch::Refusal,
+        step: &mut Step,
+    ) {
+        self.counts.other += 1;
+        let container = ContainerId::from_random(&mut self.random);
+        let owner = (&from.agent, &from.framework);
+        let task = Task::refused(now, owner, info, container, refusal, &mut self.random);
+        self.take_on(now, (from.framework.clone(), id), task, step);
+    }
+
+    /// Enters a task in the books.
+    fn take_on(&mut self, now: Timestamp, key: Key, task: Task, step: &mut Step) {
+        step.persist.push(Record::Task(task.checkpoint()));
+        self.tasks.insert(key.clone(), task);
+        self.use_framework(&key.0);
+        self.settle(now, &key, step);
     }
 
     fn know_framework(&mut self, id: &FrameworkId, info: &mesos::FrameworkInfo, step: &mut Step) {
@@ -469,7 +576,7 @@ impl Core {
         }
         let known = Framework {
             info: info.clone(),
-            n_tasks: known.map_or(0, |known| known.n_tasks),
+            n_users: known.map_or(0, |known| known.n_users),
         };
         step.persist.push(known.record());
         self.frameworks.insert(id.clone(), known);
@@ -499,7 +606,9 @@ impl Core {
             tells_killing,
         };
         task.kill(now, &order, &mut self.random, &mut step.then);
-        self.settle(now, &(framework, id), step);
+        let key = (framework, id);
+        self.kill_hosted(now, &key, kill.kill_policy, step);
+        self.settle(now, &key, step);
     }
 
     fn tells_killing(&self, framework: &FrameworkId) -> bool {
@@ -544,14 +653,29 @@ impl Core {
             }
             self.settle(now, key, step);
         }
+        let executors: Vec<ExecutorKey> = self.executors.keys().cloned().collect();
+        for key in executors.iter().filter(|key| key.0 == *framework) {
+            if matches!(
+                self.executors.get(key).map(|e| &e.kind),
+                Some(Kind::Custom(_))
+            ) {
+                self.shut_down(now, key, None, step);
+            }
+        }
     }
 
     fn on_started(&mut self, now: Timestamp, container: &ContainerId, pid: i32, step: &mut Step) {
+        if let Some(key) = self.executor_containers.get(container).cloned() {
+            return self.on_executor_started(now, &key, pid, step);
+        }
         let Some(key) = self.containers.get(container).cloned() else {
             return;
         };
         if let Some(task) = self.tasks.get_mut(&key) {
             task.on_started(now, pid, &self.settings, &mut self.random);
+            if matches!(task.host(), Host::Group { .. }) {
+                self.on_group_task_started(now, &key, step);
+            }
         }
         self.settle(now, &key, step);
     }
@@ -598,31 +722,36 @@ impl Core {
         if outcome == Outcome::NeverBegun && self.relaunch(now, &container, step) {
             return;
         }
+        if let Some(key) = self.executor_containers.get(&container).cloned() {
+            step.then.push(Effect::Release(container));
+            return self.on_executor_ended(now, &key, outcome, step);
+        }
         let Some(key) = self.containers.remove(&container) else {
             return;
         };
         step.then.push(Effect::Release(container.clone()));
-        let aware = self.frameworks.get(&key.0).is_some_and(|known| {
-            known.can(mesos::framework_info::capability::Type::PartitionAware)
-        });
+        let gone = self.state_of_loss(&key.0, mesos::TaskState::TaskGone);
+        let mut group_state = None;
+        let mut alone = true;
         if let Some(task) = self.tasks.get_mut(&key) {
             self.free.add(&task.resources().unshared());
-            match task.on_ended(now, aware, (outcome, left), &mut self.random) {
-                mesos::TaskState::TaskFinished => self.counts.finished += 1,
-                mesos::TaskState::TaskFailed => self.counts.failed += 1,
-                mesos::TaskState::TaskKilled => self.counts.killed += 1,
-                _ => self.counts.other += 1,
-            }
+            let state = task.on_ended(now, gone, (outcome, left), &mut self.random);
+            self.counts.add(state);
+            alone = matches!(task.host(), Host::Alone);
+            group_state = (!alone).then_some(state);
         }
-        if let Some(agent) = self.agent.clone() {
+        if let Some(agent) = self.agent.clone().filter(|_| alone) {
             let (framework, task) = key.clone();
             let sandbox = SandboxId {
                 framework,
-                task,
+                owner: Owner::Task(task),
                 container,
             };
             let at = now + self.settings.gc_delay;
             self.collect_at.insert((at, sandbox), agent);
+        }
+        if let Some(state) = group_state {
+            self.on_group_task_over(now, &key, state, step);
         }
         self.settle(now, &key, step);
     }
@@ -633,6 +762,7 @@ impl Core {
             for task in self.tasks.values_mut() {
                 task.end_with_agent(&mut step.then);
             }
+            self.end_executors_with_agent(now, step);
             self.settle_all(now, step);
         }
     }

@@ -5,9 +5,11 @@
 //! and at once on a new session (Mesos' task status update manager).
 //!
 //! - `durable`: what it must not forget over a restart of the agent.
+//! - `hosted`: tasks in groups, and tasks that a custom executor runs.
 //! - `verdict`: what the end of its container means.
 
 mod durable;
+mod hosted;
 mod verdict;
 
 use std::collections::VecDeque;
@@ -19,10 +21,12 @@ use allotment_proto::{allot, convert};
 use allotment_types::{AgentId, FrameworkId, Resources, Timestamp};
 
 use super::check::{self, Checker, Finding, Probed, Which};
-use super::launch::{ContainerId, Refusal};
+use super::launch::Refusal;
 use super::random::Random;
+use super::sandbox::ContainerId;
 use super::{Effect, Outcome, Settings};
-use verdict::Verdict;
+pub(super) use hosted::{Host, Hosted, Taken, UPDATE_LEN_MAX};
+pub(super) use verdict::Verdict;
 
 const RETRY_MIN: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(600);
@@ -38,6 +42,7 @@ pub struct Task {
     info: mesos::TaskInfo,
     container: ContainerId,
     resources: Resources,
+    host: Host,
     phase: Phase,
     state: TaskState,
     pending: VecDeque<TaskStatus>,
@@ -77,6 +82,8 @@ enum Phase {
         destroy_at: Option<Timestamp>,
         why: Why,
     },
+    /// A custom executor has it, or is to have it.
+    Hosted,
     Ended,
 }
 
@@ -96,6 +103,10 @@ pub(super) enum Why {
     AgentStops,
     /// Its health check failed too often.
     Unhealthy,
+    /// Another task of its group failed or was killed.
+    Group,
+    /// Its framework ended the executor that it belongs to.
+    ExecutorShutdown,
 }
 
 /// An order to kill.
@@ -133,6 +144,7 @@ impl Task {
             info,
             container,
             resources,
+            host: Host::Alone,
             phase: Phase::Starting { killed: None },
             state: TaskState::TaskStaging,
             pending: VecDeque::new(),
@@ -173,9 +185,12 @@ impl Task {
 
     /// Its progress says no more than that it was taken on, which its checkpoint says already.
     pub(super) fn is_untouched(&self) -> bool {
-        matches!(self.phase, Phase::Starting { killed: None })
-            && self.pending.is_empty()
-            && !self.forgotten
+        let begun = match (&self.phase, &self.host) {
+            (Phase::Starting { killed: None }, _) => false,
+            (Phase::Hosted, Host::Executor(hosted)) => hosted.sent || hosted.kill.is_some(),
+            _ => true,
+        };
+        !begun && self.pending.is_empty() && !self.forgotten
     }
 
     pub(super) const fn info(&self) -> &mesos::TaskInfo {
@@ -215,6 +230,7 @@ impl Task {
     pub(super) fn order_again(&self, effects: &mut Vec<Effect>) {
         let container = || self.container.clone();
         match self.phase {
+            Phase::Hosted => {}
             _ if self.forgotten => effects.push(Effect::Destroy(container())),
             Phase::Starting { killed: Some(_) }
             | Phase::Killing {
@@ -242,15 +258,27 @@ impl Task {
     }
 
     pub(super) const fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. })
+        match self.phase {
+            Phase::Starting { .. } => true,
+            Phase::Hosted => !matches!(self.state, TaskState::TaskRunning | TaskState::TaskKilling),
+            Phase::Running { .. } | Phase::Killing { .. } | Phase::Ended => false,
+        }
     }
 
     pub(super) const fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. })
+        match self.phase {
+            Phase::Running { .. } => true,
+            Phase::Hosted => matches!(self.state, TaskState::TaskRunning),
+            Phase::Starting { .. } | Phase::Killing { .. } | Phase::Ended => false,
+        }
     }
 
     pub(super) const fn is_killing(&self) -> bool {
-        matches!(self.phase, Phase::Killing { .. })
+        match self.phase {
+            Phase::Killing { .. } => true,
+            Phase::Hosted => matches!(self.state, TaskState::TaskKilling),
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Ended => false,
+        }
     }
 
     pub(super) const fn is_ended(&self) -> bool {
@@ -316,7 +344,8 @@ impl Task {
                     self.changed = true;
                 }
             }
-            Phase::Ended => {}
+            // Its executor is asked, see `executors`.
+            Phase::Hosted | Phase::Ended => {}
         }
     }
 
@@ -334,7 +363,8 @@ impl Task {
                 };
             }
             Phase::Killing { destroy_at, .. } => *destroy_at = None,
-            Phase::Ended => return,
+            // It ends with its executor.
+            Phase::Hosted | Phase::Ended => return,
         }
         self.changed = true;
         effects.push(Effect::Destroy(self.container.clone()));
@@ -346,7 +376,7 @@ impl Task {
         self.changed = true;
         self.pending.clear();
         self.in_flight = None;
-        if !matches!(self.phase, Phase::Ended) {
+        if !matches!(self.phase, Phase::Hosted | Phase::Ended) {
             effects.push(Effect::Destroy(self.container.clone()));
         }
     }
@@ -378,15 +408,16 @@ impl Task {
             pid,
             complete_by: limit.map(|limit| now + limit),
         };
+        if matches!(self.host, Host::Alone) {
+            self.announce(now, settings, random);
+        }
+    }
+
+    /// Tells that its program runs.
+    pub(super) fn announce(&mut self, now: Timestamp, settings: &Settings, random: &mut Random) {
         let mut status = self.status(now, TaskState::TaskRunning, random);
         if let Some(container) = &mut status.container_status {
-            container.network_infos = vec![mesos::NetworkInfo {
-                ip_addresses: vec![mesos::network_info::IpAddress {
-                    ip_address: Some(settings.address.0.clone()),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }];
+            container.network_infos = host_network(&settings.address.0);
         }
         self.push(status);
     }
@@ -435,18 +466,18 @@ impl Task {
         }
     }
 
-    /// The container is gone. The state that tells how; `partition_aware` as the framework is.
+    /// The container is gone. The state that tells how; `gone` is the one that tells of loss.
     pub(super) fn on_ended(
         &mut self,
         now: Timestamp,
-        partition_aware: bool,
+        gone: TaskState,
         (outcome, sandbox): (Outcome, allot::SandboxSummary),
         random: &mut Random,
     ) -> TaskState {
         let why = match self.phase {
             Phase::Starting { killed } => killed.map(|why| (why, true)),
             Phase::Killing { why, .. } => Some((why, false)),
-            Phase::Running { .. } | Phase::Ended => None,
+            Phase::Running { .. } | Phase::Hosted | Phase::Ended => None,
         };
         self.recovering = false;
         let outcome = if self.of_earlier_boot && !matches!(outcome, Outcome::Exited { .. }) {
@@ -456,15 +487,7 @@ impl Task {
         } else {
             outcome
         };
-        let verdict = Verdict::of(
-            why,
-            &outcome,
-            if partition_aware {
-                TaskState::TaskGone
-            } else {
-                TaskState::TaskLost
-            },
-        );
+        let verdict = Verdict::of(why, &outcome, gone);
         let mut status = self.status(now, verdict.state, random);
         status.reason = verdict.reason.map(Into::into);
         status.message = Some(verdict.message);
@@ -568,7 +591,7 @@ impl Task {
         let phase = match self.phase {
             Phase::Running { complete_by, .. } => complete_by,
             Phase::Killing { destroy_at, .. } => destroy_at,
-            Phase::Starting { .. } | Phase::Ended => None,
+            Phase::Starting { .. } | Phase::Hosted | Phase::Ended => None,
         };
         let retry = self
             .in_flight
@@ -583,7 +606,17 @@ impl Task {
     fn status(&self, now: Timestamp, state: TaskState, random: &mut Random) -> TaskStatus {
         let pid = match self.phase {
             Phase::Running { pid, .. } | Phase::Killing { pid, .. } => u32::try_from(pid).ok(),
-            Phase::Starting { .. } | Phase::Ended => None,
+            Phase::Starting { .. } | Phase::Hosted | Phase::Ended => None,
+        };
+        let executor = self
+            .executor()
+            .map_or(self.info.task_id.value.as_str(), |id| id.as_str());
+        let parent = match &self.host {
+            Host::Group { parent, .. } => Some(Box::new(mesos::ContainerId {
+                value: parent.as_str().to_owned(),
+                parent: None,
+            })),
+            Host::Alone | Host::Executor(_) => None,
         };
         TaskStatus {
             task_id: self.info.task_id.clone(),
@@ -591,7 +624,7 @@ impl Task {
             source: Some(Source::Executor.into()),
             agent_id: Some((&self.agent).into()),
             executor_id: Some(mesos::ExecutorId {
-                value: self.info.task_id.value.clone(),
+                value: executor.to_owned(),
             }),
             timestamp: Some(now.as_secs_f64()),
             healthy: self.healthy,
@@ -600,7 +633,7 @@ impl Task {
             container_status: Some(mesos::ContainerStatus {
                 container_id: Some(mesos::ContainerId {
                     value: self.container.as_str().to_owned(),
-                    parent: None,
+                    parent,
                 }),
                 executor_pid: pid,
                 ..Default::default()
@@ -623,4 +656,15 @@ impl Task {
             self.pending.push_back(status);
         }
     }
+}
+
+/// The machine's own network, which tasks share.
+fn host_network(address: &str) -> Vec<mesos::NetworkInfo> {
+    vec![mesos::NetworkInfo {
+        ip_addresses: vec![mesos::network_info::IpAddress {
+            ip_address: Some(address.to_owned()),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }]
 }

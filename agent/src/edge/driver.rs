@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::checkpoint::Log;
+use super::executors::ExecutorDoor;
 use super::held::Held;
 use super::leader::Fence;
 use super::link::Link;
 use super::probe::{self, Probing};
 use super::store;
 use crate::clock;
-use crate::containerizer::handle::{Containerizer, Order};
+use crate::containerizer::handle::{Containerizer, Order, Resize};
 use crate::containerizer::prepare;
 use crate::core::{
     Command, ContainerId, Core, Effect, Input, Launch, NoEntry, Overview, Probe, Record,
@@ -67,6 +68,8 @@ pub(super) struct Driver {
     pub(super) fence: Fence,
     pub(super) waiting: BTreeMap<(FrameworkId, TaskId), Vec<oneshot::Sender<()>>>,
     pub(super) held: Held,
+    /// Who of the custom executors is connected.
+    pub(super) executors: ExecutorDoor,
 }
 
 impl Driver {
@@ -126,13 +129,9 @@ impl Driver {
     /// Takes in a batch; true when the core has stopped.
     async fn turn(&mut self, batch: &mut Vec<Input>) -> Result<bool, String> {
         let mut all = Effects::none();
-        let mut ended = Vec::new();
         for input in batch.drain(..) {
             if let (Input::Stop, Some(link)) = (&input, &self.link) {
                 link.leave();
-            }
-            if let Input::Ended { container, .. } = &input {
-                ended.extend(self.core.task_of(container));
             }
             all.append(self.core.step(clock::now(), input));
         }
@@ -144,7 +143,12 @@ impl Driver {
             }
         }
         self.held.begin_sync(&self.log);
-        for task in ended {
+        let waiting = self.waiting.keys();
+        let over: Vec<_> = waiting
+            .filter(|(framework, task)| !self.core.is_live(framework, task))
+            .cloned()
+            .collect();
+        for task in over {
             for waiter in self.waiting.remove(&task).unwrap_or_default() {
                 let _ = waiter.send(());
             }
@@ -250,12 +254,29 @@ impl Driver {
             }
             Effect::Send { session, message } => self.send(session, *message),
             Effect::Start(launch) => {
-                tracing::debug!(task = %launch.sandbox.task, container = %launch.container, "starting");
+                tracing::debug!(of = %launch.sandbox.owner, container = %launch.container, "starting");
                 self.containerizer.order(Order::Start(launch)).await;
             }
             Effect::Terminate(id) => self.containerizer.order(Order::Terminate(id)).await,
             Effect::Destroy(id) => self.containerizer.order(Order::Destroy(id)).await,
             Effect::Release(id) => self.containerizer.order(Order::Release(id)).await,
+            Effect::Resize {
+                container,
+                resources,
+                memory_bytes,
+                disk_limit_bytes,
+            } => {
+                let order = Order::Resize(Resize {
+                    container,
+                    cpus_milli: resources.cpus().thousandths(),
+                    memory_bytes,
+                    disk_limit_bytes,
+                });
+                self.containerizer.order(order).await;
+            }
+            Effect::AnswerExecutor { number, answer } => self.executors.answer(number, answer),
+            Effect::ToExecutor { number, event } => self.executors.send(number, *event),
+            Effect::CloseExecutor { number } => self.executors.close(number),
             Effect::Probe {
                 container,
                 which,

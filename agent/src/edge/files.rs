@@ -24,7 +24,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::driver::Query;
-use crate::core::SandboxId;
+use crate::containerizer::prepare::{CONTAINERS, TASKS};
+use crate::core::{ContainerId, SandboxId};
 
 const CHUNK_LEN: usize = 64 * 1024;
 /// Chunks that may wait for a slow reader, who then holds up his own stream only.
@@ -214,20 +215,48 @@ fn no_sandbox(task: &TaskId) -> Status {
     ))
 }
 
-/// The sandbox of the latest run of a task, under whichever id this agent had then.
+/// The sandbox of the latest run of a task, under whichever id this agent had then: one of its
+/// own, or one within that of the default executor. A task that shares its custom executor's
+/// sandbox is found by that one's id.
 fn find(work_dir: &Path, framework: &FrameworkId, task: &TaskId) -> Option<PathBuf> {
     let agents = fs::read_dir(work_dir.join("slaves")).ok()?;
-    let latest = |agent: AgentId| {
-        let folder = SandboxId::task_folder(&agent, framework, task);
-        let latest = work_dir.join(folder).join("runs/latest");
-        let modified = fs::metadata(&latest).and_then(|metadata| metadata.modified());
-        modified.ok().map(|modified| (modified, latest))
+    let agents = agents.flatten();
+    let agents = agents.filter_map(|entry| AgentId::parse(entry.file_name().to_str()?).ok());
+    let agents: Vec<AgentId> = agents.collect();
+    let modified = |sandbox: PathBuf| {
+        let modified = fs::metadata(&sandbox).and_then(|metadata| metadata.modified());
+        modified.ok().map(|modified| (modified, sandbox))
     };
-    agents
-        .flatten()
-        .filter_map(|entry| latest(AgentId::parse(entry.file_name().to_str()?).ok()?))
-        .max()
-        .map(|(_, sandbox)| sandbox)
+    let own = agents.iter().filter_map(|agent| {
+        let folder = SandboxId::executor_folder(agent, framework, task.as_str());
+        modified(work_dir.join(folder).join("runs/latest"))
+    });
+    let nested = || {
+        let executors = agents.iter().flat_map(|agent| {
+            let folder = SandboxId::executor_folder(agent, framework, "");
+            fs::read_dir(work_dir.join(folder)).into_iter().flatten()
+        });
+        executors
+            .flatten()
+            .filter_map(|executor| modified(nested_in(&executor.path().join("runs/latest"), task)?))
+            .max()
+    };
+    own.max().or_else(nested).map(|(_, sandbox)| sandbox)
+}
+
+/// The sandbox of a task within its executor's. Nothing there is followed that somebody else than
+/// this agent may have put there.
+fn nested_in(executor: &Path, task: &TaskId) -> Option<PathBuf> {
+    let executor = executor.canonicalize().ok()?;
+    if fs::symlink_metadata(&executor).ok()?.uid() != nix::unistd::geteuid().as_raw() {
+        return None;
+    }
+    let target = fs::read_link(executor.join(TASKS).join(task.as_str())).ok()?;
+    let container = target.file_name()?.to_str()?;
+    let container = ContainerId::parse(container)?;
+    let sandbox = executor.join(CONTAINERS).join(container.as_str());
+    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
+    (is_folder(&executor.join(CONTAINERS)) && is_folder(&sandbox)).then_some(sandbox)
 }
 
 /// Opens something beneath a sandbox and nowhere else.

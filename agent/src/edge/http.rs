@@ -1,8 +1,9 @@
-//! The agent's port: the Sandbox and Containers services, Mesos' `/files` and `/api/v1`,
-//! `/metrics` and `/health`.
+//! The agent's port: the Sandbox, Containers and Executor services, Mesos' `/files`, `/api/v1` and
+//! executor API, `/metrics` and `/health`.
 
 use allotment_proto::MESSAGE_LEN_MAX;
 use allotment_proto::allot::containers_server::ContainersServer;
+use allotment_proto::allot::executor_server::ExecutorServer;
 use allotment_proto::allot::sandbox_server::SandboxServer;
 use allotment_types::{Name, Resources, Timestamp};
 use axum::Router;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Query;
 use super::exec::Doors;
+use super::executors::{CALL_LEN_MAX, ExecutorDoor};
 use super::files::Files;
 use super::nested::Nested;
 use crate::clock;
@@ -30,7 +32,7 @@ struct Served {
 }
 
 /// Everything that is served.
-pub(super) fn router(files: Files, doors: Doors) -> Router {
+pub(super) fn router(files: Files, doors: Doors, executors: ExecutorDoor) -> Router {
     let served = Served {
         queries: files.queries.clone(),
         started: clock::now(),
@@ -39,8 +41,10 @@ pub(super) fn router(files: Files, doors: Doors) -> Router {
     let service = SandboxServer::new(files).max_decoding_message_size(MESSAGE_LEN_MAX);
     let api = super::mesos_api::router(Nested::new(doors.clone()));
     let containers = ContainersServer::new(doors).max_decoding_message_size(MESSAGE_LEN_MAX);
+    let calls = ExecutorServer::new(executors.clone()).max_decoding_message_size(CALL_LEN_MAX);
     tonic::service::Routes::new(service)
         .add_service(containers)
+        .add_service(calls)
         .into_axum_router()
         .merge(
             Router::new()
@@ -50,6 +54,7 @@ pub(super) fn router(files: Files, doors: Doors) -> Router {
         )
         .merge(mesos)
         .merge(api)
+        .merge(super::executor_http::router(executors))
         .fallback(nothing_here)
 }
 
@@ -59,7 +64,8 @@ async fn nothing_here(request: axum::extract::Request) -> Response {
         let message = format!("{} is no method of this agent", request.uri().path());
         return tonic::Status::unimplemented(message).into_http();
     }
-    let text = "the agent serves /metrics, /health, /files, /api/v1 and its gRPC services here\n";
+    let text = "the agent serves /metrics, /health, /files, /api/v1, /api/v1/executor and its \
+                gRPC services here\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
@@ -137,6 +143,11 @@ fn registry(overview: &Overview, uptime: f64) -> Registry {
         "slave_tasks_recovering",
         "Tasks of an earlier run whose containers were not heard of yet",
         count(overview.tasks_recovering),
+    );
+    gauge(
+        "slave_executors",
+        "Custom executors, and default ones with tasks",
+        count(overview.executors),
     );
     gauge(
         "slave_status_updates_pending",

@@ -1,11 +1,12 @@
 //! One connection to one master: bytes to events and effects to bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use allotment_proto::allot::agent_client::AgentClient;
 use allotment_proto::{MESSAGE_LEN_MAX, allot};
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,9 +23,22 @@ const QUEUE_LEN: usize = 8192;
 pub(super) struct Link {
     pub(super) session: u64,
     outgoing: mpsc::Sender<allot::AgentMessage>,
+    /// Bytes of executors' messages on their way, which may get lost.
+    unreliable: Arc<AtomicUsize>,
     /// The agent is on its way out: how the stream ends is no news then.
     leaving: Arc<AtomicBool>,
     task: JoinHandle<()>,
+}
+
+/// Bytes of executors' messages that may wait; more are dropped.
+const UNRELIABLE_MAX: usize = 16 << 20;
+
+/// The size of what may get lost; `None` for what may not.
+fn unreliable_len(message: &allot::AgentMessage) -> Option<usize> {
+    match &message.message {
+        Some(allot::agent_message::Message::ExecutorMessage(message)) => Some(message.data.len()),
+        _ => None,
+    }
 }
 
 /// The master is too slow or gone.
@@ -42,8 +56,10 @@ impl Link {
         let (outgoing, queue) = mpsc::channel(QUEUE_LEN);
         let leaving = Arc::new(AtomicBool::new(false));
         let left = Arc::clone(&leaving);
+        let unreliable = Arc::new(AtomicUsize::new(0));
+        let gone = Arc::clone(&unreliable);
         let task = tokio::spawn(async move {
-            match run(session, &url, &fence, queue, &inputs).await {
+            match run(session, &url, &fence, (queue, gone), &inputs).await {
                 Ok(()) => tracing::info!(%url, "the master closed the connection"),
                 Err(_) if left.load(Ordering::Relaxed) => {}
                 Err(Broken::Unreachable(error)) => tracing::warn!(
@@ -64,12 +80,23 @@ impl Link {
         Self {
             session,
             outgoing,
+            unreliable,
             leaving,
             task,
         }
     }
 
     pub(super) fn send(&self, message: allot::AgentMessage) -> Result<(), Full> {
+        if let Some(len) = unreliable_len(&message) {
+            // No executor may cost the agent its connection by talking too much.
+            let waiting = self.unreliable.load(Ordering::Relaxed);
+            let crowded = self.outgoing.capacity() < QUEUE_LEN / 2;
+            if crowded || waiting + len > UNRELIABLE_MAX {
+                tracing::debug!("an executor talks faster than the master hears; it is dropped");
+                return Ok(());
+            }
+            self.unreliable.fetch_add(len, Ordering::Relaxed);
+        }
         self.outgoing.try_send(message).map_err(|_| Full)
     }
 
@@ -111,7 +138,7 @@ async fn run(
     session: u64,
     url: &str,
     fence: &Fence,
-    queue: mpsc::Receiver<allot::AgentMessage>,
+    (queue, unreliable): (mpsc::Receiver<allot::AgentMessage>, Arc<AtomicUsize>),
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), Broken> {
     let leader = Leader::find(url, fence).await;
@@ -120,8 +147,13 @@ async fn run(
         AgentClient::new(leader.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX);
     // The core answers with `register`, which has to be under way before the master replies.
     let _ = inputs.send(Input::Connected { session }).await;
+    let queue = ReceiverStream::new(queue).inspect(move |message| {
+        if let Some(len) = unreliable_len(message) {
+            unreliable.fetch_sub(len, Ordering::Relaxed);
+        }
+    });
     let mut messages = client
-        .connect(ReceiverStream::new(queue))
+        .connect(queue)
         .await
         .map_err(|status| Broken::Unreachable(status_text(&status)))?
         .into_inner();

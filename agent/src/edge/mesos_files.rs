@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use allotment_types::{AgentId, FrameworkId, TaskId};
+use allotment_types::{AgentId, ExecutorId, FrameworkId};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -366,7 +366,7 @@ fn find(work_dir: &Path, path: &str) -> Result<(PathBuf, String), Refusal> {
     };
     let ids = (|| {
         let framework = FrameworkId::parse(named("frameworks")?).ok()?;
-        let executor = TaskId::parse(named("executors")?).ok()?;
+        let executor = ExecutorId::parse(named("executors")?).ok()?;
         let run = named("runs")?;
         let plain = !run.is_empty() && run != "." && run != "..";
         plain.then_some((framework, executor, run))
@@ -377,7 +377,7 @@ fn find(work_dir: &Path, path: &str) -> Result<(PathBuf, String), Refusal> {
         .iter()
         .filter_map(|agent| AgentId::parse(agent).ok())
         .map(|agent| {
-            let folder = SandboxId::task_folder(&agent, &framework, &executor);
+            let folder = SandboxId::executor_folder(&agent, &framework, executor.as_str());
             work_dir.join(folder).join("runs").join(run)
         })
         .find(|sandbox| sandbox.is_dir());

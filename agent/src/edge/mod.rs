@@ -4,6 +4,8 @@
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
 //! - `probe`: checks of tasks. `exec`: programs beside them; `nested`,
 //!   `mesos_api`: the same as Mesos names it. `files`, `mesos_files`, `http`: what the agent serves.
+//! - `executors`: connections of custom executors; `executor_http`, `executor_grpc`: their two
+//!   doors.
 //! - `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
@@ -11,6 +13,9 @@ mod checkpoint;
 mod detect;
 mod driver;
 mod exec;
+mod executor_grpc;
+mod executor_http;
+mod executors;
 mod files;
 mod held;
 mod http;
@@ -38,7 +43,7 @@ use crate::clock;
 use crate::config::{Config, ConfigError, Isolator};
 use crate::containerizer::LauncherError;
 use crate::containerizer::handle::{Containerizer, Settings as ContainerSettings};
-use crate::core::{Checkpoint, Core, Input, LogBound, Settings, Shrunk};
+use crate::core::{Checkpoint, Core, ExecutorSettings, Input, LogBound, Settings, Shrunk};
 use crate::fetcher::Fetcher;
 pub use store::{StoreError, cgroup_name};
 
@@ -170,11 +175,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         sessions: containerizer.sessions(),
         queries: queries.clone(),
     };
+    let executors = executors::ExecutorDoor::new(inputs.clone());
     let files = files::Files {
         work_dir: work_dir.clone(),
         queries,
     };
-    let router = http::router(files, doors);
+    let router = http::router(files, doors, executors.clone());
     let server = tokio::spawn(async move {
         // Ends with the task; accept errors are retried inside.
         let _ = axum::serve(listener, router).await;
@@ -192,6 +198,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         fence: leader::Fence::default(),
         waiting: BTreeMap::new(),
         held: held::Held::default(),
+        executors,
     };
     let found = inputs.clone();
     let driver = tokio::spawn(async move {
@@ -273,7 +280,28 @@ fn settings(
             size_max: config.log_size_max,
             files_max: config.log_files_max,
         },
+        executors: ExecutorSettings {
+            registration_timeout: config.executor_registration_timeout,
+            reregistration_timeout: config.executor_reregistration_timeout,
+            shutdown_grace: config.executor_shutdown_grace,
+            recovery_timeout: config.recovery_timeout,
+            authenticate: config.authenticate_http_executors,
+            secret: secret(),
+        },
     }
+}
+
+/// 244 bits that nobody can guess, from the kernel.
+fn secret() -> [u8; 32] {
+    let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+    let mut secret = [0; 32];
+    for (to, from) in secret
+        .iter_mut()
+        .zip(halves.iter().flat_map(uuid::Uuid::as_bytes))
+    {
+        *to = *from;
+    }
+    secret
 }
 
 /// What this machine has. What tasks wrote makes its free disk less; neither they nor volumes are

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use allotment_types::{AgentId, FrameworkId, TaskId};
+use allotment_types::{AgentId, ExecutorId, FrameworkId};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::core::{ContainerId, Input, SandboxId};
+use crate::core::{ContainerId, Input, Owner, SandboxId};
 
 const LOCK: &str = "agent.lock";
 const ID: &str = "meta/agent.json";
@@ -137,9 +137,9 @@ impl Store {
                 let Ok(framework) = FrameworkId::parse(&framework) else {
                     continue;
                 };
-                for task in names(&executors) {
-                    let runs = executors.join(&task).join("runs");
-                    let Ok(task) = TaskId::parse(&task) else {
+                for executor in names(&executors) {
+                    let runs = executors.join(&executor).join("runs");
+                    let Ok(executor) = ExecutorId::parse(&executor) else {
                         continue;
                     };
                     for container in names(&runs) {
@@ -152,7 +152,7 @@ impl Store {
                             found.push(Input::SandboxFound {
                                 sandbox: SandboxId {
                                     framework: framework.clone(),
-                                    task: task.clone(),
+                                    owner: Owner::Executor(executor.clone()),
                                     container,
                                 },
                                 agent: agent.clone(),

@@ -24,6 +24,8 @@ pub struct Apart {
     mode: Mode,
     agent: Option<Child>,
     launcher: Option<PathBuf>,
+    /// Where the agent serves, once it was somewhere.
+    address: Option<String>,
 }
 
 impl Apart {
@@ -40,10 +42,13 @@ impl Apart {
             mode,
             agent: None,
             launcher,
+            address: None,
         };
         apart.starts();
         let first = apart.master.registration().await;
         assert_eq!(first.agent.id, None);
+        let address = first.url.strip_prefix("http://").unwrap();
+        apart.address = Some(address.to_owned());
         apart
     }
 
@@ -63,6 +68,9 @@ impl Apart {
             .args(["agent", &self.master.url])
             .arg(self.work_dir())
             .arg(isolation);
+        if let Some(address) = &self.address {
+            command.env("ALLOT_TEST_LISTEN", address);
+        }
         if let Some(launcher) = &self.launcher {
             command.env("ALLOT_TEST_LAUNCHER", launcher);
         }

@@ -71,6 +71,8 @@ pub struct Master {
     said: mpsc::UnboundedReceiver<Said>,
     session: Arc<Mutex<Option<Outgoing>>>,
     updates: BTreeMap<String, VecDeque<TaskStatus>>,
+    /// What it heard of executors.
+    of_executors: VecDeque<Said>,
     pub url: String,
     /// Acknowledge every update at once.
     pub acknowledges: bool,
@@ -92,16 +94,45 @@ impl Master {
             said,
             session,
             updates: BTreeMap::new(),
+            of_executors: VecDeque::new(),
             url,
             acknowledges: true,
         }
     }
 
     async fn hear(&mut self) -> Said {
-        tokio::time::timeout(PATIENCE, self.said.recv())
+        let said = tokio::time::timeout(PATIENCE, self.said.recv())
             .await
             .expect("the agent says something")
-            .expect("the door stands open")
+            .expect("the door stands open");
+        if matches!(said, Said::ExecutorEnded(_) | Said::ExecutorMessage(_)) {
+            self.of_executors.push_back(said.clone());
+        }
+        said
+    }
+
+    /// The next thing that is heard of executors; updates are kept for later.
+    pub async fn of_executors(&mut self) -> Said {
+        loop {
+            if let Some(said) = self.of_executors.pop_front() {
+                return said;
+            }
+            if let Said::Update(update) = self.hear().await {
+                self.keep(update.status).await;
+            }
+        }
+    }
+
+    async fn keep(&mut self, status: TaskStatus) {
+        let connected = self.session.lock().unwrap().is_some();
+        if self.acknowledges && connected {
+            self.acknowledge(&status).await;
+        }
+        let queue = self
+            .updates
+            .entry(status.task_id.value.clone())
+            .or_default();
+        queue.push_back(status);
     }
 
     pub async fn tell(&self, message: Told) {
@@ -154,8 +185,12 @@ impl Master {
             id: Some(framework_id()),
             ..Default::default()
         };
-        self.tell(Told::Launch(allot::Launch { framework, tasks }))
-            .await;
+        self.tell(Told::Launch(allot::Launch {
+            framework,
+            tasks,
+            ..Default::default()
+        }))
+        .await;
     }
 
     pub async fn kill(&self, task: &str, grace: Option<Duration>) {
@@ -202,16 +237,7 @@ impl Master {
                 return status;
             }
             if let Said::Update(update) = self.hear().await {
-                let status = update.status;
-                let connected = self.session.lock().unwrap().is_some();
-                if self.acknowledges && connected {
-                    self.acknowledge(&status).await;
-                }
-                let queue = self
-                    .updates
-                    .entry(status.task_id.value.clone())
-                    .or_default();
-                queue.push_back(status);
+                self.keep(update.status).await;
             }
         }
     }

@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use allotment_agent::core::{
-    Checkpoint, ContainerId, Core, Effect, Input, LogBound, Outcome, Record, Settings,
+    Checkpoint, ContainerId, Core, Effect, ExecutorSettings, Input, LogBound, Outcome, Record,
+    Settings,
 };
 use allotment_proto::allot;
 use allotment_proto::allot::agent_message::Message as Said;
@@ -37,6 +38,8 @@ pub struct Agent {
     pub records: Vec<Record>,
     pub settings: Settings,
     n_runs: u64,
+    /// Calls of custom executors.
+    pub n_calls: u64,
 }
 
 impl Agent {
@@ -61,6 +64,7 @@ impl Agent {
                 size_max: None,
                 files_max: 9,
             },
+            executors: ExecutorSettings::default(),
         };
         let now = Timestamp::from_secs(1_000_000);
         let mut agent = Self {
@@ -73,6 +77,7 @@ impl Agent {
             records: Vec::new(),
             settings,
             n_runs: 0,
+            n_calls: 0,
         };
         agent.feed(Input::Tick);
         agent
@@ -216,13 +221,18 @@ impl Agent {
                 .collect(),
             ..Default::default()
         };
-        self.hears(Told::Launch(allot::Launch { framework, tasks }));
+        self.hears(Told::Launch(allot::Launch {
+            framework,
+            tasks,
+            ..Default::default()
+        }));
     }
 
     pub fn starts(&mut self, task: &str) -> ContainerId {
         match self.next() {
             Effect::Start(launch) => {
-                assert_eq!(launch.sandbox.task.as_str(), task);
+                let of = launch.sandbox.task().expect("a task's container");
+                assert_eq!(of.as_str(), task);
                 launch.container
             }
             other => panic!("{other:?}"),

@@ -108,6 +108,7 @@ impl Framework {
                     | Event::InverseRescinded(_)
                     | Event::Rescinded(_)
                     | Event::AgentLost(_)
+                    | Event::Executor { .. }
                     | Event::Rejected { .. } => {}
                 }
             }

@@ -154,7 +154,14 @@ impl Agent {
                     self.unacknowledged
                         .retain(|(framework, _), _| framework != gone);
                 }
-                Some(Heard::Kill(_) | Heard::Rejected(_) | Heard::ApplyResources(_)) | None => {}
+                Some(
+                    Heard::Kill(_)
+                    | Heard::Rejected(_)
+                    | Heard::ApplyResources(_)
+                    | Heard::ExecutorMessage(_)
+                    | Heard::ShutdownExecutor(_),
+                )
+                | None => {}
             }
         }
         Ok(())
@@ -168,6 +175,7 @@ impl Agent {
             boot_id: "one".to_owned(),
             tasks: self.tasks.values().cloned().collect(),
             frameworks: self.frameworks.values().cloned().collect(),
+            executors: Vec::new(),
         }
     }
 

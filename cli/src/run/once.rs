@@ -70,6 +70,7 @@ impl Once {
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_)
             | Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::Rejected { .. }
             | Event::Error(_) => Vec::new(),
         }

@@ -111,6 +111,14 @@ pub(crate) fn operation(agent: &AgentId, operation: &Operation) -> mesos::offer:
             wire.launch = Some(operation::Launch { task_infos });
             operation::Type::Launch
         }
+        Operation::LaunchGroup { executor, tasks } => {
+            let tasks = tasks.iter().map(|task| super::task(agent, task)).collect();
+            wire.launch_group = Some(operation::LaunchGroup {
+                executor: super::executors::executor(executor),
+                task_group: mesos::TaskGroupInfo { tasks },
+            });
+            operation::Type::LaunchGroup
+        }
         Operation::Reserve(resources) => {
             wire.reserve = Some(operation::Reserve {
                 source: Vec::new(),

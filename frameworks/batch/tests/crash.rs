@@ -84,6 +84,8 @@ impl World {
             unheard @ (Call::Operate { .. }
             | Call::Demand { .. }
             | Call::Update { .. }
+            | Call::Message { .. }
+            | Call::ShutdownExecutor { .. }
             | Call::AcceptInverse { .. }
             | Call::DeclineInverse { .. }) => panic!("batch never says {unheard:?}"),
         }

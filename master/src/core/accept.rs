@@ -73,6 +73,14 @@ impl Core {
                 self.tell_resources(&mut pool);
                 let tasks = operation.launch.unwrap_or_default().task_infos;
                 self.launch(id, &mut pool, tasks);
+            } else if operation.r#type() == operation::Type::LaunchGroup
+                && let Some(group) = &operation.launch_group
+            {
+                self.tell_resources(&mut pool);
+                if let Err(fault) = self.launch_group(id, &mut pool, group.clone()) {
+                    let role = pool.role.clone();
+                    self.report_operation(conn, (id, &role), at, &operation, Err(fault));
+                }
             } else {
                 let outcome = self.operate(id, &mut pool, &operation);
                 let role = pool.role.clone();
@@ -113,7 +121,9 @@ impl Core {
             let Some(framework) = self.frameworks.get(id) else {
                 return;
             };
-            for task in operation.launch.unwrap_or_default().task_infos {
+            let group = operation.launch_group.map(|group| group.task_group.tasks);
+            let tasks = operation.launch.unwrap_or_default().task_infos;
+            for task in tasks.into_iter().chain(group.unwrap_or_default()) {
                 self.out.counters.tasks_dropped += 1;
                 let agent = AgentId::try_from(&task.agent_id).ok();
                 let status = master_status(
@@ -408,23 +418,26 @@ fn unsupported_operation(operations: &[Operation]) -> Option<String> {
             operation::Type::Launch if operation.launch.is_none() => {
                 Some("a LAUNCH operation has no `launch`".to_owned())
             }
+            operation::Type::LaunchGroup if operation.launch_group.is_none() => {
+                Some("a LAUNCH_GROUP operation has no `launch_group`".to_owned())
+            }
             operation::Type::Launch
+            | operation::Type::LaunchGroup
             | operation::Type::Reserve
             | operation::Type::Unreserve
             | operation::Type::Create
             | operation::Type::Destroy => None,
             operation::Type::Unknown => Some(format!(
-                "operation type {} is unknown; LAUNCH, RESERVE, UNRESERVE, CREATE and DESTROY are \
-                 supported",
+                "operation type {} is unknown; LAUNCH, LAUNCH_GROUP, RESERVE, UNRESERVE, CREATE and \
+                 DESTROY are supported",
                 operation.r#type.unwrap_or(0)
             )),
-            operation::Type::LaunchGroup
-            | operation::Type::GrowVolume
+            operation::Type::GrowVolume
             | operation::Type::ShrinkVolume
             | operation::Type::CreateDisk
             | operation::Type::DestroyDisk => Some(format!(
-                "not supported yet: operation {}; LAUNCH, RESERVE, UNRESERVE, CREATE and DESTROY \
-                 are, and the offers still stand",
+                "not supported yet: operation {}; LAUNCH, LAUNCH_GROUP, RESERVE, UNRESERVE, CREATE \
+                 and DESTROY are, and the offers still stand",
                 kind.as_str_name()
             )),
         }

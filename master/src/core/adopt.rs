@@ -12,6 +12,7 @@ use allotment_types::{AgentId, FrameworkId, Role, TaskId};
 
 use super::Core;
 use super::checkin::Reported;
+use super::executors::{Executor, ExecutorKey};
 use super::framework::{Capabilities, Checked, Framework, FrameworkState};
 use super::task::{Task, master_status};
 use super::timers::Timer;
@@ -79,8 +80,11 @@ impl Core {
         &mut self,
         frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
         tasks: &BTreeMap<(FrameworkId, TaskId), Reported>,
+        executors: &BTreeMap<ExecutorKey, Executor>,
     ) {
-        let needed: BTreeSet<&FrameworkId> = tasks.keys().map(|(framework, _)| framework).collect();
+        let of_tasks = tasks.keys().map(|(framework, _)| framework);
+        let of_executors = executors.keys().map(|(framework, _)| framework);
+        let needed: BTreeSet<&FrameworkId> = of_tasks.chain(of_executors).collect();
         for (id, info) in frameworks {
             if self.frameworks.contains_key(&id) || !needed.contains(&id) {
                 continue;
@@ -234,6 +238,7 @@ impl Core {
         agent.tasks.insert((framework_id.clone(), task_id.clone()));
         let task = Task {
             name: reported.name,
+            executor: reported.executor,
             agent: agent_id.clone(),
             grant: Grant {
                 framework: framework_id.clone(),

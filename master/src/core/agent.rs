@@ -9,6 +9,7 @@ use allotment_types::{
     AgentId, Attribute, FaultDomain, FrameworkId, Resources, Role, TaskId, Timestamp,
 };
 
+use super::executors::{Executor, ExecutorKey};
 use super::inverse::Answer;
 use super::io::ConnId;
 use super::registry::{AgentRecord, Record};
@@ -39,9 +40,11 @@ pub(super) struct Agent {
     pub(super) total: Resources,
     pub(super) state: AgentState,
     pub(super) tasks: BTreeSet<(FrameworkId, TaskId)>,
+    /// Those that tasks share.
+    pub(super) executors: BTreeMap<ExecutorKey, Executor>,
     /// Numbers of the outstanding offers of its resources.
     pub(super) offers: BTreeSet<u64>,
-    /// Sums of its tasks and offers; of shared volumes, a copy for each.
+    /// Sums of its tasks with executors, and of offers; of shared volumes, a copy for each.
     pub(super) allocated: Resources,
     pub(super) offered: Resources,
     /// Copies of shared volumes that tasks hold beyond those that the allocation module handed
@@ -66,6 +69,7 @@ impl Agent {
             total,
             state,
             tasks: BTreeSet::new(),
+            executors: BTreeMap::new(),
             offers: BTreeSet::new(),
             allocated: Resources::EMPTY,
             offered: Resources::EMPTY,

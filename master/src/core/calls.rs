@@ -86,9 +86,8 @@ impl Core {
             Type::UpdateFramework => {
                 self.on_update_framework(id, call.update_framework.ok_or_else(missing)?)
             }
-            Type::Message | Type::Shutdown => {
-                Err("not supported yet: custom executors, which this call is for".to_owned())
-            }
+            Type::Message => self.on_message_call(id, call.message.ok_or_else(missing)?),
+            Type::Shutdown => self.on_shutdown_call(id, &call.shutdown.ok_or_else(missing)?),
             Type::AcceptInverseOffers => {
                 let accept = call.accept_inverse_offers.ok_or_else(missing)?;
                 let (offers, filters) = (&accept.inverse_offer_ids, accept.filters.as_ref());

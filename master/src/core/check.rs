@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use allotment_types::{FrameworkId, Name, Resources, Role};
+use allotment_types::{AgentId, FrameworkId, Name, Resources, Role};
 
 use super::Core;
+use super::executors::Executor;
 use super::tally::Tally;
 
 impl Core {
@@ -59,6 +60,15 @@ impl Core {
                     return Err(format!("task {task} is live on {id} and holds nothing"));
                 }
             }
+            for ((framework, executor), held) in &agent.executors {
+                if !agent.is_allocatable() || held.grant.framework != *framework {
+                    return Err(format!(
+                        "executor {executor} on {id} holds what it must not"
+                    ));
+                }
+                take(format!("executor {executor}"), &held.grant.resources)?;
+                allocated.add(&held.grant.resources);
+            }
             for number in &agent.offers {
                 let Some(offer) = self.offers.get(*number).filter(|o| o.agent == *id) else {
                     return Err(format!("agent {id} lists offer {number}, which is not its"));
@@ -109,6 +119,15 @@ impl Core {
                     sums.0.add(&task.grant.resources);
                 }
             }
+            let mut executors: BTreeMap<&AgentId, Vec<&Executor>> = BTreeMap::new();
+            for (agent_id, agent) in &self.agents {
+                let theirs = agent.executors.iter().filter(|(key, _)| key.0 == *id);
+                for (_, executor) in theirs {
+                    let sums = held.entry(&executor.grant.role).or_default();
+                    sums.0.add(&executor.grant.resources);
+                    executors.entry(agent_id).or_default().push(executor);
+                }
+            }
             for number in &framework.offers {
                 let Some(offer) = self.offers.get(*number) else {
                     return Err(format!(
@@ -133,9 +152,16 @@ impl Core {
                     ));
                 }
             }
-            if framework.is_removed() && framework.tasks.is_empty() {
+            let n_executors: usize = executors.values().map(Vec::len).sum();
+            if n_executors != framework.n_executors {
                 return Err(format!(
-                    "framework {id} is removed and has no task, yet it is here"
+                    "framework {id} counts {} executors, but it has {n_executors}",
+                    framework.n_executors
+                ));
+            }
+            if framework.is_over() {
+                return Err(format!(
+                    "framework {id} is removed and has nothing left, yet it is here"
                 ));
             }
         }
@@ -187,7 +213,9 @@ impl Core {
                 task.holds.then_some(&task.grant)
             });
             let offers = agent.offers.iter().filter_map(|n| self.offers.get(*n));
-            for grant in tasks.chain(offers.map(|offer| &offer.grant)) {
+            let executors = agent.executors.values().map(|executor| &executor.grant);
+            let grants = tasks.chain(executors);
+            for grant in grants.chain(offers.map(|offer| &offer.grant)) {
                 let key = (grant.framework.clone(), grant.role.clone());
                 expected.entry(key).or_default().add(&grant.resources);
             }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use allotment_allocator::Grant;
 use allotment_proto::mesos::TaskState;
 use allotment_proto::{allot, convert, mesos};
-use allotment_types::{AgentId, FrameworkId, Resources, Role, TaskId};
+use allotment_types::{AgentId, ExecutorId, FrameworkId, Resources, Role, TaskId};
 
 use super::accept::truncated;
 use super::agent::{attribute_fault, parse_url};
+use super::executors::{Executor, ExecutorKey};
 use super::updates::is_agents_state;
 
 /// The most attributes of one agent.
@@ -17,6 +19,7 @@ const ATTRIBUTES_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Reported {
     pub(super) name: String,
+    pub(super) executor: Option<ExecutorId>,
     pub(super) role: Option<Role>,
     pub(super) resources: Resources,
     pub(super) state: TaskState,
@@ -32,6 +35,7 @@ pub(super) struct Checkin {
     pub(super) version: String,
     pub(super) total: Resources,
     pub(super) tasks: BTreeMap<(FrameworkId, TaskId), Reported>,
+    pub(super) executors: BTreeMap<ExecutorKey, Executor>,
     pub(super) frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
 }
 
@@ -90,7 +94,9 @@ impl Checkin {
             let id = FrameworkId::try_from(id).map_err(|e| e.to_string())?;
             frameworks.insert(id, framework);
         }
-        let tasks = checked_tasks(register.tasks, &total, &frameworks)?;
+        let mut free = total.clone();
+        let executors = checked_executors(register.executors, (&total, &mut free), &frameworks)?;
+        let tasks = checked_tasks(register.tasks, (&total, free), &frameworks)?;
         Ok(Self {
             id,
             info,
@@ -99,6 +105,7 @@ impl Checkin {
             version: register.version,
             total,
             tasks,
+            executors,
             frameworks,
         })
     }
@@ -106,11 +113,10 @@ impl Checkin {
 
 fn checked_tasks(
     records: Vec<allot::TaskRecord>,
-    total: &Resources,
+    (total, mut free): (&Resources, Resources),
     frameworks: &BTreeMap<FrameworkId, mesos::FrameworkInfo>,
 ) -> Result<BTreeMap<(FrameworkId, TaskId), Reported>, String> {
     let mut tasks = BTreeMap::new();
-    let mut free = total.clone();
     for record in records {
         let state = record.state();
         let framework = FrameworkId::try_from(&record.framework_id).map_err(|e| e.to_string())?;
@@ -139,16 +145,12 @@ fn checked_tasks(
             // Shared volumes stay for the others.
             free.subtract(&resources.unshared());
         }
-        let role = record
-            .task
-            .resources
-            .iter()
-            .find_map(|r| r.allocation_info.as_ref()?.role.as_deref())
-            .map(Role::parse)
-            .transpose()
-            .map_err(|e| e.to_string())?;
+        let role = role_of(&record.task.resources)?;
+        let executor = record.task.executor.as_ref().map(|e| &e.executor_id);
+        let executor = executor.map(ExecutorId::try_from).transpose();
         let reported = Reported {
             name: record.task.name,
+            executor: executor.map_err(|e| e.to_string())?,
             role,
             resources,
             state,
@@ -158,4 +160,55 @@ fn checked_tasks(
         }
     }
     Ok(tasks)
+}
+
+/// The role that resources are allocated to.
+fn role_of(resources: &[mesos::Resource]) -> Result<Option<Role>, String> {
+    resources
+        .iter()
+        .find_map(|r| r.allocation_info.as_ref()?.role.as_deref())
+        .map(Role::parse)
+        .transpose()
+        .map_err(|e| e.to_string())
+}
+
+fn checked_executors(
+    records: Vec<allot::ExecutorRecord>,
+    (total, free): (&Resources, &mut Resources),
+    frameworks: &BTreeMap<FrameworkId, mesos::FrameworkInfo>,
+) -> Result<BTreeMap<ExecutorKey, Executor>, String> {
+    let mut executors = BTreeMap::new();
+    for record in records {
+        let info = record.executor;
+        let framework = FrameworkId::try_from(&record.framework_id).map_err(|e| e.to_string())?;
+        let id = ExecutorId::try_from(&info.executor_id).map_err(|e| e.to_string())?;
+        if !frameworks.contains_key(&framework) {
+            return Err(format!(
+                "the agent reports executor {id} of framework {framework} without that framework"
+            ));
+        }
+        let resources = convert::resources_from_wire(&info.resources)
+            .map_err(|e| format!("the agent reports executor {id} with bad resources: {e}"))?
+            .naming_volumes_of(total);
+        if !free.contains(&resources) {
+            return Err(format!(
+                "the agent reports executors that do not fit into it: executor {id} holds \
+                 {resources}, but beside the others only {free} of {total} is left"
+            ));
+        }
+        free.subtract(&resources.unshared());
+        let grant = Grant {
+            framework: framework.clone(),
+            role: role_of(&info.resources)?.unwrap_or_else(Role::star),
+            resources,
+        };
+        let executor = Executor { info, grant };
+        if executors
+            .insert((framework, id.clone()), executor)
+            .is_some()
+        {
+            return Err(format!("the agent reports executor {id} twice"));
+        }
+    }
+    Ok(executors)
 }

@@ -68,6 +68,8 @@ pub(super) struct Framework {
     /// principal.
     pub(super) registered: bool,
     pub(super) tasks: BTreeMap<TaskId, Task>,
+    /// How many executors it has on all agents.
+    pub(super) n_executors: usize,
     /// Numbers of its outstanding offers.
     pub(super) offers: BTreeSet<u64>,
     pub(super) offer_news: OfferNews,
@@ -231,6 +233,7 @@ impl Framework {
             state,
             registered: false,
             tasks: BTreeMap::new(),
+            n_executors: 0,
             offers: BTreeSet::new(),
             offer_news: OfferNews::default(),
             held: BTreeMap::new(),
@@ -273,6 +276,11 @@ impl Framework {
 
     pub(super) fn is_removed(&self) -> bool {
         matches!(self.state, FrameworkState::Removed { .. })
+    }
+
+    /// Removed, and nothing of it is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_removed() && self.tasks.is_empty() && self.n_executors == 0
     }
 
     /// Tells the framework, if it listens, in words it understands.

@@ -1,16 +1,24 @@
-//! LAUNCH: tasks are checked against what their offers have left, and start.
+//! LAUNCH and LAUNCH_GROUP: tasks are checked against what their offers have left, and start.
+
+use std::collections::BTreeSet;
 
 use allotment_allocator::Grant;
 use allotment_proto::allot::master_message::Message;
 use allotment_proto::convert::{self, ResourceError};
 use allotment_proto::mesos::TaskState;
+use allotment_proto::mesos::offer::operation;
 use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, FrameworkId, IdError, Name, Resources, Role, Shortfall, TaskId};
+use allotment_types::{
+    AgentId, ExecutorId, FrameworkId, IdError, Name, Resources, Role, Shortfall, TaskId,
+};
 
 use super::Core;
 use super::accept::{Pool, truncated};
+use super::agent::Agent;
+use super::executors::{self, Executor};
 use super::framework::Framework;
+use super::operations::OperationFault;
 use super::out::About;
 use super::task::{Task, master_status};
 
@@ -57,8 +65,34 @@ enum TaskFault {
     Mixed(String),
     #[error("the task asks for another size than shared volume {0} has; name the volume as it is")]
     PartOfVolume(String),
-    #[error("the task has no command; set `command.value`")]
+    #[error("the task has no command; set `command.value`, or give it an `executor`")]
     NoCommand,
+    #[error("the task has a command and an executor; give it one of them")]
+    CommandAndExecutor,
+    #[error("the task's executor is not that of its group; leave `executor` out of the tasks")]
+    OtherExecutor,
+    #[error("resource limits of a task in a group take `share_cgroups` set to false")]
+    LimitsInGroup,
+    #[error("task {0} is named twice in the group; name it once")]
+    Twice(TaskId),
+    #[error(
+        "the executor is of type DEFAULT, which runs groups; use LAUNCH_GROUP, or give the task a \
+         `command`"
+    )]
+    DefaultOutsideGroup,
+    #[error("the executor has no command; set `command.value`, or type DEFAULT in a group")]
+    ExecutorNoCommand,
+    #[error("the executor is of type DEFAULT and has a command; leave the command out")]
+    DefaultWithCommand,
+    #[error("the executor's type is not set; set DEFAULT or CUSTOM")]
+    ExecutorType,
+    #[error("the executor names framework {named}, but this is framework {own}; leave it out")]
+    ExecutorFramework { named: String, own: FrameworkId },
+    #[error(
+        "executor {0} runs already and is described differently; describe it the same, or choose \
+         another id"
+    )]
+    ExecutorDiffers(ExecutorId),
     #[error("not supported yet: {0}")]
     Unsupported(&'static str),
 }
@@ -89,106 +123,215 @@ impl Core {
         pool: &mut Pool,
         tasks: Vec<mesos::TaskInfo>,
     ) {
-        let now = self.out.now;
         let mut launched = Vec::new();
+        let mut begun = BTreeSet::new();
+        let mut running = BTreeSet::new();
         for mut info in tasks {
             self.give_up_lost(id, &info.task_id);
-            let (Some(framework), Some(agent)) = (
-                self.frameworks.get_mut(id),
-                self.agents.get_mut(&pool.agent),
-            ) else {
-                break;
+            let checked = match (self.frameworks.get(id), self.agents.get(&pool.agent)) {
+                (Some(framework), Some(agent)) => single(framework, agent, pool, &info),
+                _ => break,
             };
-            match validate(framework, pool, &info) {
-                Ok((task_id, resources)) => {
-                    let backed = pool.take(&resources);
-                    let unbacked = resources.minus(&backed);
-                    if !unbacked.is_empty() {
-                        let key = (id.clone(), pool.role.clone());
-                        agent.unbacked.entry(key).or_default().add(&unbacked);
-                    }
-                    pool.used.add(&resources);
-                    agent.allocated.add(&resources);
-                    agent.tasks.insert((id.clone(), task_id.clone()));
-                    let held = framework.held.entry(pool.role.clone()).or_default();
-                    held.allocated.add(&resources);
-                    // The agent hands the role back when it registers with this task.
-                    for resource in &mut info.resources {
-                        resource.allocation_info = Some(mesos::resource::AllocationInfo {
-                            role: Some(pool.role.as_str().to_owned()),
-                        });
-                    }
-                    self.out.counters.tasks_launched += 1;
-                    self.out.publish(
-                        "task-staging",
-                        About {
-                            agent: Some(&pool.agent),
-                            framework: Some(id),
-                            task: Some(&task_id),
-                        },
-                        format!(
-                            "task {task_id} of {} goes to {} with {resources}",
-                            framework.info.name, agent.hostname
-                        ),
-                    );
-                    let task = Task {
-                        name: info.name.clone(),
-                        agent: pool.agent.clone(),
-                        grant: Grant {
-                            framework: id.clone(),
-                            role: pool.role.clone(),
-                            resources,
-                        },
-                        state: TaskState::TaskStaging,
-                        holds: true,
-                        since: now,
-                        launched_at: now,
-                        status: None,
-                        unacknowledged: false,
-                        kill: None,
-                    };
-                    framework.tasks.insert(task_id, task);
-                    launched.push(info);
-                }
+            let Single { asked, executor } = match checked {
+                Ok(checked) => checked,
                 Err(fault) => {
-                    self.out.counters.tasks_error += 1;
-                    let about = TaskId::try_from(&info.task_id).ok();
-                    self.out.publish(
-                        "task-error",
-                        About {
-                            agent: Some(&pool.agent),
-                            framework: Some(id),
-                            task: about.as_ref(),
-                        },
-                        format!(
-                            "task {} of {} was refused: {fault}",
-                            truncated(&info.task_id.value),
-                            framework.info.name
-                        ),
-                    );
-                    let status = master_status(
-                        now,
-                        info.task_id,
-                        Some(&pool.agent),
-                        TaskState::TaskError,
-                        Reason::TaskInvalid,
-                        fault.to_string(),
-                    );
-                    framework.tell(&mut self.out, status);
+                    self.refuse_task(id, pool, info, Reason::TaskInvalid, &fault.to_string());
+                    continue;
+                }
+            };
+            if let Some((executor_id, new)) = executor {
+                info.executor = info.executor.map(|e| executors::completed(id, pool, e));
+                match new {
+                    Some(executor) => {
+                        begun.insert(executor_id.clone());
+                        self.begin_executor(pool, executor_id, executor);
+                    }
+                    None if begun.contains(&executor_id) => {}
+                    None => {
+                        running.insert(executor_id);
+                    }
                 }
             }
+            launched.extend(self.enter_task(id, pool, info, asked));
         }
         pool.n_launched += launched.len();
-        if !launched.is_empty()
+        let launch = allot::Launch {
+            tasks: launched,
+            running_executors: running.iter().map(mesos::ExecutorId::from).collect(),
+            ..Default::default()
+        };
+        self.send_launch(id, pool, launch);
+    }
+
+    /// Starts all tasks of a group, or none.
+    ///
+    /// # Errors
+    /// A sentence when there is no task that could be told of.
+    pub(super) fn launch_group(
+        &mut self,
+        id: &FrameworkId,
+        pool: &mut Pool,
+        group: operation::LaunchGroup,
+    ) -> Result<(), OperationFault> {
+        let tasks = group.task_group.tasks;
+        if tasks.is_empty() {
+            return Err(OperationFault::EmptyGroup);
+        }
+        for task in &tasks {
+            self.give_up_lost(id, &task.task_id);
+        }
+        let checked = match (self.frameworks.get(id), self.agents.get(&pool.agent)) {
+            (Some(framework), Some(agent)) => {
+                together(framework, agent, pool, (&group.executor, &tasks))
+            }
+            _ => return Ok(()),
+        };
+        let (asked, (executor_id, new)) = match checked {
+            Ok(checked) => checked,
+            Err(message) => {
+                for task in tasks {
+                    self.refuse_task(id, pool, task, Reason::TaskGroupInvalid, &message);
+                }
+                return Ok(());
+            }
+        };
+        let executor = executors::completed(id, pool, group.executor);
+        let mut running = Vec::new();
+        match new {
+            Some(new) => self.begin_executor(pool, executor_id, new),
+            None => running.push((&executor_id).into()),
+        }
+        let mut launched = Vec::with_capacity(tasks.len());
+        for (mut info, asked) in tasks.into_iter().zip(asked) {
+            info.executor = Some(executor.clone());
+            launched.extend(self.enter_task(id, pool, info, asked));
+        }
+        pool.n_launched += launched.len();
+        let launch = allot::Launch {
+            tasks: launched,
+            group_executor: Some(Box::new(executor)),
+            running_executors: running,
+            ..Default::default()
+        };
+        self.send_launch(id, pool, launch);
+        Ok(())
+    }
+
+    fn send_launch(&mut self, id: &FrameworkId, pool: &Pool, launch: allot::Launch) {
+        if !launch.tasks.is_empty()
             && let Some(framework) = self.frameworks.get(id)
             && let Some(session) = self.agents.get(&pool.agent).and_then(|a| a.session())
         {
             let launch = allot::Launch {
                 framework: framework.info.clone(),
-                tasks: launched,
+                ..launch
             };
             self.out.send_agent(session, Message::Launch(launch));
         }
+    }
+
+    /// Enters a task in the books; as it goes to its agent.
+    fn enter_task(
+        &mut self,
+        id: &FrameworkId,
+        pool: &mut Pool,
+        mut info: mesos::TaskInfo,
+        asked: Asked,
+    ) -> Option<mesos::TaskInfo> {
+        let now = self.out.now;
+        let framework = self.frameworks.get_mut(id)?;
+        let agent = self.agents.get_mut(&pool.agent)?;
+        let Asked {
+            id: task_id,
+            resources,
+        } = asked;
+        let backed = pool.take(&resources);
+        let unbacked = resources.minus(&backed);
+        if !unbacked.is_empty() {
+            let key = (id.clone(), pool.role.clone());
+            agent.unbacked.entry(key).or_default().add(&unbacked);
+        }
+        pool.used.add(&resources);
+        agent.allocated.add(&resources);
+        agent.tasks.insert((id.clone(), task_id.clone()));
+        let held = framework.held.entry(pool.role.clone()).or_default();
+        held.allocated.add(&resources);
+        // The agent hands the role back when it registers with this task.
+        for resource in &mut info.resources {
+            resource.allocation_info = Some(mesos::resource::AllocationInfo {
+                role: Some(pool.role.as_str().to_owned()),
+            });
+        }
+        self.out.counters.tasks_launched += 1;
+        self.out.publish(
+            "task-staging",
+            About {
+                agent: Some(&pool.agent),
+                framework: Some(id),
+                task: Some(&task_id),
+            },
+            format!(
+                "task {task_id} of {} goes to {} with {resources}",
+                framework.info.name, agent.hostname
+            ),
+        );
+        let executor = info.executor.as_ref().map(|e| &e.executor_id);
+        let task = Task {
+            name: info.name.clone(),
+            executor: executor.and_then(|id| ExecutorId::try_from(id).ok()),
+            agent: pool.agent.clone(),
+            grant: Grant {
+                framework: id.clone(),
+                role: pool.role.clone(),
+                resources,
+            },
+            state: TaskState::TaskStaging,
+            holds: true,
+            since: now,
+            launched_at: now,
+            status: None,
+            unacknowledged: false,
+            kill: None,
+        };
+        framework.tasks.insert(task_id, task);
+        Some(info)
+    }
+
+    fn refuse_task(
+        &mut self,
+        id: &FrameworkId,
+        pool: &Pool,
+        info: mesos::TaskInfo,
+        reason: Reason,
+        message: &str,
+    ) {
+        let Some(framework) = self.frameworks.get(id) else {
+            return;
+        };
+        self.out.counters.tasks_error += 1;
+        let about = TaskId::try_from(&info.task_id).ok();
+        self.out.publish(
+            "task-error",
+            About {
+                agent: Some(&pool.agent),
+                framework: Some(id),
+                task: about.as_ref(),
+            },
+            format!(
+                "task {} of {} was refused: {message}",
+                truncated(&info.task_id.value),
+                framework.info.name
+            ),
+        );
+        let status = master_status(
+            self.out.now,
+            info.task_id,
+            Some(&pool.agent),
+            TaskState::TaskError,
+            reason,
+            message.to_owned(),
+        );
+        framework.tell(&mut self.out, status);
     }
 }
 
@@ -205,12 +348,166 @@ impl Pool {
     }
 }
 
-/// The id and resources of a task that may be launched.
+/// A task that makes sense by itself, and what it asks for.
+#[derive(Debug)]
+struct Asked {
+    id: TaskId,
+    resources: Resources,
+}
+
+/// The executor that a task or group asks for; with its place in the books when it is new.
+type Named = (ExecutorId, Option<Executor>);
+
+/// A task that may be launched by itself.
+#[derive(Debug)]
+struct Single {
+    asked: Asked,
+    executor: Option<Named>,
+}
+
+/// Checks a task of a LAUNCH.
+fn single(
+    framework: &Framework,
+    agent: &Agent,
+    pool: &Pool,
+    info: &mesos::TaskInfo,
+) -> Result<Single, TaskFault> {
+    let asked = validate(framework, pool, info)?;
+    let value = info.command.as_ref().and_then(|c| c.value.as_deref());
+    let has_command = value.is_some_and(|value| !value.is_empty());
+    let executor = match &info.executor {
+        Some(_) if info.command.is_some() => return Err(TaskFault::CommandAndExecutor),
+        Some(executor) if is_default(executor) => return Err(TaskFault::DefaultOutsideGroup),
+        Some(executor) => Some(named(framework, agent, pool, executor)?),
+        None if !has_command => return Err(TaskFault::NoCommand),
+        None => None,
+    };
+    let new = executor.as_ref().and_then(|(_, new)| new.as_ref());
+    let mut needed = asked.resources.unshared();
+    if let Some(new) = new {
+        needed.add(&new.grant.resources);
+    }
+    if asked.resources.is_empty() && (info.executor.is_none() || needed.is_empty()) {
+        return Err(TaskFault::NoResources);
+    }
+    fits(pool, &needed, [&asked])?;
+    Ok(Single { asked, executor })
+}
+
+/// Checks the tasks of a LAUNCH_GROUP; the sentence for all of them when one cannot be.
+fn together(
+    framework: &Framework,
+    agent: &Agent,
+    pool: &Pool,
+    (executor, tasks): (&mesos::ExecutorInfo, &[mesos::TaskInfo]),
+) -> Result<(Vec<Asked>, Named), String> {
+    let group = |fault: TaskFault| format!("the group cannot be launched: {fault}");
+    if executor.r#type() == mesos::executor_info::Type::Unknown {
+        return Err(group(TaskFault::ExecutorType));
+    }
+    let named = named(framework, agent, pool, executor).map_err(group)?;
+    let mut needed = Resources::EMPTY;
+    if let Some(new) = &named.1 {
+        needed.add(&new.grant.resources);
+    }
+    let mut all: Vec<Asked> = Vec::with_capacity(tasks.len());
+    for info in tasks {
+        let of_this = |fault: TaskFault| {
+            let id = truncated(&info.task_id.value);
+            format!("Task '{id}' is invalid: {fault}")
+        };
+        let asked = validate(framework, pool, info).map_err(of_this)?;
+        if all.iter().any(|other| other.id == asked.id) {
+            return Err(group(TaskFault::Twice(asked.id)));
+        }
+        in_group(executor, info).map_err(of_this)?;
+        needed.add(&asked.resources.unshared());
+        all.push(asked);
+    }
+    fits(pool, &needed, &all).map_err(group)?;
+    Ok((all, named))
+}
+
+/// What holds for tasks of groups alone.
+fn in_group(executor: &mesos::ExecutorInfo, info: &mesos::TaskInfo) -> Result<(), TaskFault> {
+    let other = |own: &mesos::ExecutorInfo| !executors::is_same(own, executor);
+    if info.executor.as_ref().is_some_and(other) {
+        return Err(TaskFault::OtherExecutor);
+    }
+    let value = info.command.as_ref().and_then(|c| c.value.as_deref());
+    if is_default(executor) && value.is_none_or(str::is_empty) {
+        return Err(TaskFault::NoCommand);
+    }
+    let linux = info.container.as_ref().and_then(|c| c.linux_info.as_ref());
+    let own_cgroups = linux.is_some_and(|linux| linux.share_cgroups == Some(false));
+    if !info.limits.is_empty() && !own_cgroups {
+        return Err(TaskFault::LimitsInGroup);
+    }
+    if info.resources.is_empty() {
+        return Err(TaskFault::NoResources);
+    }
+    Ok(())
+}
+
+fn is_default(executor: &mesos::ExecutorInfo) -> bool {
+    executor.r#type() == mesos::executor_info::Type::Default
+}
+
+/// Checks an executor's description, against the one that runs where it does.
+fn named(
+    framework: &Framework,
+    agent: &Agent,
+    pool: &Pool,
+    info: &mesos::ExecutorInfo,
+) -> Result<Named, TaskFault> {
+    let id = ExecutorId::try_from(&info.executor_id)?;
+    let foreign = info
+        .framework_id
+        .as_ref()
+        .filter(|f| f.value != framework.id.as_str());
+    if let Some(foreign) = foreign {
+        return Err(TaskFault::ExecutorFramework {
+            named: truncated(&foreign.value),
+            own: framework.id.clone(),
+        });
+    }
+    let name = info.name.as_deref().unwrap_or_default();
+    if name.len() > NAME_MAX {
+        return Err(TaskFault::Name(name.len()));
+    }
+    let value = info.command.as_ref().and_then(|c| c.value.as_deref());
+    match (is_default(info), value) {
+        (true, _) if info.command.is_some() => return Err(TaskFault::DefaultWithCommand),
+        (false, None | Some("")) => return Err(TaskFault::ExecutorNoCommand),
+        _ => {}
+    }
+    no_image(info.container.as_ref())?;
+    let key = (framework.id.clone(), id);
+    if let Some(known) = agent.executors.get(&key) {
+        return if executors::is_same(&known.info, info) {
+            Ok((key.1, None))
+        } else {
+            Err(TaskFault::ExecutorDiffers(key.1))
+        };
+    }
+    let resources = checked_resources(pool, &info.resources)?;
+    let executor = Executor {
+        info: executors::completed(&framework.id, pool, info.clone()),
+        grant: Grant {
+            framework: framework.id.clone(),
+            role: pool.role.clone(),
+            resources,
+        },
+    };
+    Ok((key.1, Some(executor)))
+}
+
+/// A task that makes sense by itself; whether its offers suffice is not looked at.
 fn validate(
     framework: &Framework,
     pool: &Pool,
     info: &mesos::TaskInfo,
-) -> Result<(TaskId, Resources), TaskFault> {
+) -> Result<Asked, TaskFault> {
     let id = TaskId::try_from(&info.task_id)?;
     if let Some(task) = framework.tasks.get(&id) {
         return Err(if task.is_terminal() {
@@ -231,33 +528,32 @@ fn validate(
             offered: pool.agent.clone(),
         });
     }
-    if info.executor.is_some() {
+    no_image(info.container.as_ref())?;
+    let resources = checked_resources(pool, &info.resources)?;
+    Ok(Asked { id, resources })
+}
+
+fn no_image(container: Option<&mesos::ContainerInfo>) -> Result<(), TaskFault> {
+    let Some(container) = container else {
+        return Ok(());
+    };
+    let image = container.mesos.as_ref().is_some_and(|m| m.image.is_some());
+    if container.r#type() == mesos::container_info::Type::Docker
+        || container.docker.is_some()
+        || image
+    {
         return Err(TaskFault::Unsupported(
-            "custom executors; give the task a `command` and no `executor`",
+            "container images; run a program of the agent's file system",
         ));
     }
-    if let Some(container) = &info.container {
-        let image = container.mesos.as_ref().is_some_and(|m| m.image.is_some());
-        if container.r#type() == mesos::container_info::Type::Docker
-            || container.docker.is_some()
-            || image
-        {
-            return Err(TaskFault::Unsupported(
-                "container images; run a program of the agent's file system",
-            ));
-        }
-    }
-    let value = info.command.as_ref().and_then(|c| c.value.as_deref());
-    if value.is_none_or(str::is_empty) {
-        return Err(TaskFault::NoCommand);
-    }
-    let resources = convert::resources_from_wire(&info.resources)?;
+    Ok(())
+}
+
+/// Resources of one kind and of the role that the offers are for.
+fn checked_resources(pool: &Pool, wire: &[mesos::Resource]) -> Result<Resources, TaskFault> {
+    let resources = convert::resources_from_wire(wire)?;
     let resources = resources.naming_volumes_of(&pool.rest.plus(&pool.shared));
-    if resources.is_empty() {
-        return Err(TaskFault::NoResources);
-    }
-    let named = info
-        .resources
+    let named = wire
         .iter()
         .filter_map(|r| r.allocation_info.as_ref()?.role.as_deref())
         .find(|role| *role != pool.role.as_str());
@@ -275,21 +571,33 @@ fn validate(
             return Err(TaskFault::Mixed(name.as_str().to_owned()));
         }
     }
-    let mut lacking = pool.rest.shortfalls(&resources.unshared());
-    lacking.extend(pool.shared.shortfalls(&resources.shared()));
-    for (_, lot, value) in resources.shared().iter() {
-        if pool
-            .shared
-            .get(&Name::DISK, lot)
-            .is_some_and(|v| v != value)
-            && let Some(volume) = lot.volume()
-        {
-            return Err(TaskFault::PartOfVolume(volume.id.clone()));
+    Ok(resources)
+}
+
+/// Whether the pool holds what is needed: of what is not shared the sum, of shared volumes each.
+fn fits<'a>(
+    pool: &Pool,
+    needed: &Resources,
+    tasks: impl IntoIterator<Item = &'a Asked>,
+) -> Result<(), TaskFault> {
+    let mut lacking = pool.rest.shortfalls(needed);
+    for asked in tasks {
+        let shared = asked.resources.shared();
+        lacking.extend(pool.shared.shortfalls(&shared));
+        for (_, lot, value) in shared.iter() {
+            if pool
+                .shared
+                .get(&Name::DISK, lot)
+                .is_some_and(|v| v != value)
+                && let Some(volume) = lot.volume()
+            {
+                return Err(TaskFault::PartOfVolume(volume.id.clone()));
+            }
         }
     }
     if !lacking.is_empty() {
         let lacking: Vec<String> = lacking.iter().map(Shortfall::to_string).collect();
         return Err(TaskFault::TooBig(lacking.join(", ")));
     }
-    Ok((id, resources))
+    Ok(())
 }

@@ -115,6 +115,7 @@ impl Core {
         for (framework, task) in self.tasks_of(id) {
             self.lose_sight(id, &framework, &task);
         }
+        self.release_executors(id);
         self.rescind_inverse_offers_of_agent(id);
         self.allocator.remove_agent(id);
         self.announce_lost(id);
@@ -203,6 +204,7 @@ impl Core {
                 self.forget_task(&framework_id, &task_id);
             }
         }
+        self.release_executors(id);
         self.rescind_inverse_offers_of_agent(id);
         self.allocator.remove_agent(id);
         if let Some(agent) = self.agents.remove(id) {

@@ -17,6 +17,7 @@ mod agent;
 mod calls;
 mod check;
 mod checkin;
+mod executors;
 mod framework;
 mod inverse;
 pub mod io;

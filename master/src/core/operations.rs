@@ -41,6 +41,8 @@ pub(super) enum OperationFault {
     Resources(#[from] ResourceError),
     #[error("it names no resources; name some")]
     Nothing,
+    #[error("its group has no tasks; name at least one")]
+    EmptyGroup,
     #[error("it has no body; set `{0}`")]
     NoBody(&'static str),
     #[error("{name}{lot} is not dynamically reserved; {hint}")]

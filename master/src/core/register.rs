@@ -47,6 +47,8 @@ impl Core {
         match message.message {
             Some(Said::Update(update)) => self.on_status_update(conn, &agent, update),
             Some(Said::Pong(_)) => {}
+            Some(Said::ExecutorEnded(ended)) => self.on_executor_ended(&agent, &ended),
+            Some(Said::ExecutorMessage(message)) => self.on_executor_message(&agent, message),
             Some(Said::Unregister(_)) => self.on_unregister(conn, &agent),
             Some(Said::Register(_)) => {
                 let reason = "a second `register` on one stream; open a new stream";
@@ -102,12 +104,14 @@ impl Core {
             version,
             total,
             tasks,
+            executors,
             frameworks,
             id: _,
         } = checkin;
         let changed = self.admit(&id, conn, info, url, wire_url, version, total);
-        self.adopt_frameworks(frameworks, &tasks);
+        self.adopt_frameworks(frameworks, &tasks, &executors);
         let strays = self.adopt_tasks(&id, tasks, returned);
+        self.adopt_executors(&id, executors);
         self.give_to_allocator(&id);
         let Some(agent) = self.agents.get(&id) else {
             return;
@@ -268,6 +272,8 @@ impl Core {
             .filter_map(|(framework, task)| self.frameworks.get(framework)?.tasks.get(task))
             .filter(|task| task.holds)
             .map(|task| task.grant.clone())
+            .chain(agent.executors.values().map(|e| e.grant.clone()))
+            .filter(|grant| !grant.resources.is_empty())
             .collect();
         let total = agent.total.clone();
         let spec = AgentSpec {

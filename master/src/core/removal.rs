@@ -98,6 +98,7 @@ impl Core {
         self.allocator.deactivate_framework(id);
         self.withdraw_offers_of_framework(id);
         self.withdraw_inverse_offers_of_framework(id);
+        self.shut_down_executors_of(id);
         self.kill_all_tasks(id);
     }
 
@@ -133,11 +134,7 @@ impl Core {
                 self.forget_task(id, task_id);
             }
         }
-        if self
-            .frameworks
-            .get(id)
-            .is_some_and(|f| f.is_removed() && f.tasks.is_empty())
-        {
+        if self.frameworks.get(id).is_some_and(|f| f.is_over()) {
             self.finish_removal(id);
         }
     }

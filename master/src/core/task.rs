@@ -6,7 +6,7 @@ use allotment_allocator::Grant;
 use allotment_proto::mesos::task_status::{Reason, Source};
 use allotment_proto::mesos::{KillPolicy, TaskState};
 use allotment_proto::{allot, convert, mesos};
-use allotment_types::{AgentId, TaskId, Timestamp};
+use allotment_types::{AgentId, ExecutorId, TaskId, Timestamp};
 
 use super::framework::Capabilities;
 
@@ -14,6 +14,8 @@ use super::framework::Capabilities;
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) name: String,
+    /// The one that it shares with others, or may.
+    pub(super) executor: Option<ExecutorId>,
     pub(super) agent: AgentId,
     /// Whose, in which role, and how much it holds while `holds`.
     pub(super) grant: Grant,
@@ -42,6 +44,7 @@ pub(super) struct KillWish {
 pub(super) struct EndedTask {
     pub(super) id: TaskId,
     pub(super) name: String,
+    pub(super) executor: Option<ExecutorId>,
     pub(super) agent: AgentId,
     pub(super) hostname: Arc<str>,
     pub(super) agent_url: Arc<str>,
@@ -90,6 +93,7 @@ impl Task {
         EndedTask {
             id,
             name: self.name,
+            executor: self.executor,
             agent: self.agent,
             hostname,
             agent_url,

@@ -199,7 +199,7 @@ impl Core {
             }
         }
         framework.remember(task.into_ended(task_id.clone(), hostname, url));
-        if removed && framework.tasks.is_empty() {
+        if framework.is_over() {
             self.finish_removal(framework_id);
         }
     }

@@ -280,6 +280,7 @@ impl Core {
                 .map(|s| s.reason().as_str_name().to_owned()),
             exit_code: exit.and_then(|e| e.code),
             exit_signal: exit.and_then(|e| e.signal),
+            executor_id: task.executor.as_ref().map(ToString::to_string),
         }
     }
 
@@ -453,6 +454,7 @@ pub(super) fn ended_view(
         reason: task.reason.map(|r| r.as_str_name().to_owned()),
         exit_code: task.exit.as_ref().and_then(|e| e.code),
         exit_signal: task.exit.as_ref().and_then(|e| e.signal),
+        executor_id: task.executor.as_ref().map(ToString::to_string),
     }
 }
 

@@ -261,6 +261,11 @@ impl Core {
                 sum.1.add(&task.grant.resources);
             }
         }
+        for ((framework, executor), held) in &agent.executors {
+            let name = self.framework_name(framework);
+            let held = &held.grant.resources;
+            lines.push(format!("{name}: executor {executor} {held}"));
+        }
         for (framework, (tasks, held)) in by_framework {
             let name = self.framework_name(framework);
             lines.push(format!("{name}: {} {held}", holders(tasks, "task")));

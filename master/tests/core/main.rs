@@ -7,6 +7,7 @@
 
 mod agents;
 mod cluster;
+mod executors;
 mod frameworks;
 mod hostile;
 mod offers;

@@ -534,6 +534,9 @@ impl ModelAgent {
                     assert!(self.tasks.insert(key, real).is_none(), "launched twice");
                 }
             }
+            Message::ExecutorMessage(_) | Message::ShutdownExecutor(_) => {
+                panic!("no framework of these histories has executors of its own")
+            }
             Message::Kill(kill) => {
                 let key = (kill.framework_id.value, kill.task_id.value);
                 if let Some(real) = self.tasks.get_mut(&key)

@@ -167,6 +167,7 @@ impl Tenant {
             | Event::Disconnected { .. }
             | Event::Rescinded(_)
             | Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_)
             | Event::Rejected { .. }

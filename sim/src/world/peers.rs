@@ -270,6 +270,7 @@ impl World {
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_)
             | Event::AgentLost(_)
+            | Event::Executor { .. }
             | Event::Disconnected { .. } => {}
         }
         let Some(node) = self.frameworks.get_mut(i) else {

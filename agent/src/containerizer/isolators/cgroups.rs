@@ -389,6 +389,22 @@ impl Group {
         })
     }
 
+    /// Notes a limit of memory; false when it is not above the one that holds.
+    pub(super) const fn grow(&mut self, limit_bytes: u64) -> bool {
+        let grows = limit_bytes > self.limit_bytes;
+        if grows {
+            self.limit_bytes = limit_bytes;
+        }
+        grows
+    }
+
+    /// Writes a setting anew; what the kernel refuses stays as it was.
+    pub(super) fn change(&self, setting: &Setting) {
+        for path in &self.paths {
+            let _ = write_existing(&path.join(setting.file), &setting.value);
+        }
+    }
+
     /// Removes the groups; true when nothing is left of them.
     pub(in super::super) fn remove(&mut self) -> bool {
         self.paths.retain(|path| match fs::remove_dir(path) {

@@ -9,6 +9,7 @@
 //!   an own `/dev`; [`volumes`]: folders at other places.
 //! - [`capabilities`], [`nnp`], [`seccomp`] with its [`filter`], [`rlimits`]: what a task loses
 //!   before it runs.
+//! - `resize`: what of it changes while a container runs.
 //!
 //! What a container asks for arrives as [`crate::core::Confinement`]; an isolator that is asked
 //! for something it cannot give refuses the launch with a sentence.
@@ -26,6 +27,7 @@ mod memory;
 mod namespaces;
 mod nnp;
 mod pids;
+mod resize;
 mod rlimits;
 mod seccomp;
 mod volumes;

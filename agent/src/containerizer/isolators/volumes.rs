@@ -45,7 +45,9 @@ impl Volumes {
     fn is_mine(&self, volume: &Volume) -> bool {
         match volume.source {
             Some(Source::Host(_)) => self.isolator == Isolator::VolumeHostPath,
-            Some(Source::Sandbox(_)) => self.isolator == Isolator::VolumeSandboxPath,
+            Some(Source::Sandbox(_) | Source::Parent(_)) => {
+                self.isolator == Isolator::VolumeSandboxPath
+            }
             None => false,
         }
     }
@@ -103,18 +105,14 @@ impl Volumes {
                 let path = Path::new(path);
                 Ok((self.open_host(path)?, path.to_owned()))
             }
-            Some(Source::Sandbox(path)) => {
-                let path = Path::new(path);
-                let opened =
-                    open_below(sandbox, path).or_else(|_| make_below(sandbox, path, true, owner));
-                let opened = opened.map_err(|errno| {
-                    format!(
-                        "the sandbox path {} cannot be used: {}",
-                        path.display(),
-                        errno.desc()
-                    )
+            Some(Source::Sandbox(path)) => open_in_sandbox(sandbox, sandbox_path, path, owner),
+            Some(Source::Parent(path)) => {
+                // `<executor's sandbox>/containers/<container>`.
+                let executors = sandbox_path.ancestors().nth(2).unwrap_or(sandbox_path);
+                let parent = folder(executors).map_err(|errno| {
+                    format!("the executor's sandbox cannot be opened: {}", errno.desc())
                 })?;
-                Ok((opened, sandbox_path.join(path)))
+                open_in_sandbox(parent.as_fd(), executors, path, owner)
             }
             None => Err("a volume comes from nowhere".to_owned()),
         }
@@ -341,6 +339,24 @@ fn check_machine_target(path: &Path) -> Result<(), String> {
 }
 
 /// A volume of a container without mounts of its own.
+fn open_in_sandbox(
+    sandbox: BorrowedFd<'_>,
+    sandbox_path: &Path,
+    path: &str,
+    owner: Owner,
+) -> Result<(OwnedFd, PathBuf), String> {
+    let path = Path::new(path);
+    let opened = open_below(sandbox, path).or_else(|_| make_below(sandbox, path, true, owner));
+    let opened = opened.map_err(|errno| {
+        format!(
+            "the sandbox path {} cannot be used: {}",
+            path.display(),
+            errno.desc()
+        )
+    })?;
+    Ok((opened, sandbox_path.join(path)))
+}
+
 fn link(
     volume: &Volume,
     sandbox: BorrowedFd<'_>,

@@ -5,7 +5,7 @@ use allotment_proto::allot::task_progress::{Phase as WirePhase, Why as WireWhy};
 use allotment_types::{Resources, Timestamp};
 
 use super::super::checkpoint::Saved;
-use super::{Phase, Task, Why};
+use super::{Host, Hosted, Phase, Task, Why};
 
 impl Task {
     /// A task of an earlier run, as it stood when that ended.
@@ -16,43 +16,64 @@ impl Task {
             info,
             container,
             progress,
+            host,
         } = saved;
         let why = progress.why.map(|_| Why::from_wire(progress.why()));
         let pid = progress.pid.unwrap_or(0);
         let at = |nanos: Option<u64>| nanos.map(Timestamp::from_nanos);
-        let phase = match progress.phase() {
-            WirePhase::Starting => Phase::Starting { killed: why },
-            WirePhase::Running => Phase::Running {
+        let phase = match (progress.phase(), &host) {
+            (WirePhase::Ended, _) => Phase::Ended,
+            (_, Host::Executor(_)) => Phase::Hosted,
+            (WirePhase::Starting, _) => Phase::Starting { killed: why },
+            (WirePhase::Running, _) => Phase::Running {
                 pid,
                 complete_by: at(progress.complete_by_ns),
             },
-            WirePhase::Killing => Phase::Killing {
+            (WirePhase::Killing, _) => Phase::Killing {
                 pid,
                 destroy_at: at(progress.destroy_at_ns),
                 why: why.unwrap_or(Why::Asked),
             },
-            WirePhase::Ended => Phase::Ended,
         };
-        let live = !matches!(phase, Phase::Ended);
+        let state = progress.state();
+        let forgotten = progress.forgotten();
+        let host = match host {
+            Host::Executor(hosted) => Host::Executor(Hosted {
+                sent: progress.sent(),
+                kill: progress.kill_asked().then_some(progress.kill_policy),
+                received: progress.received.into(),
+                ..hosted
+            }),
+            other => other,
+        };
+        let in_container = !matches!(phase, Phase::Ended | Phase::Hosted);
         Self {
+            host,
             phase,
-            state: progress.state(),
-            forgotten: progress.forgotten(),
+            state,
+            forgotten,
             pending: progress.pending.into(),
             changed: false,
-            recovering: live,
-            of_earlier_boot: live && rebooted,
+            recovering: in_container,
+            of_earlier_boot: in_container && rebooted,
             ..Self::starting(&agent, &framework, info, container, resources)
         }
     }
 
     /// Everything about it that does not change while its container stays the same.
     pub(in crate::core) fn checkpoint(&self) -> allot::TaskCheckpoint {
+        let (group, parent) = match &self.host {
+            Host::Alone => (None, None),
+            Host::Group { group, parent, .. } => (Some(*group), Some(parent)),
+            Host::Executor(hosted) => (hosted.group, None),
+        };
         allot::TaskCheckpoint {
             framework_id: (&self.framework).into(),
             task: self.info.clone(),
             container_id: self.container.as_str().to_owned(),
             agent_id: (&self.agent).into(),
+            group,
+            parent_container_id: parent.map(|parent| parent.as_str().to_owned()),
         }
     }
 
@@ -68,7 +89,12 @@ impl Task {
                 destroy_at,
                 why,
             } => (WirePhase::Killing, Some(pid), None, destroy_at, Some(why)),
+            Phase::Hosted => (WirePhase::Running, None, None, None, None),
             Phase::Ended => (WirePhase::Ended, None, None, None, None),
+        };
+        let hosted = match &self.host {
+            Host::Executor(hosted) => Some(hosted),
+            Host::Alone | Host::Group { .. } => None,
         };
         allot::TaskProgress {
             framework_id: (&self.framework).into(),
@@ -81,6 +107,10 @@ impl Task {
             why: why.map(|why| why.to_wire().into()),
             forgotten: self.forgotten.then_some(true),
             pending: self.pending.iter().cloned().collect(),
+            sent: hosted.map(|hosted| hosted.sent),
+            kill_asked: hosted.and_then(|hosted| hosted.kill.as_ref()).map(|_| true),
+            kill_policy: hosted.and_then(|hosted| hosted.kill.flatten()),
+            received: hosted.map_or_else(Vec::new, |h| h.received.iter().cloned().collect()),
         }
     }
 }
@@ -92,6 +122,8 @@ impl Why {
             Self::MaxCompletionTime => WireWhy::MaxCompletionTime,
             Self::AgentStops => WireWhy::AgentStops,
             Self::Unhealthy => WireWhy::Unhealthy,
+            Self::Group => WireWhy::Group,
+            Self::ExecutorShutdown => WireWhy::ExecutorShutdown,
         }
     }
 
@@ -101,6 +133,8 @@ impl Why {
             WireWhy::MaxCompletionTime => Self::MaxCompletionTime,
             WireWhy::AgentStops => Self::AgentStops,
             WireWhy::Unhealthy => Self::Unhealthy,
+            WireWhy::Group => Self::Group,
+            WireWhy::ExecutorShutdown => Self::ExecutorShutdown,
         }
     }
 }

@@ -12,14 +12,19 @@ const NEVER_BEGUN: &str =
     "The launcher ended several times before it began this task; the agent's log says why";
 
 /// What the end of a container means for its task.
-pub(super) struct Verdict {
-    pub(super) state: TaskState,
-    pub(super) reason: Option<Reason>,
-    pub(super) message: String,
+#[derive(Debug)]
+pub(in crate::core) struct Verdict {
+    pub(in crate::core) state: TaskState,
+    pub(in crate::core) reason: Option<Reason>,
+    pub(in crate::core) message: String,
 }
 
 impl Verdict {
-    pub(super) fn of(why: Option<(Why, bool)>, outcome: &Outcome, gone: TaskState) -> Self {
+    pub(in crate::core) fn of(
+        why: Option<(Why, bool)>,
+        outcome: &Outcome,
+        gone: TaskState,
+    ) -> Self {
         let verdict = |state, reason, message: String| Self {
             state,
             reason,
@@ -73,6 +78,16 @@ impl Verdict {
                 TaskState::TaskKilled,
                 Some(Reason::TaskHealthCheckStatusUpdated),
                 "Killed because its health check failed too often".to_owned(),
+            ),
+            (Some((Why::Group, _)), _) => verdict(
+                TaskState::TaskKilled,
+                None,
+                "Killed because another task of its group failed or was killed".to_owned(),
+            ),
+            (Some((Why::ExecutorShutdown, _)), _) => verdict(
+                TaskState::TaskKilled,
+                None,
+                "Killed because its framework ended the executor".to_owned(),
             ),
             (Some((Why::Asked, false)), Outcome::Exited { exit, .. }) => {
                 verdict(TaskState::TaskKilled, None, exit_message(exit))

@@ -241,7 +241,8 @@ fn input(event: Event, died: &mut Option<Died>) -> Option<Input> {
             tracing::info!(n_agents = asked.len(), "agents will be away");
             None
         }
-        Event::InverseRescinded(_) => None,
+        // No job runs in an executor of its own making.
+        Event::InverseRescinded(_) | Event::Executor { .. } => None,
         // What it concerned is reconciled: tasks that were never launched come back as lost.
         Event::Rejected { call, message } => {
             tracing::warn!(call, message, "the master refused a call");

@@ -26,7 +26,10 @@ impl Core {
             Event::Offers(offers) => self.on_offers(now, offers),
             // Offers are answered in the turn in which they come, so none is held. Instances stay
             // until their agent goes and are replaced then, so a request to leave is not answered.
-            Event::Rescinded(_) | Event::InverseOffers(_) | Event::InverseRescinded(_) => {}
+            Event::Rescinded(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
+            | Event::Executor { .. } => {}
             Event::Update(update) => self.on_update(now, &update),
             Event::AgentLost(agent) => self.forget_agent(&agent),
             Event::Rejected { call, .. } => {

@@ -362,6 +362,8 @@ fn narrate(event: &Event) {
         Event::Rescinded(offer) => debug!(%offer, "offer rescinded"),
         Event::InverseOffers(asked) => info!(n_agents = asked.len(), "agents will be away"),
         Event::InverseRescinded(offer) => debug!(%offer, "an agent stays after all"),
+        // No app runs in an executor of its own making.
+        Event::Executor { executor, .. } => debug!(%executor, "an unknown executor was heard of"),
         Event::Error(_) => {}
     }
 }

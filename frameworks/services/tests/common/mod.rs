@@ -195,6 +195,8 @@ impl World {
             unheard @ (Call::Operate { .. }
             | Call::Demand { .. }
             | Call::Update { .. }
+            | Call::Message { .. }
+            | Call::ShutdownExecutor { .. }
             | Call::AcceptInverse { .. }
             | Call::DeclineInverse { .. }
             | Call::Teardown) => panic!("services never says {unheard:?}"),

@@ -1,0 +1,249 @@
+//! Groups of the default executor on real processes: containers of their own, a folder in common,
+//! an end in common.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use allotment_proto::allot;
+use allotment_proto::allot::agent_message::Message as Said;
+use allotment_proto::allot::master_message::Message as Told;
+use allotment_proto::allot::{SandboxListRequest, SandboxReadRequest};
+use allotment_proto::convert::resources_to_wire;
+use allotment_proto::mesos::task_status::Reason;
+use allotment_proto::mesos::volume::source::{self, SandboxPath, sandbox_path};
+use allotment_proto::mesos::{self, TaskInfo, TaskState};
+use support::{Cluster, FRAMEWORK, Mode, contained, framework_id, modes, root, shell, until};
+
+fn pod() -> mesos::ExecutorInfo {
+    mesos::ExecutorInfo {
+        r#type: Some(mesos::executor_info::Type::Default.into()),
+        executor_id: mesos::ExecutorId {
+            value: "pod".to_owned(),
+        },
+        framework_id: Some(framework_id()),
+        resources: resources_to_wire(&"cpus:0.1; mem:32".parse().unwrap(), Some("web")),
+        ..Default::default()
+    }
+}
+
+/// The same task with a folder of the executor's sandbox at `common`.
+fn sharing(info: TaskInfo) -> TaskInfo {
+    let volume = mesos::Volume {
+        mode: mesos::volume::Mode::Rw.into(),
+        container_path: "common".to_owned(),
+        source: Some(mesos::volume::Source {
+            r#type: Some(source::Type::SandboxPath.into()),
+            sandbox_path: Some(SandboxPath {
+                r#type: Some(sandbox_path::Type::Parent.into()),
+                path: "shared".to_owned(),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let container = mesos::ContainerInfo {
+        volumes: vec![volume],
+        ..Default::default()
+    };
+    contained(info, container)
+}
+
+impl Cluster {
+    async fn launch_group(&self, tasks: Vec<TaskInfo>) {
+        let framework = mesos::FrameworkInfo {
+            id: Some(framework_id()),
+            ..Default::default()
+        };
+        let in_pod = |task| TaskInfo {
+            executor: Some(pod()),
+            ..task
+        };
+        let launch = allot::Launch {
+            framework,
+            tasks: tasks.into_iter().map(in_pod).collect(),
+            group_executor: Some(Box::new(pod())),
+            ..Default::default()
+        };
+        self.master.tell(Told::Launch(launch)).await;
+    }
+
+    fn nested(&self, task: &str) -> PathBuf {
+        self.sandbox("pod").join("tasks").join(task)
+    }
+
+    async fn pod_ends(&mut self) {
+        assert!(matches!(
+            self.master.of_executors().await,
+            Said::ExecutorEnded(_)
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_a_group_share_a_folder_and_nothing_else() {
+    for mode in modes() {
+        let mut c = Cluster::with(mode, |config| {
+            if mode == Mode::Plain {
+                config.isolation = "volume/sandbox_path".parse().unwrap();
+            }
+        })
+        .await;
+        let writes = "echo for the other > common/note; echo mine > own; \
+                      while [ ! -e common/read ]; do sleep 0.02; done";
+        let reads = "while [ ! -e common/note ]; do sleep 0.02; done; cat common/note; \
+                     ls; touch common/read";
+        let tasks = vec![
+            sharing(shell("writer", writes)),
+            sharing(shell("reader", reads)),
+        ];
+        c.launch_group(tasks).await;
+        for task in ["writer", "reader"] {
+            let running = c.master.running(task).await;
+            assert_eq!(running.executor_id.unwrap().value, "pod");
+            let container = running.container_status.unwrap().container_id.unwrap();
+            assert!(container.parent.is_some());
+        }
+        for task in ["writer", "reader"] {
+            let end = c.master.end(task).await;
+            assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+        }
+        let said = fs::read_to_string(c.nested("reader").join("stdout")).unwrap();
+        assert!(
+            said.starts_with("for the other\n") && !said.contains("own"),
+            "{said}"
+        );
+        assert!(c.sandbox("pod").join("shared/note").exists());
+        c.pod_ends().await;
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_of_a_task_in_a_group_are_served_under_its_own_name() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    c.launch_group(vec![shell("a", "echo hello"), shell("b", "true")])
+        .await;
+    for task in ["a", "b"] {
+        c.master.end(task).await;
+    }
+    let mut files = c.files().await;
+    let request = SandboxReadRequest {
+        framework_id: FRAMEWORK.to_owned(),
+        task_id: "a".to_owned(),
+        path: "stdout".to_owned(),
+        ..Default::default()
+    };
+    let mut chunks = files.read(request).await.unwrap().into_inner();
+    let chunk = chunks.message().await.unwrap().unwrap();
+    assert_eq!(&chunk.data[..], b"hello\n");
+    // A link that a task put where the agent looks leads nowhere.
+    let planted = c.sandbox("pod").join("tasks/planted");
+    std::os::unix::fs::symlink("/etc", &planted).unwrap();
+    let request = SandboxListRequest {
+        framework_id: FRAMEWORK.to_owned(),
+        task_id: "planted".to_owned(),
+        path: String::new(),
+    };
+    let status = files.list(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::NotFound, "{status}");
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_fails_takes_the_group_along_and_its_neighbours_go_on() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        c.master.launch(vec![shell("beside", "sleep 1000")]).await;
+        c.master.running("beside").await;
+        let fails = "while [ ! -e go ]; do sleep 0.02; done; exit 5";
+        c.launch_group(vec![shell("fails", fails), shell("stays", "sleep 1000")])
+            .await;
+        c.master.running("fails").await;
+        c.master.running("stays").await;
+        fs::write(c.nested("fails").join("go"), "").unwrap();
+        let end = c.master.end("fails").await;
+        assert_eq!(end.message(), "Command exited with status 5");
+        let end = c.master.end("stays").await;
+        assert_eq!(end.state(), TaskState::TaskKilled, "{end:?}");
+        c.pod_ends().await;
+        c.master.kill("beside", None).await;
+        assert_eq!(c.master.end("beside").await.state(), TaskState::TaskKilled);
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_one_ends_the_group() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    c.launch_group(vec![shell("a", "sleep 1000"), shell("b", "sleep 1000")])
+        .await;
+    c.master.running("a").await;
+    c.master.running("b").await;
+    c.master.kill("a", None).await;
+    for task in ["a", "b"] {
+        let end = c.master.end(task).await;
+        assert_eq!(end.state(), TaskState::TaskKilled, "{end:?}");
+    }
+    c.pod_ends().await;
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_which_one_program_is_missing_never_runs() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    let missing = support::program("missing", &["no-such-program"]);
+    c.launch_group(vec![shell("a", "sleep 1000"), missing])
+        .await;
+    let end = c.master.update("missing").await;
+    assert_eq!(end.reason(), Reason::ContainerLaunchFailed, "{end:?}");
+    // It is told of the end alone.
+    let end = c.master.update("a").await;
+    assert_eq!(end.state(), TaskState::TaskKilled, "{end:?}");
+    c.pod_ends().await;
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_task_of_a_group_has_walls_and_limits_of_its_own() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::start(Mode::Isolated).await;
+    let hungry = support::program(
+        "hungry",
+        &[
+            "python3",
+            "-c",
+            "x = bytearray(200 << 20); import time; time.sleep(1000)",
+        ],
+    );
+    let counts = "while [ ! -e go ]; do sleep 0.02; done; ls /proc | grep -c '^[0-9]'";
+    c.launch_group(vec![shell("quiet", counts), shell("other", "sleep 1000")])
+        .await;
+    c.master.running("quiet").await;
+    fs::write(c.nested("quiet").join("go"), "").unwrap();
+    let end = c.master.end("quiet").await;
+    assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+    let seen = fs::read_to_string(c.nested("quiet").join("stdout")).unwrap();
+    // Its init, its shell and what that runs: nothing of the other task.
+    assert!(seen.trim().parse::<u32>().unwrap() <= 6, "{seen}");
+    c.launch_group(vec![hungry, shell("third", "sleep 1000")])
+        .await;
+    let end = c.master.end("hungry").await;
+    assert_eq!(end.reason(), Reason::ContainerLimitationMemory, "{end:?}");
+    assert!(end.message().contains("asked 64.0 MiB"), "{end:?}");
+    assert_eq!(c.master.end("third").await.state(), TaskState::TaskKilled);
+    // Another group of the same executor is none of its business.
+    c.master.kill("other", None).await;
+    assert_eq!(c.master.end("other").await.state(), TaskState::TaskKilled);
+    let groups = support::cgroups_of(&c.work_dir());
+    c.agent.stop().await;
+    until("no group is left", || {
+        groups.iter().all(|group| !group.exists())
+    })
+    .await;
+}
