@@ -142,6 +142,11 @@ impl Core {
             return self.forget_task(framework_id, task_id);
         }
         if task.is_terminal() {
+            // Its agent would have repeated this until it was acknowledged.
+            let last = task.status.as_deref().filter(|_| task.unacknowledged);
+            if let Some(status) = last.cloned() {
+                framework.tell(&mut self.out, status);
+            }
             return;
         }
         task.state = TaskState::TaskUnreachable;

@@ -205,6 +205,23 @@ fn an_agent_may_come_back_with_other_resources() {
 }
 
 #[test]
+fn the_end_of_a_task_that_nobody_acknowledged_is_told_again_when_its_agent_is_lost() {
+    let mut c = Cluster::new();
+    let agent = c.agent("a", "cpus:4; mem:1024");
+    let fw = c.framework("web");
+    let offer = c.only_offer_to(&fw);
+    c.accepts(&fw, &offer, vec![task("t", &offer, "cpus:1; mem:32")]);
+    c.launched(&agent);
+    let ended = c.reports(&agent, &fw, "t", TaskState::TaskFinished);
+    assert_eq!(c.status(&fw), ended);
+    // It got lost, and the machine that would have repeated it is installed anew.
+    c.loses_session(&agent);
+    c.pass(75 * SECOND, &[]);
+    assert_eq!(c.status(&fw), ended);
+    assert_eq!(c.lost_agent(&fw), agent.id);
+}
+
+#[test]
 fn a_recovered_agent_that_stays_away_becomes_unreachable() {
     let mut c = Cluster::new();
     let agent = c.agent("a", "cpus:4; mem:1024");

@@ -251,6 +251,9 @@ pub(crate) struct ClientFilters {
     n: u32,
     /// Each agent at least once; some where the filters ended since.
     agents: Vec<Slot>,
+    /// At this length agents that stand there twice are taken out: twice what was left the last
+    /// time, so that a long list of ended filters is not sorted for every new one.
+    tidy_at: usize,
 }
 
 /// When filters end.
@@ -288,9 +291,10 @@ impl Expiries {
         of.n += more;
         self.n += more as usize;
         if !known {
-            if of.agents.len() >= 64 && of.agents.len() > 2 * of.n as usize {
+            if of.agents.len() >= of.tidy_at.max(64) {
                 of.agents.sort_unstable();
                 of.agents.dedup();
+                of.tidy_at = 2 * of.agents.len();
             }
             of.agents.push(agent);
         }
@@ -375,6 +379,7 @@ impl ClientFilters {
     /// The agents with filters of the client, and perhaps some without; they are forgotten.
     pub(crate) fn take_agents(&mut self) -> Vec<Slot> {
         let mut agents = std::mem::take(&mut self.agents);
+        self.tidy_at = 0;
         agents.sort_unstable();
         agents.dedup();
         agents
