@@ -364,6 +364,20 @@ async fn daemons_end_with_their_session_also_where_proc_is_the_machines() {
 }
 
 #[tokio::test]
+async fn the_keepers_program_and_memory_are_out_of_reach_cve_2019_5736() {
+    if !root() {
+        return;
+    }
+    let cluster = running(Mode::Isolated, "sleep 1000").await;
+    let look = "cat /proc/$PPID/comm; for f in exe mem fd/3; do head -c 1 /proc/$PPID/$f; done";
+    let told = run(&cluster, line(look)).await.unwrap();
+    assert_eq!(told.stdout, "allot-session\n", "{told:?}");
+    let denied = told.stderr.matches("Permission denied").count();
+    assert_eq!(denied, 3, "{told:?}");
+    cluster.agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_that_falls_silent_against_its_promise_is_given_up() {
     let cluster = running(Mode::Plain, "sleep 1000").await;
     let start = ExecStart {
