@@ -343,6 +343,31 @@ async fn output_is_put_aside_when_it_is_large_and_the_oldest_goes() {
     }
 }
 
+/// A tenth of ten gigabytes: all of it passes through the same two files.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gigabyte_of_output_takes_no_more_room_than_its_bound() {
+    let mut c = Cluster::with(Mode::Plain, |config| {
+        config.log_size_max = Some(1 << 20);
+        config.log_files_max = 1;
+    })
+    .await;
+    let line = "head -c 1073741824 /dev/zero; echo whole >&2";
+    c.master.launch(vec![shell("t", line)]).await;
+    c.master.running("t").await;
+    c.master.launch(vec![shell("neighbour", "echo fine")]).await;
+    let fine = c.master.end("neighbour").await;
+    assert_eq!(fine.state(), TaskState::TaskFinished, "{fine:?}");
+    let end = c.master.end("t").await;
+    assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+    let files = std::fs::read_dir(c.sandbox("t")).unwrap().flatten();
+    let sizes = files.map(|file| (file.file_name(), file.metadata().unwrap().len()));
+    let sizes: std::collections::BTreeMap<_, _> = sizes.collect();
+    assert!(sizes.values().sum::<u64>() <= (2 << 20) + 6, "{sizes:?}");
+    let stderr = std::fs::read_to_string(c.sandbox("t").join("stderr")).unwrap();
+    assert_eq!(stderr, "whole\n");
+    c.agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_that_is_none_is_refused_with_its_name() {
     let mut c = Cluster::start(Mode::Plain).await;
