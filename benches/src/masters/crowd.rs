@@ -1,5 +1,6 @@
 //! Frameworks that launch tasks in batches, over the public SDK.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use allotment_framework_sdk::{Call, Command, Config, Event, Offer, Scheduler, Task};
@@ -9,6 +10,9 @@ use tokio::task::JoinSet;
 
 use crate::report::clock;
 
+/// How often a framework that hears nothing looks whether it may launch.
+const NAP_MIN: Duration = Duration::from_millis(10);
+
 /// What each framework of a crowd launches.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -17,7 +21,7 @@ pub(super) struct Plan {
     pub(super) prefix: String,
     pub(super) resources: Resources,
     /// Tasks in one ACCEPT, at most.
-    pub(super) batch: usize,
+    pub(super) batch: u64,
     /// Tasks that are not confirmed yet, at most.
     pub(super) open_max: u64,
     /// Tasks in all, at most.
@@ -50,6 +54,7 @@ impl Crowd {
                 n_subscriptions: 0,
                 since: 0,
                 last: None,
+                offers: VecDeque::new(),
             };
             frameworks.spawn(framework.live());
         }
@@ -72,6 +77,7 @@ struct Framework {
     /// The first task of the newest subscription.
     since: u64,
     last: Option<Instant>,
+    offers: VecDeque<Offer>,
 }
 
 impl Framework {
@@ -82,37 +88,47 @@ impl Framework {
             failover_timeout: Duration::from_secs(3600),
             ..Config::default()
         })?;
+        let nap = self.plan.pause.max(NAP_MIN);
         let mut events = Vec::new();
-        while scheduler.next_batch(&mut events).await > 0 {
+        loop {
+            let batch = scheduler.next_batch(&mut events);
+            // An error: nothing was said, and yet it may be time for the next launch.
+            if tokio::time::timeout(nap, batch).await == Ok(0) {
+                return Ok(());
+            }
             let mut calls = Vec::new();
             for event in events.drain(..) {
-                match event {
-                    Event::Subscribed { .. } => {
-                        self.n_subscriptions += 1;
-                        self.since = self.n_launched;
-                        // What was not confirmed before may never be.
-                        self.n_confirmed = self.n_launched;
-                    }
-                    Event::Offers(offers) => {
-                        for offer in offers {
-                            calls.push(self.answer(offer)?);
-                        }
-                    }
-                    Event::Update(update) => {
-                        calls.extend(update.acknowledgement());
-                        self.on_confirmed(&update.task);
-                    }
-                    Event::Error(reason) => anyhow::bail!("{}: {reason}", self.name),
-                    Event::Disconnected { .. }
-                    | Event::InverseOffers(_)
-                    | Event::InverseRescinded(_)
-                    | Event::Rescinded(_)
-                    | Event::AgentLost(_)
-                    | Event::Executor { .. }
-                    | Event::Rejected { .. } => {}
+                self.on_event(event, &mut calls)?;
+            }
+            self.launch(&mut calls)?;
+            scheduler.call_all(calls).await?;
+        }
+    }
+
+    fn on_event(&mut self, event: Event, calls: &mut Vec<Call>) -> anyhow::Result<()> {
+        match event {
+            Event::Subscribed { .. } => {
+                self.n_subscriptions += 1;
+                self.since = self.n_launched;
+                // What was not confirmed before may never be.
+                self.n_confirmed = self.n_launched;
+                if self.is_done() {
+                    calls.push(Call::Suppress);
                 }
             }
-            scheduler.call_all(calls).await?;
+            Event::Offers(offers) => self.offers.extend(offers),
+            Event::Rescinded(gone) => self.offers.retain(|offer| offer.id != gone),
+            Event::Disconnected { .. } => self.offers.clear(),
+            Event::Update(update) => {
+                calls.extend(update.acknowledgement());
+                self.on_confirmed(&update.task);
+            }
+            Event::Error(reason) => anyhow::bail!("{}: {reason}", self.name),
+            Event::InverseOffers(_)
+            | Event::InverseRescinded(_)
+            | Event::AgentLost(_)
+            | Event::Executor { .. }
+            | Event::Rejected { .. } => {}
         }
         Ok(())
     }
@@ -133,18 +149,54 @@ impl Framework {
         }
     }
 
-    fn answer(&mut self, offer: Offer) -> anyhow::Result<Call> {
-        let mut left = offer.resources.clone();
-        let mut tasks = Vec::new();
+    fn is_done(&self) -> bool {
+        self.n_launched >= self.plan.total
+    }
+
+    /// How many tasks may be launched now.
+    fn room(&self) -> u64 {
+        let open = self.n_launched.saturating_sub(self.n_confirmed);
         let due = self
             .last
             .is_none_or(|last| last.elapsed() >= self.plan.pause);
-        while due
-            && tasks.len() < self.plan.batch
-            && self.n_launched < self.plan.total
-            && self.n_launched.saturating_sub(self.n_confirmed) < self.plan.open_max
-            && left.contains(&self.plan.resources)
-        {
+        let room = self.plan.open_max.saturating_sub(open);
+        if due {
+            room.min(self.plan.total - self.n_launched)
+        } else {
+            0
+        }
+    }
+
+    /// Uses offers as long as more tasks may be open, and keeps the others until then: declining
+    /// them would only bring them again.
+    fn launch(&mut self, calls: &mut Vec<Call>) -> anyhow::Result<()> {
+        loop {
+            let room = self.room().min(self.plan.batch);
+            if room == 0 {
+                break;
+            }
+            let Some(offer) = self.offers.pop_front() else {
+                break;
+            };
+            calls.push(self.accept(offer, room)?);
+        }
+        if self.is_done() && !self.offers.is_empty() {
+            calls.push(Call::Suppress);
+            calls.push(Call::Decline {
+                offers: self.offers.drain(..).map(|offer| offer.id).collect(),
+                refuse_for: Some(Duration::from_secs(3600)),
+            });
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, offer: Offer, room: u64) -> anyhow::Result<Call> {
+        let mut left = offer.resources.clone();
+        let mut tasks = Vec::new();
+        for _ in 0..room {
+            if !left.contains(&self.plan.resources) {
+                break;
+            }
             left.subtract(&self.plan.resources);
             let id = TaskId::parse(&format!("{}-{}", self.name, self.n_launched))?;
             self.n_launched += 1;
@@ -157,9 +209,9 @@ impl Framework {
         Ok(Call::Accept {
             agent: offer.agent,
             offers: vec![offer.id],
-            // Offered again at once where it is of use, and a little later where it is not.
+            // Too small an offer is not wanted again soon.
             refuse_for: Some(if tasks.is_empty() {
-                Duration::from_millis(100)
+                Duration::from_secs(5)
             } else {
                 Duration::ZERO
             }),

@@ -1,12 +1,13 @@
 //! The leader is killed, again and again, until another one accepts launches.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::crowd::{Crowd, Plan};
-use super::fleet::{BRIEF, Fleet};
+use super::fleet::{BRIEF, Fleet, Reign};
 use super::trio::{Trio, until};
 use super::{Place, number};
 use crate::report::{Number, clock, ms, note, percentile};
@@ -27,7 +28,7 @@ pub(super) fn measure(place: &Place<'_>, runs: usize) -> anyhow::Result<Vec<Numb
         masters,
         prefix: "lasting".to_owned(),
         resources: "cpus:1;mem:16".parse()?,
-        batch: TASKS_EACH,
+        batch: TASKS_EACH as u64,
         open_max: n_tasks as u64,
         total: n_tasks as u64,
         pause: Duration::ZERO,
@@ -57,7 +58,7 @@ pub(super) fn measure(place: &Place<'_>, runs: usize) -> anyhow::Result<Vec<Numb
             first.await.map(|accepted| accepted.0)
         })?;
         let leader = trio.leader()?;
-        let n_reigns = fleet.counts.reigns().len();
+        let before_it = fleet.counts.reigns();
         let died = clock();
         trio.kill(leader)?;
         let at = place.runtime.block_on(async {
@@ -68,14 +69,24 @@ pub(super) fn measure(place: &Place<'_>, runs: usize) -> anyhow::Result<Vec<Numb
                 .context("the framework has ended")
         })?;
         let took = at.duration_since(died);
-        note(&format!("failover {} of {runs}: {}", run + 1, ms(took)));
+        let new = |reigns: &BTreeMap<String, Reign>| {
+            let mut reigns = reigns.iter();
+            let new = reigns.find(|(reign, _)| !before_it.contains_key(*reign));
+            new.map(|(_, reign)| *reign)
+        };
+        let first = new(&fleet.counts.reigns()).map(|reign| reign.since.duration_since(died));
+        note(&format!(
+            "failover {} of {runs}: {}; the first agent was back after {}",
+            run + 1,
+            ms(took),
+            first.map_or_else(|| "that".to_owned(), ms)
+        ));
         each.push(took);
         trio.restart(leader)?;
         trio.healthy()?;
         until("every agent is back", || {
-            let reigns = fleet.counts.reigns();
-            let all = reigns.values().filter(|n| **n >= n_agents).count();
-            (reigns.len() > n_reigns && all > n_reigns).then_some(())
+            let reign = new(&fleet.counts.reigns())?;
+            (reign.n_agents >= n_agents).then_some(())
         })?;
         // A member that just started grants no vote for one election timeout.
         std::thread::sleep(Duration::from_secs(2));

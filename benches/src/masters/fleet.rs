@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use allotment_proto::allot::agent_client::AgentClient;
 use allotment_proto::allot::agent_message::Message as Said;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::line::Line;
+use crate::report::clock;
 
 /// How the names of tasks begin that finish at once.
 pub(super) const BRIEF: &str = "brief-";
@@ -28,8 +30,7 @@ const QUEUE_LEN: usize = 1024;
 /// What all agents of a fleet count together.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// How many agents registered, by the reign that answered them.
-    registered: Mutex<BTreeMap<String, usize>>,
+    registered: Mutex<BTreeMap<String, Reign>>,
     /// Tasks that arrived.
     pub(super) launched: AtomicU64,
     /// Acknowledgements of an end.
@@ -38,9 +39,18 @@ pub(super) struct Counts {
     pub(super) settled: AtomicU64,
 }
 
+/// One leader's time, as agents see it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reign {
+    /// When its first agent registered.
+    pub(super) since: Instant,
+    /// How many did so far.
+    pub(super) n_agents: usize,
+}
+
 impl Counts {
-    /// How many reigns answered agents so far, and how many agents the latest one has.
-    pub(super) fn reigns(&self) -> BTreeMap<String, usize> {
+    /// All reigns so far, by the ids that they gave themselves.
+    pub(super) fn reigns(&self) -> BTreeMap<String, Reign> {
         let registered = self.registered.lock();
         registered.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -136,7 +146,11 @@ impl Agent {
                     {
                         let counts = self.counts.registered.lock();
                         let mut counts = counts.unwrap_or_else(PoisonError::into_inner);
-                        *counts.entry(registered_with).or_default() += 1;
+                        let reign = counts.entry(registered_with).or_insert_with(|| Reign {
+                            since: clock(),
+                            n_agents: 0,
+                        });
+                        reign.n_agents += 1;
                     }
                     for update in self.unacknowledged.values().cloned().collect::<Vec<_>>() {
                         say(&out, Said::Update(update)).await?;

@@ -11,7 +11,7 @@ use super::crowd::{Crowd, Plan};
 use super::fleet::Fleet;
 use super::trio::{Trio, until};
 use super::{Place, number};
-use crate::report::{Number, clock, note};
+use crate::report::{Number, clock, ms, note};
 
 const TASKS_EACH: usize = 10;
 /// The most tasks that a master lets one framework have is a little above.
@@ -31,7 +31,10 @@ pub(super) fn measure(
     let fleet = Fleet::start(&masters, n_agents, &"cpus:16;mem:65536".parse()?);
     until("every agent registered", || {
         let reigns = fleet.counts.reigns();
-        reigns.values().any(|n| *n >= n_agents).then_some(())
+        reigns
+            .values()
+            .any(|reign| reign.n_agents >= n_agents)
+            .then_some(())
     })?;
     note(&format!(
         "{n_agents} agents registered in {:.1} s",
@@ -43,7 +46,7 @@ pub(super) fn measure(
         masters: masters.clone(),
         prefix: "lasting".to_owned(),
         resources: "cpus:1;mem:16".parse()?,
-        batch: TASKS_EACH,
+        batch: TASKS_EACH as u64,
         open_max: 5_000,
         total: each,
         pause: Duration::ZERO,
@@ -62,14 +65,19 @@ pub(super) fn measure(
     let before = fleet.counts.reigns();
     let died = clock();
     trio.kill(leader)?;
-    until("the next leader knows every agent", || {
+    let first = until("the next leader knows every agent", || {
         let reigns = fleet.counts.reigns();
         let new = reigns
             .iter()
             .find(|(reign, _)| !before.contains_key(*reign));
-        new.is_some_and(|(_, n)| *n >= n_agents).then_some(())
+        new.filter(|(_, new)| new.n_agents >= n_agents)
+            .map(|(_, new)| new.since)
     })?;
     let took = died.elapsed();
+    let first = ms(first.duration_since(died));
+    note(&format!(
+        "the next leader had its first agent after {first}"
+    ));
     let known = place.runtime.block_on(known(&masters))?;
     anyhow::ensure!(
         known == (n_agents as u64, n_tasks),

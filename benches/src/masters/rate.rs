@@ -65,7 +65,10 @@ pub(super) fn measure_memory(place: &Place<'_>) -> anyhow::Result<Vec<Number>> {
     let fleet = Fleet::start(&masters, AGENTS, &"cpus:10000;mem:1000000".parse()?);
     until("every agent registered", || {
         let reigns = fleet.counts.reigns();
-        reigns.values().any(|n| *n >= AGENTS).then_some(())
+        reigns
+            .values()
+            .any(|reign| reign.n_agents >= AGENTS)
+            .then_some(())
     })?;
     let leader = trio.leader_pid()?;
     let before = resident(leader)?;

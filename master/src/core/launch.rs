@@ -123,7 +123,8 @@ impl Core {
         pool: &mut Pool,
         tasks: Vec<mesos::TaskInfo>,
     ) {
-        let mut launched = Vec::new();
+        let mut launched = Vec::with_capacity(tasks.len());
+        let mut last = Resources::EMPTY;
         let mut begun = BTreeSet::new();
         let mut running = BTreeSet::new();
         for mut info in tasks {
@@ -132,13 +133,21 @@ impl Core {
                 (Some(framework), Some(agent)) => single(framework, agent, pool, &info),
                 _ => break,
             };
-            let Single { asked, executor } = match checked {
+            let Single {
+                mut asked,
+                executor,
+            } = match checked {
                 Ok(checked) => checked,
                 Err(fault) => {
                     self.refuse_task(id, pool, info, Reason::TaskInvalid, &fault.to_string());
                     continue;
                 }
             };
+            // Tasks are launched by the hundred and ask for the same: one bundle for all.
+            if asked.resources == last {
+                asked.resources = last.clone();
+            }
+            last = asked.resources.clone();
             if let Some((executor_id, new)) = executor {
                 info.executor = info.executor.map(|e| executors::completed(id, pool, e));
                 match new {

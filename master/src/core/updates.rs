@@ -6,6 +6,7 @@ use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::{allot, convert};
 use allotment_types::{AgentId, FrameworkId, TaskId};
+use bytes::Bytes;
 
 use super::Core;
 use super::io::ConnId;
@@ -41,7 +42,10 @@ impl Core {
     ) {
         self.out.counters.updates_received += 1;
         let latest = update.latest_state();
-        let status = update.status;
+        let mut status = update.status;
+        // As it was decoded it is a part of the buffer that it was received in, and would keep
+        // all of it as long as the task lives.
+        status.uuid = status.uuid.map(|uuid| Bytes::copy_from_slice(&uuid));
         let ids = (
             FrameworkId::try_from(&update.framework_id),
             TaskId::try_from(&status.task_id),
