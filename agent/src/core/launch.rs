@@ -281,7 +281,11 @@ fn lay_out(
         own,
     } = wanted;
     let invalid = |what: String| Refusal::invalid(format!("{subject}{what}"));
-    let volumes = mounted(&resources).map_err(|what| {
+    // As it was asked for: what it holds names volumes as the agent does, without the place where
+    // this container wants them.
+    let asked =
+        resources_from_wire(&info.resources).map_err(|error| invalid(format!(": {error}")))?;
+    let volumes = mounted(&asked).map_err(|what| {
         invalid(format!(
             " asks for {what}, which this agent does not support yet; mount a volume of the work \
              folder's disk under a relative path"
