@@ -8,7 +8,7 @@ use allotment_batch::core::job::JobKey;
 use allotment_batch::core::{Action, Core, Durable, Effect, Effects, Input, Record, Settings};
 use allotment_framework_sdk::Event;
 use allotment_proto::allot;
-use allotment_types::{FrameworkId, TaskId, Timestamp};
+use allotment_types::{FrameworkId, Role, TaskId, Timestamp};
 use fastrand::Rng;
 
 use crate::brain::Deed;
@@ -27,6 +27,8 @@ pub(crate) struct Batch {
     /// Submissions to come: jobs and how long each runs.
     script: VecDeque<(Timestamp, u32, Duration)>,
     submitted: u32,
+    /// What each job asks, in thousandths of a core.
+    job_cpus_milli: u64,
     transfers: BTreeMap<(Timestamp, u64), TaskId>,
     next_transfer: u64,
     /// When the user next looks for held jobs, to release them.
@@ -61,6 +63,7 @@ impl Batch {
             recorded: BTreeSet::new(),
             script: script.into(),
             submitted: 0,
+            job_cpus_milli: 400,
             transfers: BTreeMap::new(),
             next_transfer: 0,
             look_at: Timestamp::ZERO + LOOK,
@@ -68,6 +71,21 @@ impl Batch {
             dead: false,
             plant,
         }
+    }
+
+    /// A user who submits one job of that size at that time.
+    #[cfg(test)]
+    pub(crate) fn with_one_job(seed: u64, at: Timestamp, cpus_milli: u64) -> Self {
+        let mut batch = Self::new(seed, 0, Duration::ZERO, Plant::None);
+        batch.script.push_back((at, 1, Duration::from_secs(30)));
+        batch.job_cpus_milli = cpus_milli;
+        batch
+    }
+
+    /// How many runs of jobs were launched.
+    #[cfg(test)]
+    pub(crate) fn n_launched(&self) -> u64 {
+        self.core.counts().launched
     }
 
     pub(crate) fn die_at(&mut self, at: CrashPoint) {
@@ -94,7 +112,7 @@ impl Batch {
             let next_cluster = self.durable.next_cluster;
             let input = Input::Submit {
                 ticket: 0,
-                request: submission(jobs, runs),
+                request: submission(jobs, runs, self.job_cpus_milli),
             };
             deeds.extend(self.step(now, input)?);
             if self.dead && self.durable.next_cluster == next_cluster {
@@ -263,10 +281,11 @@ fn settings(rng: &mut Rng) -> Settings {
         queue_max: 1_000_000,
         zone: jiff::tz::TimeZone::UTC,
         seed: rng.u64(..),
+        role: Role::parse("batch").unwrap_or_else(|_| Role::star()),
     }
 }
 
-fn submission(jobs: u32, runs: Duration) -> allot::SubmitJobsRequest {
+fn submission(jobs: u32, runs: Duration, cpus_milli: u64) -> allot::SubmitJobsRequest {
     let template = allot::JobSpec {
         executable: Some("/bin/sleep".to_owned()),
         transfer_executable: Some(false),
@@ -275,7 +294,7 @@ fn submission(jobs: u32, runs: Duration) -> allot::SubmitJobsRequest {
         }),
         initial_dir: Some("/work".to_owned()),
         log: Some("/work/log".to_owned()),
-        cpus_milli: Some(400),
+        cpus_milli: Some(cpus_milli),
         memory_mib: Some(128),
         max_retries: Some(3),
         ..allot::JobSpec::default()

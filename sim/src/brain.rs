@@ -108,6 +108,15 @@ impl Brain {
         }
     }
 
+    /// The batch framework, when it is one.
+    #[cfg(test)]
+    pub(crate) fn batch(&self) -> Option<&Batch> {
+        match self {
+            Self::Batch(brain) => Some(brain),
+            Self::Elastic(_) | Self::Services(_) | Self::Tenant(_) => None,
+        }
+    }
+
     /// The elastic framework, when it is one.
     pub(crate) fn elastic(&self) -> Option<&Elastic> {
         match self {

@@ -140,6 +140,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         queue_max: config.queue_max,
         zone: jiff::tz::TimeZone::system(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        role: config.role.clone(),
     };
     let core = Core::recover(settings, durable, clock::now());
     let scheduler = Scheduler::connect(sdk).map_err(wrong)?;

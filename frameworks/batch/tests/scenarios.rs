@@ -54,6 +54,97 @@ fn an_offer_that_fits_nothing_is_declined_and_a_new_job_that_fits_revives() {
     );
 }
 
+/// What the queue says it would use, demands alone.
+fn demands(queue: &mut Queue) -> Vec<Option<(String, u32)>> {
+    let calls = queue.calls().into_iter();
+    let demands = calls.filter_map(|call| match call {
+        Call::Demand { demand, .. } => Some(demand),
+        _ => None,
+    });
+    demands
+        .map(|demand| demand.map(|demand| (demand.bundle.to_string(), demand.count)))
+        .collect()
+}
+
+fn large() -> JobSpec {
+    JobSpec {
+        cpus_milli: Some(8000),
+        ..spec()
+    }
+}
+
+/// Nobody offers anything for half a minute.
+fn half_a_minute(queue: &mut Queue) {
+    for _ in 0..30 {
+        queue.step(Input::Tick);
+    }
+}
+
+#[test]
+fn jobs_of_one_size_that_nothing_fits_state_their_demand_after_half_a_minute() {
+    let mut queue = Queue::new();
+    queue.submit(large(), 3);
+    let due = queue.core.next_deadline();
+    assert_eq!(due, Some(queue.now + Duration::from_secs(30)));
+    assert!(queue.offer("cpus:4; mem:4096").is_empty(), "a crumb");
+    assert_eq!(demands(&mut queue), []);
+    half_a_minute(&mut queue);
+    let asked = |n| Some(("cpus:8; mem:128".to_owned(), n));
+    assert_eq!(demands(&mut queue), [asked(3)]);
+    assert_eq!(queue.core.next_deadline(), None, "it was said");
+    // Two come; the third is asked for already.
+    queue.step(Input::Offers(vec![common::offer(
+        8,
+        "A1",
+        "cpus:16; mem:256",
+    )]));
+    assert_eq!(demands(&mut queue), []);
+    // One comes and is rescinded on its way: it is asked for again.
+    let gone = allotment_types::OfferId::parse("O9").unwrap();
+    queue.step(Input::Rescinded(gone));
+    assert_eq!(demands(&mut queue), [asked(1)]);
+    // More of the same are asked for at once.
+    queue.submit(large(), 4);
+    assert_eq!(demands(&mut queue), [asked(5)]);
+    queue.step(Input::Offers(vec![common::offer(
+        10,
+        "A1",
+        "cpus:40; mem:640",
+    )]));
+    let calls = queue.calls();
+    assert!(matches!(&calls[0], Call::Accept { tasks, .. } if tasks.len() == 5));
+    assert_eq!(calls[1], Call::Suppress);
+    assert!(matches!(&calls[2], Call::Demand { demand: None, .. }));
+}
+
+#[test]
+fn jobs_of_several_sizes_take_ordinary_offers() {
+    let mut queue = Queue::new();
+    queue.submit(large(), 1);
+    queue.submit(spec(), 1);
+    half_a_minute(&mut queue);
+    assert_eq!(demands(&mut queue), []);
+    // The small one starts, and half a minute later the large one speaks up.
+    assert_eq!(queue.offer("cpus:4; mem:4096").len(), 1);
+    half_a_minute(&mut queue);
+    assert_eq!(demands(&mut queue).len(), 1);
+    // A job of another size comes: the demand must not keep offers from it.
+    queue.submit(spec(), 1);
+    assert_eq!(demands(&mut queue), [None]);
+}
+
+#[test]
+fn a_demand_is_stated_anew_to_a_master_that_knows_nothing_of_it() {
+    let mut queue = Queue::new();
+    queue.submit(large(), 1);
+    half_a_minute(&mut queue);
+    assert_eq!(demands(&mut queue).len(), 1);
+    queue.step(Input::Disconnected);
+    assert_eq!(queue.core.next_deadline(), None);
+    queue.step(Input::Subscribed(framework()));
+    assert_eq!(demands(&mut queue).len(), 1);
+}
+
 #[test]
 fn higher_priority_runs_first_then_submission_then_number() {
     let mut queue = Queue::new();

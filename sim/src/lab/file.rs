@@ -26,6 +26,8 @@ pub struct LabScenario {
     pub patience: Option<Span>,
     /// How often the cluster is looked at; a 200th of `time` when absent.
     pub sample: Option<Span>,
+    /// How often it is looked whether somebody waits although there is room; never when absent.
+    pub starvation_sample: Option<Span>,
     /// The allocation module, by its name.
     #[serde(default = "drf")]
     pub allocator: String,

@@ -7,6 +7,7 @@ use super::file::LabScenario;
 use super::report::{
     Fairness, GroupReport, LabReport, Moment, Percentiles, ResourceReport, RoleReport,
 };
+use super::starved::Starved;
 use super::tenant::Tenant;
 use crate::world::World;
 
@@ -145,7 +146,7 @@ impl<'a> Measure<'a> {
     }
 
     /// Sums up.
-    pub(super) fn report(self, seed: u64, world: &World) -> LabReport {
+    pub(super) fn report(self, seed: u64, world: &World, starved: &Starved) -> LabReport {
         let now = world.now();
         let groups = self.scenario.frameworks.iter().enumerate();
         let groups = groups.map(|(g, group)| {
@@ -164,6 +165,8 @@ impl<'a> Measure<'a> {
             let waits: Vec<f64> = waits.copied().collect();
             let oldest = tenants.iter().filter_map(|tenant| tenant.waits_since());
             let oldest = oldest.map(|since| now.since(since).as_secs_f64());
+            let of_group = self.groups.iter().enumerate().filter(|(_, of)| **of == g);
+            let longest_starved = of_group.filter_map(|(i, _)| starved.longest(i)).max();
             let longest_wait = waits.iter().copied().chain(oldest).fold(0.0, f64::max);
             GroupReport {
                 name: group.name.clone(),
@@ -176,6 +179,7 @@ impl<'a> Measure<'a> {
                 wait: percentiles(waits),
                 job: percentiles(took),
                 longest_wait,
+                longest_starved: longest_starved.map(|longest| longest.as_secs_f64()),
             }
         });
         let roles = self.roles.iter().map(|sum| RoleReport {

@@ -9,9 +9,12 @@
 
 mod amount;
 mod file;
+#[cfg(test)]
+mod large_job;
 mod measure;
 mod plot;
 mod report;
+mod starved;
 mod table;
 mod tenant;
 mod workload;
@@ -36,6 +39,7 @@ pub(crate) use tenant::Tenant;
 pub use workload::{Preset, TracedJob};
 
 use measure::Measure;
+use starved::Starved;
 use workload::Workload;
 
 /// How far an experiment is.
@@ -96,10 +100,19 @@ pub fn run(
         real_agents: false,
     })?;
     let mut measure = Measure::new(scenario, groups);
+    let mut starved = Starved::default();
     let patience = scenario.patience.map_or(scenario.time.0 * 2, |span| span.0);
     let mut at = Timestamp::ZERO;
     loop {
         at = at + scenario.sample();
+        if let Some(step) = scenario.starvation_sample {
+            let mut look = world.now() + step.0;
+            while look < at {
+                world.run_until(look)?;
+                starved.look(&world);
+                look = look + step.0;
+            }
+        }
         world.run_until(at)?;
         measure.look(&world);
         told(Progress {
@@ -108,7 +121,7 @@ pub fn run(
         });
         let over = at >= end && world.tenants().all(Tenant::is_done);
         if over || at >= end + patience {
-            return Ok(measure.report(seed, &world));
+            return Ok(measure.report(seed, &world, &starved));
         }
     }
 }

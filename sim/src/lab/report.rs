@@ -82,6 +82,10 @@ pub struct GroupReport {
     pub job: Percentiles,
     /// The longest that any task waited, those still waiting counted.
     pub longest_wait: f64,
+    /// The longest that any of them starved: had a task waiting that would have fitted into what
+    /// no task used on some machine. Absent unless the scenario asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_starved: Option<f64>,
 }
 
 /// One role while jobs arrived.

@@ -35,6 +35,7 @@ pub(super) fn table(report: &LabReport) -> String {
         );
     }
     groups(&mut text, report);
+    starved(&mut text, report);
     roles(&mut text, report);
     let _ = writeln!(
         text,
@@ -80,6 +81,17 @@ fn groups(text: &mut String, report: &LabReport) {
             time(group.job.p50),
             time(group.job.p90)
         );
+    }
+}
+
+/// Who had to wait although there was room, when the scenario asks for it.
+fn starved(text: &mut String, report: &LabReport) {
+    let starved = report.groups.iter();
+    let starved = starved.filter_map(|g| Some(format!("{} {}", g.name, time(g.longest_starved?))));
+    let starved: Vec<String> = starved.collect();
+    if !starved.is_empty() {
+        let starved = starved.join(", ");
+        let _ = writeln!(text, "\nlongest wait although there was room: {starved}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Command, Event, Offer, Task, Update};
 use allotment_proto::mesos::TaskState;
-use allotment_types::{Resources, TaskId, Timestamp};
+use allotment_types::{AgentId, Resources, TaskId, Timestamp};
 
 use super::file::{FrameworkGroup, Policy};
 use super::workload::Workload;
@@ -28,6 +28,7 @@ struct Waiting {
 
 #[derive(Debug)]
 struct Running {
+    agent: AgentId,
     needs: Resources,
     lasts: Duration,
     job: usize,
@@ -57,6 +58,7 @@ pub(crate) struct Tenant {
     running: BTreeMap<TaskId, Running>,
     /// What its tasks hold, from their launch to their end.
     used: Resources,
+    used_on: BTreeMap<AgentId, Resources>,
     jobs: Vec<JobTimes>,
     /// Seconds from submission to running, one entry per task that ran.
     waits: Vec<f64>,
@@ -77,6 +79,7 @@ impl Tenant {
             n_waiting: 0,
             running: BTreeMap::new(),
             used: Resources::EMPTY,
+            used_on: BTreeMap::new(),
             jobs: Vec::new(),
             waits: Vec::new(),
             suppressed: group.policy != Policy::Idle,
@@ -92,6 +95,17 @@ impl Tenant {
     /// What its tasks hold.
     pub(super) fn used(&self) -> &Resources {
         &self.used
+    }
+
+    /// The same by machine.
+    pub(super) fn used_on(&self) -> &BTreeMap<AgentId, Resources> {
+        &self.used_on
+    }
+
+    /// Whether it would start a task on these resources, if it had them.
+    pub(super) fn would_use(&self, resources: &Resources) -> bool {
+        let mut tried = self.waiting.iter().take(JOBS_TRIED);
+        resources.contains(&self.at_least) && tried.any(|job| resources.contains(&job.needs))
     }
 
     /// Tasks that wait for an offer.
@@ -185,7 +199,7 @@ impl Tenant {
 
     fn on_offer(&mut self, offer: &Offer) -> Call {
         let tasks = if offer.resources.contains(&self.at_least) {
-            self.fill(&offer.resources)
+            self.fill(offer)
         } else {
             Vec::new()
         };
@@ -201,8 +215,8 @@ impl Tenant {
     }
 
     /// As many tasks as fit, oldest jobs first.
-    fn fill(&mut self, resources: &Resources) -> Vec<Task> {
-        let mut rest = resources.clone();
+    fn fill(&mut self, offer: &Offer) -> Vec<Task> {
+        let mut rest = offer.resources.clone();
         let mut tasks = Vec::new();
         for waiting in self.waiting.iter_mut().take(JOBS_TRIED) {
             while rest.contains(&waiting.needs)
@@ -214,11 +228,14 @@ impl Tenant {
                 };
                 rest.subtract(&waiting.needs);
                 self.used.add(&waiting.needs);
+                let here = self.used_on.entry(offer.agent.clone()).or_default();
+                here.add(&waiting.needs);
                 self.n_waiting -= 1;
                 let line = format!("sleep {}", lasts.as_secs_f64());
                 let command = Command::Shell(line);
                 tasks.push(Task::new(id.clone(), waiting.needs.clone(), command));
                 let running = Running {
+                    agent: offer.agent.clone(),
                     needs: waiting.needs.clone(),
                     lasts,
                     job: waiting.job,
@@ -246,6 +263,9 @@ impl Tenant {
             return;
         };
         self.used.subtract(&ended.needs);
+        if let Some(here) = self.used_on.get_mut(&ended.agent) {
+            here.subtract(&ended.needs);
+        }
         if update.state != TaskState::TaskFinished {
             self.n_waiting += 1;
             self.waiting.push_front(Waiting {

@@ -18,7 +18,7 @@ use allotment_framework_sdk::session::{self, Session};
 use allotment_master::core::registry::Registry;
 use allotment_master::core::{self as master, Core};
 use allotment_proto::allot;
-use allotment_types::{FrameworkId, Resources, Role, Timestamp};
+use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 use fastrand::Rng;
 
 use self::disk::Disk;
@@ -313,6 +313,18 @@ impl World {
 
     pub(crate) fn tenants(&self) -> impl Iterator<Item = &Tenant> {
         self.frameworks.iter().filter_map(|f| f.brain.tenant())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn batch_jobs_launched(&self) -> u64 {
+        let batches = self.frameworks.iter().filter_map(|f| f.brain.batch());
+        batches.map(crate::batch::Batch::n_launched).sum()
+    }
+
+    /// The machines that the master knows, and what they have.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = (AgentId, Resources)> {
+        let known = self.machines.iter();
+        known.filter_map(|node| Some((node.host.id()?, node.host.total().clone())))
     }
 
     /// The allocation module, to be asked.

@@ -31,6 +31,13 @@ impl Idle {
         self.len == 0
     }
 
+    /// The one size that all ask, and how many wait; `None`: none waits, or sizes differ.
+    pub fn only_size(&self) -> Option<(Size, usize)> {
+        let mut lines = self.lines.iter();
+        let (size, line) = lines.next()?;
+        lines.next().is_none().then_some((*size, line.len()))
+    }
+
     /// Puts a job into its line.
     pub fn insert(&mut self, size: Size, priority: i32, submitted: Timestamp, job: JobKey) {
         let line = self.lines.entry(size).or_default();

@@ -29,8 +29,6 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(120);
 impl Core {
     pub(super) fn on_subscribed(&mut self, now: Timestamp, framework: FrameworkId) {
         self.connected = true;
-        self.wanting = false;
-        self.filtered = false;
         if self.framework.as_ref() != Some(&framework) {
             // Tasks of an earlier id are not ours any more; the master has killed them.
             if self.framework.is_some() {
@@ -39,12 +37,7 @@ impl Core {
             self.framework = Some(framework.clone());
             self.out.persist.push(Record::Framework(Some(framework)));
         }
-        if !self.idle.is_empty() {
-            self.wanting = true;
-            self.call(Call::Revive);
-        } else {
-            self.call(Call::Suppress);
-        }
+        self.ask_anew();
         self.subscribed_at = now;
         self.reconcile_pause = ASK_AGAIN_AFTER;
         self.reconcile_at = now + ASK_AGAIN_AFTER;
@@ -394,7 +387,7 @@ impl Core {
         job.since = now;
         job.reason = reason;
         self.idle.insert(job.size, job.priority, submitted, key);
-        self.woken = true;
+        self.asking.woken = true;
         self.persist_job(key);
     }
 

@@ -29,12 +29,13 @@ impl Core {
     pub(super) fn on_offers(&mut self, now: Timestamp, offers: Vec<Offer>) {
         let mut declined: Vec<OfferId> = Vec::new();
         for offer in offers {
+            self.note_offer(&offer);
             let tasks = self.fill(now, &offer);
             if tasks.is_empty() {
                 declined.push(offer.id);
                 continue;
             }
-            self.filtered = true;
+            self.asking.filtered = true;
             self.call(Call::Accept {
                 agent: offer.agent,
                 offers: vec![offer.id],
@@ -43,7 +44,7 @@ impl Core {
             });
         }
         if !declined.is_empty() {
-            self.filtered = true;
+            self.asking.filtered = true;
             self.call(Call::Decline {
                 offers: declined,
                 refuse_for: None,
@@ -129,6 +130,7 @@ impl Core {
         }
         self.tasks.insert(task.id.clone(), key);
         self.counts.launched += 1;
+        self.asking.stalled = Some(now);
         Some(task)
     }
 

@@ -5,6 +5,7 @@
 //! - [`record`]: what must be durable, and the queue rebuilt from it.
 //! - [`event_log`]: HTCondor's event-log text.
 //! - [`view`]: jobs as the API shows them.
+//! - [`asking`]: which offers the master is asked for.
 //! - `submit`, `actions`, `matching`, `life`: the handlers, one file per kind of input;
 //!   `meaning` reads status updates, `outcome` plans what comes home.
 //!
@@ -14,6 +15,7 @@
 //! - an update is acknowledged after what it means is durable.
 
 mod actions;
+mod asking;
 pub mod event_log;
 pub mod idle;
 pub mod job;
@@ -31,8 +33,9 @@ use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Offer, Update};
 use allotment_proto::allot::{JobSelection, SubmitJobsRequest, SubmittedCluster};
-use allotment_types::{AgentId, FrameworkId, OfferId, TaskId, Timestamp};
+use allotment_types::{AgentId, FrameworkId, OfferId, Role, TaskId, Timestamp};
 
+use asking::Asking;
 use idle::Idle;
 use job::{Cluster, Job, JobKey};
 
@@ -58,6 +61,8 @@ pub struct Settings {
     pub zone: jiff::tz::TimeZone,
     /// Makes task ids differ from those of an earlier database.
     pub seed: u64,
+    /// The role that offers are taken in.
+    pub role: Role,
 }
 
 /// What happens to the queue.
@@ -274,12 +279,7 @@ pub struct Core {
     settings: Settings,
     framework: Option<FrameworkId>,
     connected: bool,
-    /// What the master last heard: that we want offers.
-    wanting: bool,
-    /// A job became idle since the last look.
-    woken: bool,
-    /// Offers were declined since the last revive, so the master filters.
-    filtered: bool,
+    asking: Asking,
     next_cluster: u32,
     /// Ids that were given out and not used yet.
     reserved: BTreeSet<u32>,
@@ -308,9 +308,7 @@ impl Core {
             settings,
             framework: durable.framework.clone(),
             connected: false,
-            wanting: false,
-            woken: false,
-            filtered: false,
+            asking: Asking::default(),
             next_cluster: durable.next_cluster.max(1),
             reserved: BTreeSet::new(),
             next_sequence: durable.next_sequence,
@@ -345,18 +343,20 @@ impl Core {
             Input::Disconnected => self.connected = false,
             Input::FrameworkEnded(reason) => self.on_ended(now, &reason),
             Input::Offers(offers) => self.on_offers(now, offers),
-            // Offers are used or declined in the step that brings them.
-            Input::Rescinded(_) => {}
+            // Offers are used or declined in the step that brings them; what was rescinded on its
+            // way is asked for again.
+            Input::Rescinded(_) => self.asking.woken = true,
             Input::Update(update) => self.on_update(now, update),
             Input::Transferred { task, outcome } => self.on_transferred(now, &task, outcome),
         }
-        self.ask_for_offers();
+        self.ask(now);
         std::mem::take(&mut self.out)
     }
 
     /// When [`Input::Tick`] is due next.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        (self.connected && !self.tasks.is_empty()).then_some(self.reconcile_at)
+        let reconcile = (self.connected && !self.tasks.is_empty()).then_some(self.reconcile_at);
+        reconcile.into_iter().chain(self.demand_at()).min()
     }
 
     /// The framework's id, once a master gave it.
@@ -392,24 +392,6 @@ impl Core {
     /// Whether a master is connected.
     pub fn connected(&self) -> bool {
         self.connected
-    }
-
-    /// Suppresses offers when nothing waits, and revives them at once when something does.
-    fn ask_for_offers(&mut self) {
-        let woken = std::mem::take(&mut self.woken);
-        if !self.connected {
-            return;
-        }
-        if self.idle.is_empty() {
-            if self.wanting {
-                self.wanting = false;
-                self.call(Call::Suppress);
-            }
-        } else if !self.wanting || (woken && self.filtered) {
-            self.wanting = true;
-            self.filtered = false;
-            self.call(Call::Revive);
-        }
     }
 
     fn call(&mut self, call: Call) {

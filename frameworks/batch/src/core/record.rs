@@ -342,7 +342,7 @@ impl Core {
         match &job.state {
             State::Idle => {
                 self.idle.insert(job.size, job.priority, submitted, key);
-                self.woken = true;
+                self.asking.woken = true;
             }
             State::Running(running) => {
                 self.tasks.insert(running.run.task.clone(), key);

@@ -22,6 +22,7 @@ pub(crate) fn settings() -> Settings {
         queue_max: 10_000,
         zone: jiff::tz::TimeZone::UTC,
         seed: 7,
+        role: Role::star(),
     }
 }
 
