@@ -5,7 +5,7 @@
 //! - [`record`]: what must be durable, and the queue rebuilt from it.
 //! - [`event_log`]: HTCondor's event-log text.
 //! - [`view`]: jobs as the API shows them.
-//! - [`asking`]: which offers the master is asked for.
+//! - `asking`: which offers the master is asked for.
 //! - `submit`, `actions`, `matching`, `life`: the handlers, one file per kind of input;
 //!   `meaning` reads status updates, `outcome` plans what comes home.
 //!
