@@ -197,6 +197,10 @@ fn show(ctx: &Context, task: &TaskView) -> anyhow::Result<()> {
                 "framework",
                 format!("{} ({})", task.framework_id, task.framework_name).into(),
             ),
+            (
+                "executor",
+                task.executor_id.as_deref().unwrap_or("-").into(),
+            ),
             ("role", task.role.as_str().into()),
             (
                 "node",
@@ -226,6 +230,7 @@ impl Row for TaskView {
         "STATE",
         ">FOR",
         "HOST",
+        "EXECUTOR",
         ">CPUS",
         ">MEM",
         "MESSAGE",
@@ -239,6 +244,7 @@ impl Row for TaskView {
             view::state(&self.state),
             output::age(self.since).into(),
             self.hostname.as_str().into(),
+            self.executor_id.as_deref().unwrap_or("-").into(),
             output::short(view::scalar(&self.resources, "cpus")).into(),
             output::mib(view::scalar(&self.resources, "mem")).into(),
             message.or_else(|| end(self)).unwrap_or_default().into(),

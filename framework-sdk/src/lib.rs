@@ -3,6 +3,7 @@
 //! - [`api`]: the typed events a framework hears and calls it makes.
 //! - [`config`]: who the framework is and where its masters are.
 //! - [`driver`]: the connection that keeps itself up, on tokio.
+//! - [`executor`]: the other side, a program that runs tasks.
 //! - [`session`]: the same as a pure state machine, for simulators.
 //! - [`leader`]: which of several masters leads.
 //! - [`election`]: which of a framework's own processes leads.
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod config;
 pub mod driver;
 pub mod election;
+pub mod executor;
 mod launched;
 pub mod leader;
 pub mod sandbox;

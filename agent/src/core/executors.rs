@@ -470,6 +470,7 @@ impl Core {
                         .to_owned(),
                 };
                 task.end_hosted(now, &verdict, &mut self.random);
+                self.counts.add(state);
                 self.on_hosted_over(&task_key, step);
                 self.settle(now, &task_key, step);
             }

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use allotment_proto::convert::{domain_to_wire, resources_to_wire};
 use allotment_proto::{allot, mesos};
-use allotment_types::{AgentId, Effects, FrameworkId, Resources, TaskId, Timestamp};
+use allotment_types::{AgentId, Effects, ExecutorId, FrameworkId, Resources, TaskId, Timestamp};
 
 pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
@@ -227,6 +227,14 @@ impl Core {
     pub fn is_live(&self, framework: &FrameworkId, task: &TaskId) -> bool {
         let key = (framework.clone(), task.clone());
         self.tasks.get(&key).is_some_and(|task| !task.is_ended())
+    }
+
+    /// The custom executor that has a task, while anything of it is known here.
+    pub fn custom_executor_of(&self, framework: &FrameworkId, task: &TaskId) -> Option<ExecutorId> {
+        match self.tasks.get(&(framework.clone(), task.clone()))?.host() {
+            Host::Executor(hosted) => Some(hosted.executor.clone()),
+            Host::Alone | Host::Group { .. } => None,
+        }
     }
 
     /// The task of a container in which something runs or is about to.

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use allotment_types::{AgentId, Effects, FrameworkId, TaskId};
+use allotment_types::{AgentId, Effects, ExecutorId, FrameworkId, TaskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
@@ -39,6 +39,8 @@ pub(super) enum Query {
     IsLive(FrameworkId, TaskId, oneshot::Sender<bool>),
     /// Answers at once what it takes to run a program beside the task.
     Enter(Beside, Command, oneshot::Sender<Result<Launch, NoEntry>>),
+    /// Answers with the custom executor that has this task, in whose sandbox it works.
+    Executor(FrameworkId, TaskId, oneshot::Sender<Option<ExecutorId>>),
     /// Answers when nothing of the task runs any more.
     Ended(FrameworkId, TaskId, oneshot::Sender<()>),
 }
@@ -370,6 +372,9 @@ impl Driver {
                     Beside::Container(container) => self.core.entrance_of(&container, command),
                 };
                 let _ = reply.send(entrance);
+            }
+            Query::Executor(framework, task, reply) => {
+                let _ = reply.send(self.core.custom_executor_of(&framework, &task));
             }
             Query::Ended(framework, task, reply) => {
                 if self.core.is_live(&framework, &task) {

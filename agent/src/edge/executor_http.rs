@@ -1,13 +1,13 @@
 //! Mesos' executor API: `POST /api/v1/executor`, JSON or protobuf, events as RecordIO.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use allotment_proto::executor::{Call, Event, call};
 use allotment_proto::{json, recordio};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -19,6 +19,9 @@ use crate::core::CallRefusal;
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
+
+/// How long one call may take to arrive.
+const READING_MAX: Duration = Duration::from_secs(60);
 
 type Refusal = (StatusCode, String);
 
@@ -34,35 +37,26 @@ pub(super) fn router(door: ExecutorDoor) -> Router {
         .route("/api/v1/executor", post(executor))
         // As libprocess names the actor of Mesos' agent.
         .route("/slave(1)/api/v1/executor", post(executor))
-        .layer(DefaultBodyLimit::max(CALL_LEN_MAX))
         .with_state(door)
 }
 
-async fn executor(
-    State(door): State<ExecutorDoor>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    match answer(&door, &headers, body).await {
+async fn executor(State(door): State<ExecutorDoor>, request: Request) -> Response {
+    match answer(&door, request).await {
         Ok(response) => response,
         Err((status, text)) => (status, format!("{text}\n")).into_response(),
     }
 }
 
-async fn answer(
-    door: &ExecutorDoor,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let body = body.map_err(|rejection| {
-        let status = rejection.status();
-        let text = if status == StatusCode::PAYLOAD_TOO_LARGE {
-            format!("the call is too large; at most {CALL_LEN_MAX} bytes are taken")
-        } else {
-            rejection.body_text()
-        };
-        (status, text)
-    })?;
+async fn answer(door: &ExecutorDoor, request: Request) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let headers = &head.headers;
+    if door.authenticate && token(headers).is_none() {
+        let text = "send `Authorization: Bearer TOKEN` with MESOS_EXECUTOR_AUTHENTICATION_TOKEN of \
+                    the environment; for executors that cannot, run the agent with \
+                    --authenticate-http-executors=false";
+        return Err((StatusCode::UNAUTHORIZED, text.to_owned()));
+    }
+    let body = read(door, headers, body).await?;
     let call: Call = match content_type(headers)? {
         Format::Json => json::decode(&body),
         Format::Protobuf => json::decode_protobuf(&body),
@@ -87,6 +81,38 @@ async fn answer(
         Format::Protobuf => PROTOBUF,
     };
     Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(records)).into_response())
+}
+
+/// The whole body of a call, within bounds of size, time and company.
+async fn read(door: &ExecutorDoor, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let text = format!("the call is too large; at most {CALL_LEN_MAX} bytes are taken");
+        (StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    let announced = headers.get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|len| len > CALL_LEN_MAX) {
+        return Err(too_large());
+    }
+    let reading = async {
+        let _permit = door.reading.acquire().await;
+        axum::body::to_bytes(body, CALL_LEN_MAX).await
+    };
+    match tokio::time::timeout(READING_MAX, reading).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => {
+            let error = error.into_inner();
+            if error.is::<http_body_util::LengthLimitError>() {
+                return Err(too_large());
+            }
+            let text = format!("the call ended before it was whole: {error}");
+            Err((StatusCode::BAD_REQUEST, text))
+        }
+        Err(_) => {
+            let text = "the call did not come in time; send it again".to_owned();
+            Err((StatusCode::REQUEST_TIMEOUT, text))
+        }
+    }
 }
 
 /// Length and bytes in one piece: some clients rely on it.

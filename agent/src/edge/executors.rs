@@ -11,13 +11,15 @@ use std::time::Duration;
 use allotment_proto::MESSAGE_LEN_MAX;
 use allotment_proto::executor::{Call, Event, call, event};
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use crate::core::{CallRefusal, Input};
 
 /// The largest call, in bytes.
 pub(super) const CALL_LEN_MAX: usize = MESSAGE_LEN_MAX;
+/// How many calls are read at the same time; with [`CALL_LEN_MAX`], a bound on their memory.
+const READING_MAX: usize = 32;
 /// Events that may wait for an executor that reads slowly; more end its stream.
 const EVENTS_WAITING: usize = 4096;
 /// Bytes of them past which messages of the framework, which may get lost, are not queued.
@@ -30,6 +32,10 @@ const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
 pub(super) struct ExecutorDoor {
     inside: Arc<Mutex<Inside>>,
     inputs: mpsc::Sender<Input>,
+    /// A call without a token is refused before it is read.
+    pub(super) authenticate: bool,
+    /// Calls that may be read at the same time: anybody on the machine can begin one.
+    pub(super) reading: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -65,10 +71,12 @@ pub(super) struct Events {
 }
 
 impl ExecutorDoor {
-    pub(super) fn new(inputs: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(inputs: mpsc::Sender<Input>, authenticate: bool) -> Self {
         Self {
             inside: Arc::default(),
             inputs,
+            authenticate,
+            reading: Arc::new(Semaphore::new(READING_MAX)),
         }
     }
 

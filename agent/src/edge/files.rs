@@ -54,8 +54,10 @@ impl Sandbox for Files {
         } = request.into_inner();
         let (framework, task) = ids(&framework_id, &task_id)?;
         let work_dir = self.work_dir.clone();
+        let shared = self.shared_with(&framework, &task).await;
         let entries = spawn_blocking(move || {
-            let sandbox = find(&work_dir, &framework, &task).ok_or_else(|| no_sandbox(&task))?;
+            let found = find(&work_dir, &framework, shared.as_ref().unwrap_or(&task));
+            let sandbox = found.ok_or_else(|| no_sandbox(&task))?;
             list(&sandbox, &path)
         });
         let entries = entries
@@ -92,6 +94,18 @@ impl Sandbox for Files {
     }
 }
 
+impl Files {
+    /// The executor in whose sandbox a task works, by the name of its folder: that of a custom
+    /// one, as long as the agent remembers the task.
+    async fn shared_with(&self, framework: &FrameworkId, task: &TaskId) -> Option<TaskId> {
+        let (reply, answer) = oneshot::channel();
+        let query = Query::Executor(framework.clone(), task.clone(), reply);
+        let _ = self.queries.send(query).await;
+        let executor = answer.await.ok().flatten()?;
+        TaskId::parse(executor.as_str()).ok()
+    }
+}
+
 struct Reader {
     files: Files,
     framework: FrameworkId,
@@ -111,9 +125,10 @@ impl Reader {
             let live = self.follow && self.is_live().await;
             let (work_dir, path) = (self.files.work_dir.clone(), self.path.clone());
             let (framework, task) = (self.framework.clone(), self.task.clone());
+            let shared = self.files.shared_with(&framework, &task).await;
             let opened = spawn_blocking(move || {
-                let sandbox =
-                    find(&work_dir, &framework, &task).ok_or_else(|| no_sandbox(&task))?;
+                let found = find(&work_dir, &framework, shared.as_ref().unwrap_or(&task));
+                let sandbox = found.ok_or_else(|| no_sandbox(&task))?;
                 open_file(&sandbox, &path)
             });
             let opened = opened
@@ -216,8 +231,7 @@ fn no_sandbox(task: &TaskId) -> Status {
 }
 
 /// The sandbox of the latest run of a task, under whichever id this agent had then: one of its
-/// own, or one within that of the default executor. A task that shares its custom executor's
-/// sandbox is found by that one's id.
+/// own, or one within that of the default executor.
 fn find(work_dir: &Path, framework: &FrameworkId, task: &TaskId) -> Option<PathBuf> {
     let agents = fs::read_dir(work_dir.join("slaves")).ok()?;
     let agents = agents.flatten();

@@ -175,7 +175,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         sessions: containerizer.sessions(),
         queries: queries.clone(),
     };
-    let executors = executors::ExecutorDoor::new(inputs.clone());
+    let executors =
+        executors::ExecutorDoor::new(inputs.clone(), config.authenticate_http_executors);
     let files = files::Files {
         work_dir: work_dir.clone(),
         queries,

@@ -77,7 +77,50 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "log_size_max")]
     log_files_max: Option<u32>,
     #[command(flatten)]
+    executors: Executors,
+    #[command(flatten)]
     common: Common,
+}
+
+/// How custom executors are dealt with.
+#[derive(Debug, clap::Args)]
+struct Executors {
+    /// How long a custom executor may take from its start to its subscription [default: 1m]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    executor_registration_timeout: Option<Duration>,
+    /// The same once the agent was started anew [default: 2s]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    executor_reregistration_timeout: Option<Duration>,
+    /// How long a custom executor has to exit when it is asked to, unless it says otherwise
+    /// [default: 5s]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    executor_shutdown_grace_period: Option<Duration>,
+    /// How long a custom executor may be without its agent [default: 15m]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    recovery_timeout: Option<Duration>,
+    /// Whether custom executors must prove who they are with the token in their environment;
+    /// without it any task on this machine may speak for any executor that knows of none
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    authenticate_http_executors: bool,
+}
+
+impl Executors {
+    fn apply(self, config: &mut Config) {
+        set(
+            &mut config.executor_registration_timeout,
+            self.executor_registration_timeout,
+        );
+        set(
+            &mut config.executor_reregistration_timeout,
+            self.executor_reregistration_timeout,
+        );
+        set(
+            &mut config.executor_shutdown_grace,
+            self.executor_shutdown_grace_period,
+        );
+        set(&mut config.recovery_timeout, self.recovery_timeout);
+        config.authenticate_http_executors = self.authenticate_http_executors;
+    }
 }
 
 /// What single isolators are told.
@@ -186,6 +229,7 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     set(&mut config.gc_disk_headroom, args.gc_disk_headroom);
     args.walls.apply(&mut config.isolators);
     args.fetching.apply(&mut config.fetcher);
+    args.executors.apply(&mut config);
     config.validate().map_err(usage)?;
     serve(&args.common, config, async |config| {
         let agent = allotment_agent::start(config).await?;

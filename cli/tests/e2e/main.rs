@@ -9,6 +9,7 @@ mod batch;
 mod common;
 mod demo;
 mod exec;
+mod executors;
 mod faults;
 mod framework;
 mod full_disk;

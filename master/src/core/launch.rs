@@ -500,6 +500,11 @@ fn named(
         };
     }
     let resources = checked_resources(pool, &info.resources)?;
+    if !resources.shared().is_empty() {
+        return Err(TaskFault::Unsupported(
+            "shared volumes of an executor's own; give them to its tasks",
+        ));
+    }
     let executor = Executor {
         info: executors::completed(&framework.id, pool, info.clone()),
         grant: Grant {
