@@ -22,3 +22,4 @@ mod regions;
 mod restarts;
 mod run;
 mod sharing;
+mod standby;
