@@ -132,6 +132,11 @@ impl Election {
         self.standing.borrow().clone()
     }
 
+    /// Whether this process leads now.
+    pub fn leads(&self) -> bool {
+        *self.standing.borrow() == Standing::Leads
+    }
+
     /// Waits until things stand differently than when this was called last, and says how.
     pub async fn changed(&mut self) -> Standing {
         if self.standing.changed().await.is_err() {
@@ -149,6 +154,19 @@ impl Election {
                 Standing::Leads => String::new(),
             },
             Err(_) => "the election has ended".to_owned(),
+        }
+    }
+
+    /// Waits until another process leads, and says which: at once when one does.
+    pub async fn follows(&mut self) -> Candidate {
+        let follows = |s: &Standing| matches!(s, Standing::Follows(_));
+        let leader = match self.standing.wait_for(follows).await.as_deref() {
+            Ok(Standing::Follows(leader)) => Some(leader.clone()),
+            Ok(_) | Err(_) => None,
+        };
+        match leader {
+            Some(leader) => leader,
+            None => std::future::pending().await,
         }
     }
 
@@ -393,8 +411,11 @@ impl Contest {
 
     /// Leads, until the lease cannot be renewed in time or this process gives up.
     async fn reign(&self, mut held: Held, orders: &mut Orders) -> End {
-        self.standing.send_replace(Standing::Leads);
-        let mut problem = "no master was asked in time".to_owned();
+        let mut problem = "the masters answered too late".to_owned();
+        // An answer that took as long as the lease is worth nothing.
+        if self.clock.now() < held.until {
+            self.standing.send_replace(Standing::Leads);
+        }
         loop {
             let renewed = tokio::select! {
                 biased;

@@ -156,6 +156,8 @@ impl Cluster {
             ip: IP,
             port: settings.services_port,
             user: roles::user(),
+            // The folder's lock says so.
+            alone: true,
             ..Default::default()
         })
         .await?;
@@ -167,6 +169,7 @@ impl Cluster {
             masters: vec![master_url.clone()],
             user: roles::user(),
             hostname: roles::hostname(),
+            alone: true,
             ..Default::default()
         })
         .await?;

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use allotment_batch::Config;
 
-use super::{Common, Role, hostname, serve, state_folder, usage, user};
+use super::{Common, Role, by_name, duration, hostname, serve, state_folder, usage, user};
 use crate::context::Context;
 
 /// Arguments of `allot batch`.
@@ -18,7 +19,8 @@ pub(crate) struct Args {
     /// Address to serve on; 0.0.0.0 for every interface
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     ip: IpAddr,
-    /// Folder of the queue and its history [default: allot/batch in $XDG_STATE_HOME, which is
+    /// Folder of the queue and its history, shared by the processes that stand in for each
+    /// other [default: allot/batch in $XDG_STATE_HOME, which is
     /// ~/.local/state unless set]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -31,10 +33,14 @@ pub(crate) struct Args {
     /// The Unix user that jobs run as [default: yours]
     #[arg(long)]
     user: Option<String>,
-    /// Where agents on other machines reach this process to fetch input files [default: the
-    /// address it listens on]
+    /// Where agents on other machines, which fetch input files, and standbys reach this process
+    /// [default: the address it listens on, or this machine's name when that is every interface]
     #[arg(long, value_name = "URL")]
     advertise: Option<String>,
+    /// Of several processes with one folder one serves: how long a standby leaves the queue to
+    /// one that is not heard of
+    #[arg(long, value_parser = duration, default_value = "10s", value_name = "DURATION")]
+    leader_lease: Duration,
     #[command(flatten)]
     common: Common,
 }
@@ -49,7 +55,8 @@ pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
         user: args.user.unwrap_or_else(user),
         role: args.role,
         hostname: hostname(),
-        advertised_url: args.advertise,
+        advertised_url: args.advertise.or_else(|| by_name(args.ip, args.port)),
+        leader_lease: args.leader_lease,
         ..Config::default()
     };
     config.validate().map_err(usage)?;

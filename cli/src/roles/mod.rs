@@ -9,6 +9,7 @@ pub(crate) mod master;
 pub(crate) mod services;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -103,11 +104,12 @@ impl Role {
     }
 
     /// Waits until it does what it is there for. That is the moment when it listens, except for
-    /// services, whose apps lie in the master's store; false when it died before.
+    /// services and batch, of which another process may lead; false when it died before.
     pub(crate) async fn serves(&mut self) -> bool {
         match self {
             Self::Services(running) => running.serves().await,
-            Self::Master(_) | Self::Agent(_) | Self::Batch(_) => true,
+            Self::Batch(running) => running.serves().await,
+            Self::Master(_) | Self::Agent(_) => true,
         }
     }
 
@@ -205,6 +207,14 @@ pub(crate) fn user() -> String {
     let uid = nix::unistd::geteuid();
     let known = nix::unistd::User::from_uid(uid).ok().flatten();
     known.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// Where others reach what listens on every interface: by this machine's name. `None`: at the
+/// address that it listens on.
+pub(crate) fn by_name(ip: IpAddr, port: u16) -> Option<String> {
+    // The system picks a port only later.
+    let named = ip.is_unspecified() && port != 0;
+    named.then(|| format!("http://{}:{port}", hostname()))
 }
 
 /// The name of this machine.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use allotment_services::Config;
 
-use super::{Common, Role, duration, serve, usage, user};
+use super::{Common, Role, by_name, duration, serve, usage, user};
 use crate::context::Context;
 
 /// Arguments of `allot services`.
@@ -30,6 +30,14 @@ pub(crate) struct Args {
     /// How long the master keeps tasks while no services process is there
     #[arg(long, value_parser = duration, default_value = "168h", value_name = "DURATION")]
     failover_timeout: Duration,
+    /// Where other services processes of this name reach this one [default: the address it
+    /// listens on, or this machine's name when that is every interface]
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
+    /// Of several processes of one name one leads: how long leadership stays with one that is
+    /// not heard of
+    #[arg(long, value_parser = duration, default_value = "10s", value_name = "DURATION")]
+    leader_lease: Duration,
     #[command(flatten)]
     common: Common,
 }
@@ -37,6 +45,8 @@ pub(crate) struct Args {
 /// Runs the role.
 pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let config = Config {
+        advertised_url: args.advertise.or_else(|| by_name(args.ip, args.port)),
+        leader_lease: args.leader_lease,
         master: ctx.master.clone(),
         ip: args.ip,
         port: args.port,

@@ -23,3 +23,4 @@ mod regions;
 mod restarts;
 mod run;
 mod sharing;
+mod standby;

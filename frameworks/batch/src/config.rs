@@ -10,12 +10,18 @@ use allotment_types::Role;
 /// anybody to restart the process costs no running job.
 pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// The shortest lease of a leader.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+/// The longest.
+const LEASE_MAX: Duration = Duration::from_secs(3600);
+
 /// What a batch framework needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where to serve; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Holds the queue and its history; made when it is not there. One process at a time.
+    /// Holds the queue and its history; made when it is not there. Of several processes with one
+    /// folder one serves, and the others stand by.
     pub data_dir: PathBuf,
     /// The masters, tried in turn: `host:port` or `http://host:port`.
     pub masters: Vec<String>,
@@ -28,9 +34,13 @@ pub struct Config {
     /// What this machine is called; agents of the same name, and agents that serve on a loopback
     /// address, are taken to see the same files.
     pub hostname: String,
-    /// Where agents on other machines reach this process to fetch input files, `http://host:port`;
-    /// `None`: the address it listens on.
+    /// Where agents on other machines, which fetch input files, and standbys reach this process,
+    /// `http://host:port`; `None`: the address it listens on.
     pub advertised_url: Option<String>,
+    /// How long a standby leaves the queue to a process that is not heard of.
+    pub leader_lease: Duration,
+    /// By some other means there are no other processes with this folder.
+    pub alone: bool,
     /// Memory of a job that asks for none, in MiB.
     pub default_memory_mib: u64,
     /// How many finished jobs are remembered.
@@ -50,6 +60,8 @@ impl Default for Config {
             role: Role::star(),
             hostname: "localhost".to_owned(),
             advertised_url: None,
+            leader_lease: Duration::from_secs(10),
+            alone: false,
             // Room for an interpreter; HTCondor would guess from the executable's size, which
             // says nothing about what a script needs, and here the limit is enforced.
             default_memory_mib: 128,
@@ -73,6 +85,16 @@ pub enum ConfigError {
         /// The most that is accepted.
         max: u64,
     },
+    /// Too short to renew, or too long to be of use.
+    #[error(
+        "leader_lease is {} ms but must be between {} and {} ms: it is renewed three times in \
+         this time, and nobody serves for as long when a machine dies",
+        given.as_millis(), LEASE_MIN.as_millis(), LEASE_MAX.as_millis()
+    )]
+    Lease {
+        /// What was given.
+        given: Duration,
+    },
     /// The SDK refuses the rest.
     #[error("the framework's own settings are refused: {0}")]
     Framework(String),
@@ -87,6 +109,10 @@ impl Config {
         const QUEUE_LIMIT: u64 = 10_000_000;
         if self.default_memory_mib == 0 {
             return Err(ConfigError::NoMemory);
+        }
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.leader_lease) {
+            let given = self.leader_lease;
+            return Err(ConfigError::Lease { given });
         }
         if self.queue_max == 0 || self.queue_max > QUEUE_LIMIT {
             return Err(ConfigError::Queue {

@@ -3,7 +3,8 @@
 //! - [`submit`]: submit files, on the submitting side.
 //! - [`core`]: the queue as a pure state machine.
 //! - [`store`]: what is durable, and the event logs.
-//! - [`config`]: how it is set up; [`running`]: one that serves, from [`start`] to its end.
+//! - [`config`]: how it is set up; [`running`]: one that serves, from [`start`] to its end; `reign`:
+//!   having the queue or standing by for another process that has it.
 //! - `edge`: the loop, gRPC and HTTP, output coming home; `clock`, `metrics`.
 
 mod clock;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod core;
 mod edge;
 mod metrics;
+mod reign;
 pub mod running;
 pub mod store;
 pub mod submit;

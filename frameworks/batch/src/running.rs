@@ -2,23 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
-use allotment_framework_sdk::Scheduler;
-use allotment_framework_sdk::cluster::Cluster;
+use allotment_framework_sdk::{Cluster, Election, Standing, Terms};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::clock;
-use crate::config::{Config, ConfigError, FAILOVER_TIMEOUT};
-use crate::core::{Core, Settings};
-use crate::edge::serve::Server;
-use crate::edge::spool::Spool;
-use crate::edge::transfer::Transfers;
-use crate::edge::{self, Edge};
-use crate::metrics::Metrics;
+use crate::config::{Config, ConfigError};
+use crate::edge::standby::{Door, Stage};
+use crate::reign::Process;
 use crate::store::Store;
+
+/// How long the masters are asked who has the queue before they count as out of reach.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a batch framework did not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +57,7 @@ pub struct Died {
 #[derive(Debug)]
 pub struct Running {
     url: String,
+    stages: watch::Receiver<Stage>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), Died>>,
 }
@@ -67,6 +66,13 @@ impl Running {
     /// Where it serves, `http://host:port`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Waits until requests are answered, by this process or by the one that has the queue; false
+    /// when it died before, and [`Self::wait`] says why.
+    pub async fn serves(&mut self) -> bool {
+        let waits = |stage: &Stage| matches!(stage, Stage::Waiting(_));
+        self.stages.wait_for(|stage| !waits(stage)).await.is_ok()
     }
 
     /// Ends it: what is durable stays, running jobs run on.
@@ -91,10 +97,12 @@ impl Running {
     }
 }
 
-/// Starts a batch framework; returns once it serves.
+/// Starts a batch framework; returns once it is known whether this process serves the queue or
+/// stands by for another one with the same folder.
 ///
 /// # Errors
-/// [`StartError`]: a wrong configuration, a data folder or a port that somebody else uses.
+/// [`StartError`]: a wrong configuration, a data folder that cannot be used, or a port that somebody
+/// else uses.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     config.validate()?;
     let refused = |error: std::io::Error| StartError::Listen {
@@ -103,91 +111,75 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
     let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
     let url = format!("http://{}", listener.local_addr().map_err(refused)?);
-
-    let folder = config.data_dir.clone();
-    let history_max = config.history_max;
-    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, history_max));
+    let advertised = config.advertised_url.as_deref().unwrap_or(&url);
+    let advertised = advertised.trim_end_matches('/').to_owned();
     let data = |reason: String| StartError::Data {
         folder: config.data_dir.clone(),
         reason,
     };
-    let (store, durable) = opened
-        .await
+    let folder = config.data_dir.clone();
+    let name = tokio::task::spawn_blocking(move || Store::name(&folder)).await;
+    let name = name
         .map_err(|error| data(error.to_string()))?
         .map_err(|error| data(error.to_string()))?;
-    let framework = Arc::new(Mutex::new(durable.framework.clone()));
-    let advertised = config.advertised_url.clone().unwrap_or_else(|| url.clone());
-    let sdk = allotment_framework_sdk::Config {
-        masters: config.masters.clone(),
-        name: config.name.clone(),
-        user: config.user.clone(),
-        roles: vec![config.role.clone()],
-        framework_id: durable.framework.clone(),
-        failover_timeout: FAILOVER_TIMEOUT,
-        webui_url: Some(advertised.clone()),
-        suppressed: true,
-        // A turn acknowledges and launches thousands of tasks without waiting for room.
-        calls_max: 65_536,
-        ..allotment_framework_sdk::Config::default()
-    };
     let wrong = |error: allotment_framework_sdk::ConfigError| {
         StartError::Config(ConfigError::Framework(error.to_string()))
     };
+    let shared = allotment_framework_sdk::Store::new(&config.masters, &config.name);
     let cluster = Cluster::new(&config.masters).map_err(wrong)?;
-    let settings = Settings {
-        hostname: config.hostname.clone(),
-        default_memory_mib: config.default_memory_mib,
-        queue_max: config.queue_max,
-        zone: jiff::tz::TimeZone::system(),
-        seed: uuid::Uuid::new_v4().as_u64_pair().0,
-        role: config.role.clone(),
+    let terms = Terms {
+        key: format!("leader/{name}"),
+        lease: config.leader_lease,
+        url: advertised.clone(),
+        alone: config.alone,
     };
-    let core = Core::recover(settings, durable, clock::now());
-    let scheduler = Scheduler::connect(sdk).map_err(wrong)?;
-    let (requests, received) = edge::requests();
-    let metrics = Arc::new(Metrics::new());
-    metrics.update(&core);
-    let spool = Arc::new(Spool::new(advertised.trim_end_matches('/').to_owned()));
-    let server = Server {
-        requests,
-        reader: store.reader(),
-        framework: Arc::clone(&framework),
+    let waiting = Stage::Waiting("it is about to start".to_owned());
+    let (stage, stages) = watch::channel(waiting);
+    let process = Process {
+        config: config.clone(),
         cluster: Arc::new(cluster),
-        spool: Arc::clone(&spool),
-        metrics: Arc::clone(&metrics),
-        default_memory_mib: config.default_memory_mib,
+        advertised: advertised.clone(),
+        stage,
     };
-    let edge = Edge {
-        core,
-        store,
-        scheduler,
-        requests: received,
-        transfers: Transfers::new(Arc::clone(&framework)),
-        framework,
-        spool,
-        metrics,
+    process.subscription(None).validate().map_err(wrong)?;
+    let mut election = Election::start(shared.map_err(wrong)?, terms);
+    // Whoever stands by for another must not touch the database. Without a master nothing is known
+    // of others, and the lock of the folder decides alone.
+    let _ = tokio::time::timeout(VERDICT_TIMEOUT, election.changed()).await;
+    let opened = match election.standing() {
+        Standing::Follows(_) => None,
+        Standing::Leads | Standing::Unknown(_) => match process.open().await {
+            Ok(opened) => Some(opened),
+            Err(error) if error.is_in_use() => None,
+            Err(error) => {
+                election.leave().await;
+                return Err(data(error.to_string()));
+            }
+        },
     };
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(serve(listener, server.router(), edge, stopped));
+    let door = Door::new(stages.clone(), &advertised);
+    let task = tokio::spawn(serve(listener, door, async move {
+        process.live(election, opened, stopped).await
+    }));
     Ok(Running {
         url,
+        stages,
         stop: Some(stop),
         task,
     })
 }
 
-/// Serves as long as the loop runs.
+/// Serves as long as the process lives.
 async fn serve(
     listener: TcpListener,
-    router: axum::Router,
-    edge: Edge,
-    stopped: oneshot::Receiver<()>,
+    door: Door,
+    life: impl Future<Output = Result<(), Died>>,
 ) -> Result<(), Died> {
-    let mut loop_ = std::pin::pin!(edge.run(stopped));
-    let server = axum::serve(listener, router);
+    let server = axum::serve(listener, door.router());
     tokio::select! {
         // Dropping the server closes its connections; callers see that it stopped.
-        ended = &mut loop_ => ended,
+        ended = life => ended,
         served = std::future::IntoFuture::into_future(server) => Err(Died {
             reason: match served {
                 Ok(()) => "its port was closed".to_owned(),

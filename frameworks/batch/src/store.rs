@@ -81,6 +81,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether another process has the database open, which may end.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::InUse(_) => true,
+            Self::Database { source, .. } => matches!(**source, redb::Error::DatabaseAlreadyOpen),
+            Self::Io { .. } | Self::Damaged { .. } => false,
+        }
+    }
+}
+
 fn database<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
     move |error| StoreError::Database {
         what,
@@ -108,6 +119,36 @@ pub struct Store {
 }
 
 impl Store {
+    /// The name of the queue in `folder`, for those who agree on who serves it; made with the
+    /// folder when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn name(folder: &Path) -> Result<String, StoreError> {
+        let io = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { what, path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(io("cannot make", folder))?;
+        let path = folder.join("name");
+        if !path.exists() {
+            // Whole or not at all, and the first of several processes wins, also over NFS.
+            let name = uuid::Uuid::new_v4().to_string();
+            let draft = folder.join(format!("name-{name}"));
+            std::fs::write(&draft, &name).map_err(io("cannot write", &draft))?;
+            let linked = std::fs::hard_link(&draft, &path);
+            std::fs::remove_file(&draft).map_err(io("cannot remove", &draft))?;
+            match linked {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(io("cannot write", &path)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let name = std::fs::read_to_string(&path).map_err(io("cannot read", &path))?;
+        Ok(name.trim().to_owned())
+    }
+
     /// Opens the database of `folder`, makes the event logs complete and loads the queue.
     ///
     /// # Errors

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use allotment_types::Role;
 
+/// The shortest lease of a leader.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+/// The longest.
+const LEASE_MAX: Duration = Duration::from_secs(3600);
+
 /// Settings of one services process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -14,6 +19,8 @@ pub struct Config {
     pub ip: IpAddr,
     /// The port to listen on; 0 picks a free one.
     pub port: u16,
+    /// Where others reach this process, `http://host:port`; `None`: the address it listens on.
+    pub advertised_url: Option<String>,
     /// The framework's name; also the namespace of its state in the masters' store.
     pub name: String,
     /// The role to take offers in; apps may only name this one.
@@ -22,6 +29,13 @@ pub struct Config {
     pub user: String,
     /// How long the master keeps tasks while no services process is there.
     pub failover_timeout: Duration,
+    /// How long leadership stays with a process that is not heard of. Of several processes of one
+    /// name one leads; 10 s, ZooKeeper's session timeout in Marathon, outlast a change of the
+    /// leading master.
+    pub leader_lease: Duration,
+    /// By some other means there are no other processes of this name: leadership is taken at
+    /// once from whoever left it.
+    pub alone: bool,
     /// First of the ports that are given to port definitions with port 0.
     pub service_port_min: u16,
     /// Last of them.
@@ -44,11 +58,14 @@ impl Default for Config {
             master: "http://127.0.0.1:5050".to_owned(),
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 8080,
+            advertised_url: None,
             name: "services".to_owned(),
             role: Role::star(),
             user: std::env::var("USER").unwrap_or_else(|_| "root".to_owned()),
             // Marathon's default: a week is long enough to notice that it is missing.
             failover_timeout: Duration::from_secs(7 * 24 * 3600),
+            leader_lease: Duration::from_secs(10),
+            alone: false,
             service_port_min: 10_000,
             service_port_max: 20_000,
             decline_for: Duration::from_secs(120),
@@ -68,6 +85,22 @@ pub enum ConfigError {
     Master {
         /// What was given.
         master: String,
+    },
+    /// No URL.
+    #[error("advertised_url {given:?} is no http://host:port by which others reach this process")]
+    Advertised {
+        /// What was given.
+        given: String,
+    },
+    /// Too short to renew, or too long to be of use.
+    #[error(
+        "leader_lease is {} ms but must be between {} and {} ms: it is renewed three times in \
+         this time, and nobody leads for as long when a machine dies",
+        given.as_millis(), LEASE_MIN.as_millis(), LEASE_MAX.as_millis()
+    )]
+    Lease {
+        /// What was given.
+        given: Duration,
     },
     /// A range that holds nothing.
     #[error(
@@ -103,6 +136,16 @@ impl Config {
             return Err(ConfigError::Master {
                 master: self.master.clone(),
             });
+        }
+        if let Some(given) = &self.advertised_url
+            && (!given.starts_with("http://") || given.len() <= "http://".len())
+        {
+            let given = given.clone();
+            return Err(ConfigError::Advertised { given });
+        }
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.leader_lease) {
+            let given = self.leader_lease;
+            return Err(ConfigError::Lease { given });
         }
         if self.service_port_min == 0 || self.service_port_min > self.service_port_max {
             return Err(ConfigError::ServicePorts {

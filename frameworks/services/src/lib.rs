@@ -6,7 +6,8 @@
 //!   master, the replicated store, probes, the clock).
 //!
 //! The process keeps nothing on disk: its state lives in the masters' store under the
-//! framework's name, so that another process can take over. Groups, pods, events, volumes,
+//! framework's name, so that another process can take over: several run, one leads, and the others
+//! pass on to it what they are asked. Groups, pods, events, volumes,
 //! secrets and container images are not here yet; apps that ask for them are refused.
 
 pub mod config;

@@ -202,3 +202,91 @@ impl Store for Door {
         Ok(Response::new(Box::pin(messages)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::registry::StoreChange;
+    use tonic::Code;
+
+    use super::super::outbox::Outgoing;
+
+    fn watcher(bound: Bound) -> (Watcher, Outgoing<StoreNews>) {
+        let request = allot::StoreWatchRequest {
+            namespace: "web".to_owned(),
+            prefix: "a/".to_owned(),
+        };
+        let (outbox, outgoing, _) = outbox(bound);
+        (Watcher::new(&request, outbox), outgoing)
+    }
+
+    fn present() -> Answer {
+        Ok(Reply::Watched {
+            entries: Vec::new(),
+            version: 0,
+        })
+    }
+
+    fn change(namespace: &str, keys: &[&str]) -> Arc<StoreRecord> {
+        let changes = keys.iter().map(|key| StoreChange {
+            key: (*key).to_owned(),
+            value: None,
+            lease_ms: None,
+        });
+        Arc::new(StoreRecord {
+            namespace: namespace.to_owned(),
+            version: 1,
+            changes: changes.collect(),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_of_its_keys_alone_and_one_that_is_too_slow_is_ended() {
+        let (first, mut outgoing) = watcher(Bound {
+            items: 2,
+            bytes: 1024,
+        });
+        let mut watchers = Watchers::default();
+        watchers.add(first, present());
+        watchers.show(&change("other", &["a/1"]));
+        watchers.show(&change("web", &["b/1"]));
+        watchers.show(&change("web", &["b/1", "a/1"]));
+        let present = told(outgoing.next().await.unwrap().unwrap());
+        assert_eq!(present.count().await, 1, "the mark");
+        let changed: Vec<_> = told(outgoing.next().await.unwrap().unwrap())
+            .collect()
+            .await;
+        let deleted = Told::Deleted(allot::StoreDeletion {
+            key: "a/1".to_owned(),
+            version: 1,
+        });
+        let heard: Vec<_> = changed.into_iter().map(|m| m.unwrap().event).collect();
+        assert_eq!(heard, [Some(deleted)]);
+        for _ in 0..3 {
+            watchers.show(&change("web", &["a/1"]));
+        }
+        let end = outgoing.next().await.unwrap().unwrap_err();
+        assert_eq!(end.code(), Code::ResourceExhausted);
+        assert!(watchers.0.is_empty());
+    }
+
+    #[tokio::test]
+    async fn watches_are_bounded_and_those_that_went_away_make_room() {
+        let mut watchers = Watchers::default();
+        let mut open: Vec<_> = (0..WATCHERS_MAX)
+            .map(|_| {
+                let (watcher, outgoing) = watcher(Bound::STORE_WATCHER);
+                watchers.add(watcher, present());
+                outgoing
+            })
+            .collect();
+        let (one_more, mut outgoing) = watcher(Bound::STORE_WATCHER);
+        watchers.add(one_more, present());
+        let refused = outgoing.next().await.unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        open.pop();
+        let (one_more, mut outgoing) = watcher(Bound::STORE_WATCHER);
+        watchers.add(one_more, present());
+        assert!(outgoing.next().await.unwrap().is_ok());
+    }
+}

@@ -1,12 +1,14 @@
 //! The loop around the queue: events in, one durable write per turn, effects out.
 //!
-//! - [`serve`](mod@serve): gRPC and HTTP.
+//! - [`serve`](mod@serve): gRPC and HTTP of the process that has the queue; [`standby`]: the door
+//!   in front of it, which passes on what another process is to answer.
 //! - [`transfer`]: output comes home.
 //! - [`spool`]: input goes to agents on other machines.
 //! - [`waiters`]: callers that wait for jobs to end; [`why`]: reasons in sentences.
 
 pub(crate) mod serve;
 pub(crate) mod spool;
+pub(crate) mod standby;
 pub(crate) mod transfer;
 pub(crate) mod waiters;
 pub(crate) mod why;

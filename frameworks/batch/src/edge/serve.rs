@@ -69,7 +69,6 @@ impl Server {
             .max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX)
             .max_encoding_message_size(allotment_proto::MESSAGE_LEN_MAX);
         let http = axum::Router::new()
-            .route("/health", axum::routing::get(health))
             .route("/metrics", axum::routing::get(metrics))
             .route("/spool/{token}/{at}", axum::routing::get(spooled))
             .with_state(self);
@@ -498,10 +497,6 @@ async fn nothing_here(request: axum::extract::Request) -> axum::response::Respon
     }
     let text = "the batch framework serves /metrics, /health and its gRPC services here\n";
     (StatusCode::NOT_FOUND, text).into_response()
-}
-
-async fn health() -> axum::Json<serde_json::Value> {
-    axum::Json(serde_json::json!({"healthy": true}))
 }
 
 async fn metrics(State(server): State<Server>) -> impl axum::response::IntoResponse {

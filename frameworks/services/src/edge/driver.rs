@@ -3,14 +3,17 @@
 //! While a write is under way further facts are stepped; their records and effects wait for
 //! their own turn, so that nothing is told before what it depends on is durable and nothing
 //! overtakes anything.
+//!
+//! A loop lives as long as this process leads. What it had not finished when leadership is lost is
+//! dropped: the next leader reads what is durable, and the fence refuses what comes too late.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use allotment_framework_sdk::{Call, Config, Event, Scheduler};
-use allotment_types::Effects;
+use allotment_framework_sdk::{Call, Config, Election, Event, Scheduler};
+use allotment_types::{Effects, TaskId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
@@ -20,6 +23,7 @@ use super::state::{State, StateError};
 use super::{Message, probe};
 use crate::clock;
 use crate::core::answer::Answer;
+use crate::core::health::Outcome;
 use crate::core::{Core, Effect, Input, Probe, Record, RequestId};
 
 /// Messages taken in one turn.
@@ -28,6 +32,8 @@ const BATCH: usize = 256;
 const PROBES_MAX: usize = 64;
 /// How long a clean stop waits for the write under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the master says to a framework's old process when a new one subscribes with its id.
+const FAILED_OVER: &str = "Framework failed over";
 
 type Writing = Pin<Box<dyn Future<Output = Result<State, StateError>> + Send>>;
 
@@ -41,33 +47,54 @@ enum Store {
     Moving,
 }
 
-/// What connects the loop with HTTP and the probes.
+/// What connects the loop with HTTP; outlives it.
 pub(super) struct Doors {
     pub(super) messages: mpsc::Receiver<Message>,
-    pub(super) probed: mpsc::Sender<Message>,
     pub(super) phase: watch::Sender<Phase>,
+    pub(super) metrics: Metrics,
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The process is told to stop.
+    Stopped,
+    /// Another process leads, or may.
+    Lost(String),
+    /// Another process is to lead; whoever asked awaits the answer.
+    Abdicated(oneshot::Sender<Answer>),
+}
+
+/// A probe that was performed.
+struct Probed {
+    task: TaskId,
+    check: usize,
+    outcome: Outcome,
 }
 
 /// What woke the loop.
 enum Turn {
     Stop,
+    Lost(String),
+    Probed,
     Events(usize),
     Messages,
     Written(Box<Result<State, StateError>>),
     Tick,
 }
 
-pub(super) struct Driver {
+pub(super) struct Driver<'a> {
     core: Core,
     scheduler: Scheduler,
     /// How to subscribe as a new framework.
     subscription: Config,
     subscribed: bool,
     store: Store,
-    messages: mpsc::Receiver<Message>,
-    probed: mpsc::Sender<Message>,
-    phase: watch::Sender<Phase>,
-    metrics: Metrics,
+    doors: &'a mut Doors,
+    probed: mpsc::Sender<Probed>,
+    outcomes: mpsc::Receiver<Probed>,
+    /// Another is to lead: this turn is the last.
+    abdicating: Option<oneshot::Sender<Answer>>,
     replies: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: RequestId,
     /// Stepped and not yet written.
@@ -77,29 +104,24 @@ pub(super) struct Driver {
     probes: Arc<Semaphore>,
 }
 
-impl Driver {
+impl<'a> Driver<'a> {
     pub(super) fn new(
         core: Core,
         (scheduler, subscription): (Scheduler, Config),
         state: State,
-        doors: Doors,
-        metrics: Metrics,
+        doors: &'a mut Doors,
     ) -> Self {
-        let Doors {
-            messages,
-            probed,
-            phase,
-        } = doors;
+        let (probed, outcomes) = mpsc::channel(BATCH);
         Self {
             core,
             scheduler,
             subscription,
             subscribed: false,
             store: Store::Idle(state),
-            messages,
+            doors,
             probed,
-            phase,
-            metrics,
+            outcomes,
+            abdicating: None,
             replies: BTreeMap::new(),
             next_request: 0,
             queued: Effects::none(),
@@ -108,32 +130,52 @@ impl Driver {
         }
     }
 
-    /// Runs until it is told to stop, or cannot go on.
+    /// Runs until it is told to stop, leads no more, or cannot go on.
     ///
     /// # Errors
-    /// Why it cannot.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    /// Why no process of this name can go on.
+    pub(super) async fn run(
+        mut self,
+        mut stop: watch::Receiver<bool>,
+        election: &mut Election,
+    ) -> anyhow::Result<End> {
         let mut events = Vec::with_capacity(BATCH);
         let mut messages = Vec::with_capacity(BATCH);
+        let mut outcomes = Vec::with_capacity(BATCH);
         loop {
             events.extend(self.backlog.drain(..));
             let mut tick = false;
+            // Also where events never cease.
+            if !election.leads() {
+                let reason = election.lost().await;
+                return Ok(self.lost(reason).await);
+            }
             if events.is_empty() {
                 let wake = wait(self.core.next_deadline());
                 let turn = tokio::select! {
+                    reason = election.lost() => Turn::Lost(reason),
                     _ = stop.wait_for(|stop| *stop) => Turn::Stop,
-                    n = self.scheduler.next_batch(&mut events) => Turn::Events(n),
-                    _ = self.messages.recv_many(&mut messages, BATCH) => Turn::Messages,
                     written = written(&mut self.store) => Turn::Written(Box::new(written)),
+                    n = self.scheduler.next_batch(&mut events) => Turn::Events(n),
+                    _ = self.doors.messages.recv_many(&mut messages, BATCH) => Turn::Messages,
+                    _ = self.outcomes.recv_many(&mut outcomes, BATCH) => Turn::Probed,
                     () = wake => Turn::Tick,
                 };
                 match turn {
                     Turn::Stop => break,
+                    Turn::Lost(reason) => return Ok(self.lost(reason).await),
                     Turn::Events(0) => {
                         anyhow::bail!("the master ended the subscription of this framework")
                     }
-                    Turn::Events(_) | Turn::Messages => {}
-                    Turn::Written(written) => self.on_written((*written)?).await,
+                    Turn::Events(_) | Turn::Messages | Turn::Probed => {}
+                    Turn::Written(written) => match *written {
+                        Ok(state) => self.on_written(state).await,
+                        Err(StateError::Replaced) => {
+                            let reason = StateError::Replaced.to_string();
+                            return Ok(self.lost(reason).await);
+                        }
+                        Err(error) => return Err(error.into()),
+                    },
                     Turn::Tick => tick = true,
                 }
             }
@@ -149,19 +191,48 @@ impl Driver {
                         self.scheduler = Scheduler::connect(self.subscription.clone())?;
                         continue;
                     }
+                    if reason == FAILED_OVER {
+                        let reason = "another process subscribed as this framework".to_owned();
+                        return Ok(self.lost(reason).await);
+                    }
                     anyhow::bail!("the master ended the subscription of this framework: {reason}");
                 }
                 self.on_phase(&event);
                 narrate(&event);
                 self.step(now, Input::Event(event));
             }
+            for Probed {
+                task,
+                check,
+                outcome,
+            } in outcomes.drain(..)
+            {
+                self.doors.metrics.probes.inc();
+                let probed = Input::Probed {
+                    task,
+                    check,
+                    outcome,
+                };
+                self.step(now, probed);
+            }
             for message in messages.drain(..) {
                 self.on_message(now, message);
             }
             self.flush().await;
+            if self.abdicating.is_some() {
+                break;
+            }
         }
+        let asked = self.abdicating.take();
         self.finish().await;
-        Ok(())
+        Ok(asked.map_or(End::Stopped, End::Abdicated))
+    }
+
+    /// Leaves at once. Whoever waits for an answer learns from its absence that nothing is
+    /// certain.
+    async fn lost(self, reason: String) -> End {
+        self.scheduler.stop().await;
+        End::Lost(reason)
     }
 
     /// Whether the id was refused when subscribing with it: the framework did not come back within its failover timeout, or was torn down. A removal while it is subscribed
@@ -178,7 +249,7 @@ impl Driver {
             _ => return,
         };
         self.subscribed = next == Phase::Serving;
-        self.phase.send_if_modified(|phase| {
+        self.doors.phase.send_if_modified(|phase| {
             let changes = *phase != next && *phase != Phase::Serving;
             if changes {
                 *phase = next;
@@ -201,21 +272,7 @@ impl Driver {
                 self.step(now, Input::Request { id, request });
             }
             Message::Agents(rooms) => self.step(now, Input::Agents(rooms)),
-            Message::Probed {
-                task,
-                check,
-                outcome,
-            } => {
-                self.metrics.probes.inc();
-                self.step(
-                    now,
-                    Input::Probed {
-                        task,
-                        check,
-                        outcome,
-                    },
-                );
-            }
+            Message::Abdicate(reply) => self.abdicating = Some(reply),
             Message::Stats(reply) => {
                 let framework = self.core.framework().map(ToString::to_string);
                 let stats = self.core.stats();
@@ -239,8 +296,8 @@ impl Driver {
             self.perform(then).await;
             return;
         }
-        self.metrics.commits.inc();
-        self.metrics.records.inc_by(persist.len() as u64);
+        self.doors.metrics.commits.inc();
+        self.doors.metrics.records.inc_by(persist.len() as u64);
         self.store = Store::Writing {
             write: Box::pin(state.write(persist)),
             then,
@@ -299,12 +356,13 @@ impl Driver {
                 return;
             };
             let outcome = probe::perform(&probe).await;
-            let message = Message::Probed {
+            let done = Probed {
                 task: probe.task,
                 check: probe.check,
                 outcome,
             };
-            let _ = probed.send(message).await;
+            // The loop that asked may have ended.
+            let _ = probed.send(done).await;
         });
     }
 

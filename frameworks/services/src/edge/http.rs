@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Message;
 use super::metrics::Metrics;
+use super::proxy::{self, Proxy, Unanswered};
 use crate::core::answer::Answer;
 use crate::core::json::BODY_LEN_MAX;
 use crate::core::{Request, Settings, request, why};
@@ -21,9 +22,11 @@ use crate::core::{Request, Settings, request, why};
 /// How far the process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The state is not loaded, and why.
+    /// Nobody is known to lead, or the state is not loaded, and why.
     Waiting(String),
-    /// Requests are answered.
+    /// Another process leads, at this URL: requests go on to it.
+    Standby(String),
+    /// This process leads, and requests are answered.
     Serving,
     /// The process has ended by itself.
     Dead(String),
@@ -37,8 +40,9 @@ pub(super) struct Door {
     pub(super) cluster: Option<Cluster>,
     pub(super) metrics: Metrics,
     pub(super) settings: Settings,
-    /// `host:port`, for `/v2/info`.
+    /// `host:port` by which others reach this process.
     pub(super) address: String,
+    pub(super) proxy: Proxy,
 }
 
 /// A request that is not answered by then is answered 503; the masters' store answers within
@@ -69,15 +73,18 @@ async fn serve(
         "/health" => health(&door),
         "/metrics" | "/metrics/prometheus" => {
             let stats = stats(&door).await;
+            let leads = *door.phase.borrow() == Phase::Serving;
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            text(StatusCode::OK, kind, door.metrics.text(stats))
+            text(StatusCode::OK, kind, door.metrics.text(stats, leads))
         }
-        _ => {
-            let answer = match answer(&door, &method, &uri, &headers, body).await {
-                Ok(answer) | Err(answer) => answer,
-            };
-            to_http(answer)
-        }
+        _ => match (&method, uri.path().trim_matches('/')) {
+            // Each process answers these for itself.
+            (&Method::GET, "v2/info") => to_http(info(&door).await),
+            (&Method::GET, "v2/leader") => to_http(leader(&door)),
+            _ => dispatch(&door, method, &uri, headers, body)
+                .await
+                .unwrap_or_else(to_http),
+        },
     };
     door.metrics.requests.inc();
     if response.status().as_u16() >= 400 {
@@ -90,6 +97,7 @@ fn health(door: &Door) -> Response<Body> {
     let phase = door.phase.borrow().clone();
     let (status, body) = match phase {
         Phase::Serving => (200, json!({ "healthy": true })),
+        Phase::Standby(leader) => (200, json!({ "healthy": true, "leader": leader })),
         // It answers and will work once there is a master: alive.
         Phase::Waiting(reason) => (200, json!({ "healthy": true, "waiting": reason })),
         Phase::Dead(reason) => (503, json!({ "healthy": false, "message": reason })),
@@ -97,22 +105,68 @@ fn health(door: &Door) -> Response<Body> {
     to_http(Answer::json(status, body))
 }
 
+/// Answers here, or where the leader is.
+///
+/// # Errors
+/// What to say when nobody answers.
+async fn dispatch(
+    door: &Door,
+    method: Method,
+    uri: &http::Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Answer> {
+    let body = read_body(&headers, body).await?;
+    let mut unreached: Option<(String, Answer)> = None;
+    loop {
+        match lead(door).await {
+            Lead::Here => {
+                let answer = answer(door, &method, uri, &body).await;
+                let mut response = to_http(answer.unwrap_or_else(|refused| refused));
+                if let Ok(here) = format!("http://{}", door.address).parse() {
+                    response.headers_mut().insert(proxy::LEADER, here);
+                }
+                return Ok(response);
+            }
+            Lead::There(leader) if uri.path().trim_matches('/') == "v2/events" => {
+                return Ok(proxy::redirect(&leader, uri));
+            }
+            Lead::There(leader) => {
+                // Once for each leader: one that just died is replaced in a moment.
+                if let Some((_, answer)) = unreached.take_if(|(dead, _)| *dead == leader) {
+                    return Err(answer);
+                }
+                let asked = (method.clone(), uri, headers.clone());
+                let (here, body) = (&door.address, body.clone());
+                match door.proxy.forward(here, &leader, asked, body).await {
+                    Ok(response) => return Ok(response),
+                    Err(Unanswered::Refused(answer)) => return Err(answer),
+                    Err(Unanswered::NotReached(answer)) => {
+                        let mut phases = door.phase.clone();
+                        let other = phases.wait_for(
+                            |phase| !matches!(phase, Phase::Standby(now) if *now == leader),
+                        );
+                        let _ = tokio::time::timeout(START_PATIENCE, other).await;
+                        unreached = Some((leader, answer));
+                    }
+                }
+            }
+            Lead::Nowhere(answer) => return Err(answer),
+        }
+    }
+}
+
 async fn answer(
     door: &Door,
     method: &Method,
     uri: &http::Uri,
-    headers: &HeaderMap,
-    body: Body,
+    body: &[u8],
 ) -> Result<Answer, Answer> {
-    let trimmed: Vec<&str> = uri.path().split('/').filter(|p| !p.is_empty()).collect();
-    match (method, trimmed.as_slice()) {
-        (&Method::GET, ["v2", "info"]) => return Ok(info(door).await),
-        (&Method::GET, ["v2", "leader"]) => return Ok(leader(door)),
-        _ => {}
+    if *method == Method::DELETE && uri.path().trim_matches('/') == "v2/leader" {
+        return send(door, Message::Abdicate).await;
     }
-    let body = read_body(headers, body).await?;
     let query = uri.query().unwrap_or_default();
-    let request = request::read(method.as_str(), uri.path(), query, &body)?;
+    let request = request::read(method.as_str(), uri.path(), query, body)?;
     if let Request::Why { .. } = request
         && let Some(cluster) = &door.cluster
         && let Ok(agents) = cluster.agents().await
@@ -154,35 +208,59 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, Answ
     }
 }
 
-/// Puts a request to the core and waits for its answer.
-pub(super) async fn ask(door: &Door, request: Request) -> Result<Answer, Answer> {
+/// Who answers a request.
+enum Lead {
+    Here,
+    /// Another process, at this URL.
+    There(String),
+    /// Nobody, and what to say instead.
+    Nowhere(Answer),
+}
+
+/// Who leads. A request that comes while the process starts, right after a master, or while
+/// another process takes over, waits a little.
+async fn lead(door: &Door) -> Lead {
     let mut phases = door.phase.clone();
-    // A request that comes while the process starts, or right after a master, waits a little.
-    let loaded = phases.wait_for(|phase| !matches!(phase, Phase::Waiting(_)));
-    let _ = tokio::time::timeout(START_PATIENCE, loaded).await;
+    let known = phases.wait_for(|phase| !matches!(phase, Phase::Waiting(_)));
+    let _ = tokio::time::timeout(START_PATIENCE, known).await;
     let phase = door.phase.borrow().clone();
     match phase {
-        Phase::Serving => {}
-        Phase::Waiting(reason) => {
-            return Err(Answer::refuse(
-                503,
-                format!(
-                    "no master is reachable at {}, so the apps are not known yet: {reason}",
-                    door.settings.master
-                ),
-            ));
-        }
-        Phase::Dead(reason) => return Err(Answer::refuse(503, reason)),
+        Phase::Serving => Lead::Here,
+        Phase::Standby(leader) => Lead::There(leader),
+        Phase::Waiting(reason) => Lead::Nowhere(Answer::refuse(
+            503,
+            format!(
+                "no services process is known to lead (masters: {}): {reason}",
+                door.settings.master
+            ),
+        )),
+        Phase::Dead(reason) => Lead::Nowhere(Answer::refuse(503, reason)),
     }
+}
+
+/// Puts a request to the core and waits for its answer.
+async fn ask(door: &Door, request: Request) -> Result<Answer, Answer> {
+    send(door, |reply| Message::Request { request, reply }).await
+}
+
+/// Sends the loop a message and waits for its answer.
+async fn send(
+    door: &Door,
+    message: impl FnOnce(oneshot::Sender<Answer>) -> Message,
+) -> Result<Answer, Answer> {
     let (reply, answer) = oneshot::channel();
-    let message = Message::Request { request, reply };
+    let message = message(reply);
     let asked = async {
         door.messages.send(message).await.ok()?;
         answer.await.ok()
     };
     match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
         Ok(Some(answer)) => Ok(answer),
-        Ok(None) => Err(Answer::refuse(503, "the services framework is stopping")),
+        Ok(None) => Err(Answer::refuse(
+            503,
+            "this services process leads no more; what was asked may have happened, look before \
+             you ask again",
+        )),
         Err(_) => Err(Answer::refuse(
             503,
             format!(
@@ -226,8 +304,8 @@ async fn info(door: &Door) -> Answer {
         "name": settings.name,
         "version": MARATHON_VERSION,
         "buildref": format!("allotment-{}", env!("CARGO_PKG_VERSION")),
-        "elected": true,
-        "leader": door.address,
+        "elected": *door.phase.borrow() == Phase::Serving,
+        "leader": leader_place(door),
         "frameworkId": framework,
         "marathon_config": {
             "master": settings.master,
@@ -246,8 +324,20 @@ async fn info(door: &Door) -> Answer {
     }))
 }
 
+/// `host:port` of the process that leads.
+fn leader_place(door: &Door) -> Option<String> {
+    match &*door.phase.borrow() {
+        Phase::Serving => Some(door.address.clone()),
+        Phase::Standby(leader) => Some(proxy::place(leader).to_owned()),
+        Phase::Waiting(_) | Phase::Dead(_) => None,
+    }
+}
+
 fn leader(door: &Door) -> Answer {
-    Answer::ok(json!({ "leader": door.address }))
+    match leader_place(door) {
+        Some(leader) => Answer::ok(json!({ "leader": leader })),
+        None => Answer::refuse(404, "There is no leader"),
+    }
 }
 
 fn to_http(answer: Answer) -> Response<Body> {

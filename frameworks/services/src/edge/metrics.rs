@@ -23,8 +23,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Prometheus text. `stats` are those of the core; absent while it is not loaded.
-    pub(super) fn text(&self, stats: Option<Stats>) -> String {
+    /// Prometheus text. `stats` are those of the core; absent while it is not loaded, as when
+    /// another process leads.
+    pub(super) fn text(&self, stats: Option<Stats>, leads: bool) -> String {
         let mut all = Registry::with_prefix("services");
         let counters = [
             ("http_requests", "HTTP requests answered", &self.requests),
@@ -69,6 +70,7 @@ impl Metrics {
                 s.unreachable,
             ),
             ("connected", "1 while a master is connected", s.connected),
+            ("leading", "1 while this process leads", u64::from(leads)),
         ] {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             all.register(name, help, ConstGauge::new(value));

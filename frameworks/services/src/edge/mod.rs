@@ -1,7 +1,8 @@
 //! The process around the core: HTTP, the session with the master, the store, probes.
 //!
-//! - `http`: the doors.
-//! - `driver`: the one loop that owns the core.
+//! - `http`: the doors; `proxy`: the way on to the process that leads.
+//! - `reign`: leading, following and what lies between.
+//! - `driver`: the one loop that owns the core, while this process leads.
 //! - `state`: the way into the masters' store.
 //! - `probe`, `metrics`: what their names say.
 
@@ -9,24 +10,24 @@ mod driver;
 mod http;
 mod metrics;
 mod probe;
+mod proxy;
+mod reign;
 mod state;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use allotment_framework_sdk::cluster::Cluster;
-use allotment_framework_sdk::{Scheduler, Store};
-use allotment_types::TaskId;
+use allotment_framework_sdk::{Store, Terms};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use self::http::{Door, Phase};
 use crate::config::{Config, ConfigError};
 use crate::core::answer::Answer;
-use crate::core::health::Outcome;
 use crate::core::why::AgentRoom;
-use crate::core::{Core, Request, Settings, Stats};
+use crate::core::{Request, Settings, Stats};
 
 /// Requests that wait for the loop; further ones wait in their connections.
 const MESSAGES_MAX: usize = 1024;
@@ -39,11 +40,8 @@ enum Message {
         reply: oneshot::Sender<Answer>,
     },
     Agents(Vec<AgentRoom>),
-    Probed {
-        task: TaskId,
-        check: usize,
-        outcome: Outcome,
-    },
+    /// Another process is to lead.
+    Abdicate(oneshot::Sender<Answer>),
     Stats(oneshot::Sender<Snapshot>),
 }
 
@@ -103,18 +101,22 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(listen)?;
     let local = listener.local_addr().map_err(listen)?;
     let url = format!("http://{local}");
+    let advertised = config.advertised_url.as_deref().unwrap_or(&url);
+    let advertised = advertised.trim_end_matches('/').to_owned();
 
     let (stop, stopped) = watch::channel(false);
-    let (phase, phases) = watch::channel(Phase::Waiting("the master was not asked yet".to_owned()));
+    let (phase, phases) =
+        watch::channel(Phase::Waiting("the masters were not asked yet".to_owned()));
     let (sender, messages) = mpsc::channel(MESSAGES_MAX);
     let metrics = metrics::Metrics::default();
     let door = Arc::new(Door {
-        messages: sender.clone(),
+        messages: sender,
         phase: phases.clone(),
         cluster: Some(cluster),
         metrics: metrics.clone(),
         settings: Settings::from(&config),
-        address: local.to_string(),
+        address: proxy::place(&advertised).to_owned(),
+        proxy: proxy::Proxy::new(),
     });
     let mut server_stop = stopped.clone();
     let server = tokio::spawn(async move {
@@ -131,19 +133,29 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         user: config.user.clone(),
         roles: vec![config.role.clone()],
         failover_timeout: config.failover_timeout,
-        webui_url: Some(url.clone()),
+        webui_url: Some(advertised.clone()),
         suppressed: true,
         ..Default::default()
     };
     subscription.validate().map_err(StartError::Framework)?;
+    let terms = Terms {
+        key: state::LEADER.to_owned(),
+        lease: config.leader_lease,
+        url: advertised,
+        alone: config.alone,
+    };
     let main = tokio::spawn(async move {
-        let main = Main {
+        let process = reign::Process {
             settings: Settings::from(&config),
             store,
             subscription,
-            phase: phase.clone(),
         };
-        let ended = main.run(messages, sender, metrics, stopped).await;
+        let doors = driver::Doors {
+            messages,
+            phase: phase.clone(),
+            metrics,
+        };
+        let ended = process.run(terms, doors, stopped).await;
         if let Err(error) = &ended {
             error!(error = format!("{error:#}"), "the services framework ends");
             let _ = phase.send(Phase::Dead(format!(
@@ -161,68 +173,25 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
-struct Main {
-    settings: Settings,
-    store: Store,
-    subscription: allotment_framework_sdk::Config,
-    phase: watch::Sender<Phase>,
-}
-
-impl Main {
-    async fn run(
-        self,
-        messages: mpsc::Receiver<Message>,
-        sender: mpsc::Sender<Message>,
-        metrics: metrics::Metrics,
-        mut stop: watch::Receiver<bool>,
-    ) -> anyhow::Result<()> {
-        let on_wait = |reason: &str| {
-            let waiting = Phase::Waiting(reason.to_owned());
-            if self.phase.send_replace(waiting.clone()) != waiting {
-                warn!(reason, "waiting for a master");
-            }
-        };
-        let name = self.subscription.name.clone();
-        let opened = tokio::select! {
-            opened = state::State::open(self.store, &name, on_wait) => opened,
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-        };
-        let (state, entries) = opened?;
-        let n_entries = entries.len();
-        let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let core = Core::load(self.settings, seed, entries)?;
-        info!(n_entries, framework = ?core.framework(), "state loaded");
-        let scheduler = Scheduler::connect(allotment_framework_sdk::Config {
-            framework_id: core.framework().cloned(),
-            ..self.subscription.clone()
-        })?;
-        let subscribed = (scheduler, self.subscription);
-        let doors = driver::Doors {
-            messages,
-            probed: sender,
-            phase: self.phase,
-        };
-        let driver = driver::Driver::new(core, subscribed, state, doors, metrics);
-        driver.run(stop).await
-    }
-}
-
 impl Running {
     /// Where it serves, for example `http://127.0.0.1:8080`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Waits until requests for apps are answered, which takes a master; false when the role died
-    /// before that, and [`Self::wait`] says why.
+    /// Waits until requests for apps are answered, by this process or by the one that leads; both
+    /// take a master. False when the role died before that, and [`Self::wait`] says why.
     pub async fn serves(&mut self) -> bool {
         let phase = self
             .phase
             .wait_for(|phase| !matches!(phase, Phase::Waiting(_)));
-        phase.await.is_ok_and(|phase| *phase == Phase::Serving)
+        phase
+            .await
+            .is_ok_and(|phase| !matches!(*phase, Phase::Dead(_)))
     }
 
-    /// Stops serving; apps keep running and the next process takes them over.
+    /// Stops serving and gives leadership up; apps keep running and the next process takes them
+    /// over.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
         let _ = self.main.await;

@@ -1,8 +1,9 @@
-//! The way of records into the masters' store, fenced: of two services processes with one name
-//! only the later one writes.
+//! The way of records into the masters' store, fenced: of several services processes with one
+//! name only the one that took over last writes.
 //!
 //! Every commit rewrites the key `epoch` and expects the version that the process itself wrote
-//! last. A process that was replaced learns so from the first commit it tries.
+//! last. A process that was replaced learns so from the first commit it tries. Who is to take over
+//! is decided by an election over the key `leader`; this fence makes it safe.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::core::Record;
 
 /// The key of the fence.
 pub(super) const EPOCH: &str = "epoch";
+/// The key of the election.
+pub(super) const LEADER: &str = "leader";
 
 /// One commit stays well below the largest message.
 const COMMIT_LEN_MAX: usize = 8 * 1024 * 1024;
@@ -25,11 +28,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateError {
     /// Somebody else writes under this name.
-    #[error(
-        "another services process took over the state of {name:?}; this one ends. Run one \
-         process per name, or give this one another with --name"
-    )]
-    Replaced { name: String },
+    #[error("another services process took over the state of this name")]
+    Replaced,
     /// The store will never take it.
     #[error("the masters' store refused what must be kept")]
     Store(#[source] StoreError),
@@ -39,7 +39,6 @@ pub(super) enum StateError {
 #[derive(Debug)]
 pub(super) struct State {
     store: Store,
-    name: String,
     process: String,
     count: u64,
     version: u64,
@@ -50,7 +49,6 @@ impl State {
     /// `on_wait` why it waits.
     pub(super) async fn open(
         store: Store,
-        name: &str,
         on_wait: impl Fn(&str),
     ) -> Result<(Self, Vec<(String, Vec<u8>)>), StateError> {
         let process = uuid::Uuid::new_v4().to_string();
@@ -61,7 +59,6 @@ impl State {
                 Ok((version, entries)) => {
                     let state = Self {
                         store,
-                        name: name.to_owned(),
                         process,
                         count: 0,
                         version,
@@ -126,9 +123,7 @@ impl State {
                             let found = entries.into_iter().find(|e| e.key == EPOCH);
                             let found = found.filter(|e| self.wrote(e));
                             let Some(found) = found else {
-                                return Err(StateError::Replaced {
-                                    name: self.name.clone(),
-                                });
+                                return Err(StateError::Replaced);
                             };
                             self.version = found.version;
                             if found.value == mine {
@@ -167,7 +162,9 @@ async fn take_over(
     let expected = fence.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
     let op = StoreOp::put(EPOCH, epoch(process, 0)).expecting(expected);
     let version = store.commit(&[op]).await?;
-    let entries = entries.into_iter().filter(|entry| entry.key != EPOCH);
+    let entries = entries
+        .into_iter()
+        .filter(|entry| entry.key != EPOCH && entry.key != LEADER);
     let entries = entries.map(|entry| (entry.key, entry.value.to_vec()));
     Ok((version, entries.collect()))
 }
