@@ -4,7 +4,7 @@
 //! Agents and frameworks live in this process and speak real gRPC; see [`fleet`] and [`crowd`].
 //! Everything shares the machine with what it measures, so numbers are those of the whole.
 //!
-//! - [`trio`]: the masters. - [`fleet`], [`line`]: agents. - [`crowd`]: frameworks.
+//! - [`trio`]: the masters. - [`fleet`], [`mod@line`]: agents. - [`crowd`]: frameworks.
 //! - [`failover`], [`knowledge`], [`rate`], [`writes`]: one question each.
 
 mod crowd;
