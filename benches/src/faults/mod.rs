@@ -2,12 +2,12 @@
 //! other, and the books afterwards.
 //!
 //! Three masters, five agents, services and batch run as real processes, each on a host
-//! ([`net`]) with a disk ([`disk`]) of its own. A framework launches tasks all the while, an app
+//! (`net`) with a disk (`disk`) of its own. A framework launches tasks all the while, an app
 //! keeps three instances, and jobs wait in the queue. After each fault everything must be well
 //! again by itself; at the end every task, job and instance must be accounted for.
 //!
-//! - [`plan`]: which faults come when. - [`acts`]: how each is done and undone.
-//! - [`roles`]: the processes. - [`net`], [`rules`]: the links. - [`disk`]: the disks.
+//! - `plan`: which faults come when. - `acts`: how each is done and undone.
+//! - `roles`: the processes. - `net`, `rules`: the links. - `disk`: the disks.
 
 mod acts;
 mod disk;
