@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use allotment_framework_sdk::api::TaskState;
-use allotment_framework_sdk::{Call, Command, Config, Event, Offer, Scheduler, Task, Update};
+use allotment_framework_sdk::{
+    Call, Command, Config, Event, ExecutorNews, Offer, Scheduler, Task, Update,
+};
 use allotment_types::{FrameworkId, Resources, Role};
 use tokio::runtime::Runtime;
 
@@ -16,6 +18,8 @@ pub(crate) struct Framework {
     scheduler: Option<Scheduler>,
     /// Updates that were heard while something else was awaited.
     backlog: Vec<Update>,
+    /// Ends of executors that were heard of before they were asked for.
+    pub(crate) ended_executors: Vec<ExecutorNews>,
     pub(crate) id: FrameworkId,
 }
 
@@ -52,6 +56,7 @@ impl Framework {
             runtime,
             scheduler: Some(scheduler),
             backlog: Vec::new(),
+            ended_executors: Vec::new(),
             id: FrameworkId::parse("none-yet").unwrap(),
         };
         framework.id = framework.hear("a subscription", |event| match event {
@@ -62,7 +67,8 @@ impl Framework {
     }
 
     /// Waits for an event in which `look` finds something. Every update is acknowledged, and
-    /// kept for [`Self::update`] when it is not the one; other events are passed over.
+    /// kept for [`Self::update`] when it is not the one, as are ends of executors; other events are
+    /// passed over.
     #[track_caller]
     pub(crate) fn hear<T>(&mut self, what: &str, look: impl FnMut(&Event) -> Option<T>) -> T {
         self.hear_within(DEADLINE, look)
@@ -77,6 +83,7 @@ impl Framework {
     ) -> Option<T> {
         let scheduler = self.scheduler.as_mut().unwrap();
         let backlog = &mut self.backlog;
+        let ended_executors = &mut self.ended_executors;
         let hearing = async {
             loop {
                 let event = scheduler.next().await.expect("the subscription goes on");
@@ -88,8 +95,12 @@ impl Framework {
                 if let Some(found) = look(&event) {
                     return found;
                 }
-                if let Event::Update(update) = event {
-                    backlog.push(update);
+                match event {
+                    Event::Update(update) => backlog.push(update),
+                    Event::Executor { news, .. } if matches!(news, ExecutorNews::Ended(_)) => {
+                        ended_executors.push(news);
+                    }
+                    _ => {}
                 }
             }
         };
