@@ -1,7 +1,9 @@
 //! Looks for the first seed that finds each planted fault and prints the table of
 //! `sim/tests/plants.rs`.
 //!
-//!     cargo run --release -p allotment-sim --example plants [PLANT…]
+//!     cargo run --release -p allotment-sim --example plants [SEEDS] [PLANT…]
+//!
+//! SEEDS: how many seeds to try, 500 unless given.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +13,12 @@ use allotment_sim::{Plant, Scenario, run_seed};
 const SEEDS: u64 = 500;
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let given = wanted.first().and_then(|seeds| seeds.parse().ok());
+    if given.is_some() {
+        wanted.remove(0);
+    }
+    let seeds = given.unwrap_or(SEEDS);
     let plants: Vec<Plant> = Plant::ALL
         .into_iter()
         .filter(|plant| wanted.is_empty() || wanted.contains(&format!("{plant:?}")))
@@ -22,7 +29,7 @@ fn main() {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(plant) = plants.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    search(*plant);
+                    search(*plant, seeds);
                 }
             });
         }
@@ -30,16 +37,16 @@ fn main() {
 }
 
 #[expect(clippy::print_stdout, reason = "it is a command")]
-fn search(plant: Plant) {
+fn search(plant: Plant, seeds: u64) {
     let scenario = Scenario {
         plant,
         ..Scenario::default()
     };
-    for seed in 0..SEEDS {
+    for seed in 0..seeds {
         if let Some(violation) = run_seed(seed, &scenario).violation {
             println!("    (Plant::{plant:?}, {seed}), // {}", violation.invariant);
             return;
         }
     }
-    println!("    // {plant:?} is not found by {SEEDS} seeds");
+    println!("    // {plant:?} is not found by {seeds} seeds");
 }

@@ -84,17 +84,25 @@ impl Brain {
         }
     }
 
-    /// The process dies and another begins with what was durable; `None` when this framework
-    /// keeps nothing and so cannot. Returns the framework's id as it was kept.
+    /// Whether another process can go on where this one died.
+    pub(crate) fn keeps_state(&self) -> bool {
+        match self {
+            Self::Services(_) | Self::Batch(_) => true,
+            Self::Elastic(_) | Self::Tenant(_) => false,
+        }
+    }
+
+    /// The process died and another begins with what was durable. Returns the framework's id as
+    /// it was kept.
     pub(crate) fn restart(
         &mut self,
         now: Timestamp,
         registry: &Registry,
-    ) -> Option<Result<Option<FrameworkId>, String>> {
+    ) -> Result<Option<FrameworkId>, String> {
         match self {
-            Self::Elastic(_) | Self::Tenant(_) => None,
-            Self::Services(brain) => Some(brain.restart(registry)),
-            Self::Batch(brain) => Some(Ok(brain.restart(now))),
+            Self::Elastic(_) | Self::Tenant(_) => Ok(None),
+            Self::Services(brain) => brain.restart(registry),
+            Self::Batch(brain) => Ok(brain.restart(now)),
         }
     }
 

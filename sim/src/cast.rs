@@ -36,6 +36,13 @@ pub(crate) fn machines(seed: u64, plan: &Plan) -> Vec<Resources> {
         .collect()
 }
 
+/// As short as it is by default for some seeds, and longer for most: an hour of heartbeats ten
+/// times a second costs more than everything else.
+pub(crate) fn election_timeout(seed: u64) -> Duration {
+    let mut rng = rng::stream(seed, "election timeout");
+    Duration::from_millis(if rng.u8(0..10) == 0 { 600 } else { 4800 })
+}
+
 /// The frameworks with their load; those that the plan leaves out never come.
 pub(crate) fn seats(seed: u64, scenario: &Scenario, plan: &Plan) -> Result<Vec<Seat>, String> {
     let elastic = |brain| Brain::Elastic(Box::new(brain));

@@ -7,17 +7,34 @@ use allotment_types::Timestamp;
 /// How far every clock is ahead of the simulation at least, so that one may jump back.
 const BASE: Duration = Duration::from_secs(10 * 3600);
 
+/// A thousandth of a thousandth.
+const MILLION: u128 = 1_000_000;
+
 /// One process' clock: as in the real edges it is set once, when the process starts, and then
-/// goes evenly.
+/// goes evenly, a little too fast or too slow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     ahead: Duration,
+    /// How many millionths of a second it goes in a second.
+    rate: u32,
 }
 
 impl Clock {
     /// Right, but for so many seconds.
     pub(crate) fn off_by(seconds: i32) -> Self {
-        Self { ahead: BASE }.jumped(seconds)
+        Self {
+            ahead: BASE,
+            rate: 1_000_000,
+        }
+        .jumped(seconds)
+    }
+
+    /// The same, going so many millionths too fast, or too slow.
+    pub(crate) fn drifting(self, millionths: i32) -> Self {
+        Self {
+            rate: self.rate.saturating_add_signed(millionths),
+            ..self
+        }
     }
 
     /// The same, set anew so many seconds later or earlier; no further back than it ever was right.
@@ -28,22 +45,28 @@ impl Clock {
         } else {
             self.ahead + by
         };
-        Self { ahead }
+        Self { ahead, ..self }
     }
 
     /// What it shows.
     pub(crate) fn local(self, now: Timestamp) -> Timestamp {
-        now + self.ahead
+        let gone = u128::from(now.as_nanos()) * u128::from(self.rate) / MILLION;
+        nanos(gone) + self.ahead
     }
 
-    /// When it will show this; at once for what it never shows.
+    /// The first moment at which it shows this or more; at once for what it showed before it
+    /// began, and never for what never comes.
     pub(crate) fn global(self, local: Timestamp) -> Timestamp {
         if local == Timestamp::MAX {
-            local
-        } else {
-            local - self.ahead
+            return local;
         }
+        let gone = u128::from((local - self.ahead).as_nanos()) * MILLION;
+        nanos(gone.div_ceil(u128::from(self.rate.max(1))))
     }
+}
+
+fn nanos(nanos: u128) -> Timestamp {
+    Timestamp::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -57,6 +80,17 @@ mod tests {
             let clock = Clock::off_by(seconds);
             let deadline = clock.local(now) + Duration::from_secs(5);
             assert_eq!(clock.global(deadline), Timestamp::from_secs(105));
+        }
+    }
+
+    #[test]
+    fn a_deadline_by_a_clock_that_drifts_is_over_when_it_comes_and_not_before() {
+        for millionths in [-20_000, -7, 3, 20_000] {
+            let clock = Clock::off_by(5).drifting(millionths);
+            let deadline = clock.local(Timestamp::from_nanos(123_456_789_012_345)) + BASE;
+            let at = clock.global(deadline);
+            assert!(clock.local(at) >= deadline);
+            assert!(clock.local(at - Duration::from_nanos(1)) < deadline);
         }
     }
 }

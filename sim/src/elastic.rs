@@ -11,6 +11,8 @@ use allotment_types::{AgentId, Resources, TaskId, Timestamp};
 /// How long until tasks that nothing good is known of are asked about again. A master that waits
 /// for an agent to come back gives no answer, so once is not enough (Mesos: `reconciliation.md`).
 const RECONCILE: Duration = Duration::from_secs(60);
+/// How long a kill has before it is repeated.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
 
 /// A change of what a framework wants.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ struct Running {
     confirmed: bool,
     /// Its agent was unreachable, so another does its work: it counts no more.
     replaced: bool,
+    /// From when on a sign of life brings it another kill.
+    kill_again_at: Timestamp,
 }
 
 /// How one job went.
@@ -230,7 +234,7 @@ impl Elastic {
             Event::Update(update) => {
                 self.on_update(now, update);
                 calls.extend(update.acknowledgement());
-                self.kill_again(update, &mut calls);
+                self.kill_again(now, update, &mut calls);
                 self.ask(&mut calls);
             }
             Event::Disconnected { .. } => {
@@ -277,6 +281,7 @@ impl Elastic {
                 killed: false,
                 confirmed: true,
                 replaced: false,
+                kill_again_at: Timestamp::ZERO,
             };
             self.running.insert(id, running);
         }
@@ -339,12 +344,18 @@ impl Elastic {
         }
     }
 
-    /// A kill may have been lost with a master; a sign of life asks for another.
-    fn kill_again(&self, update: &Update, calls: &mut Vec<Call>) {
-        let Some(running) = self.running.get(&update.task) else {
+    /// A kill may have been lost with a master; a sign of life asks for another. Not at once: a
+    /// master may answer a kill with the latest sign of life that it told.
+    fn kill_again(&mut self, now: Timestamp, update: &Update, calls: &mut Vec<Call>) {
+        let Some(running) = self.running.get_mut(&update.task) else {
             return;
         };
-        if running.killed && update.uuid.is_none() && update.state == TaskState::TaskRunning {
+        if running.killed
+            && update.uuid.is_none()
+            && update.state == TaskState::TaskRunning
+            && running.kill_again_at <= now
+        {
+            running.kill_again_at = now + KILL_AGAIN;
             calls.push(Call::Kill {
                 task: update.task.clone(),
                 agent: Some(running.agent.clone()),

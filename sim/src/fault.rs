@@ -25,15 +25,35 @@ pub(crate) enum CrashPoint {
     AfterEffects(u8),
 }
 
+/// Which master it happens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// The one that leads then.
+    Leader,
+    /// The one at this place.
+    Place(usize),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => f.write_str("the leading master"),
+            Self::Place(place) => write!(f, "master {place}"),
+        }
+    }
+}
+
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// A stream breaks with what is in flight; each end notices within two seconds.
     CutStream(Peer),
-    /// One or both ways between the master and a peer are blocked for a while. Nobody is told:
+    /// One or both ways between the masters and a peer are blocked for a while. Nobody is told:
     /// what is under way is held and goes on when the partition heals.
     Partition {
         peer: Peer,
+        /// From this master alone.
+        from: Option<Whom>,
         to_master: bool,
         from_master: bool,
         lasts: Duration,
@@ -49,17 +69,36 @@ pub(crate) enum Fault {
     Lossy(Duration),
     /// A peer reads nothing for a while; the master gives it up when too much waits for it.
     SlowReader { peer: Peer, lasts: Duration },
-    /// The master dies, and another begins after a while with what was durable, by a wall clock
-    /// that may have jumped meanwhile.
+    /// A master dies, what it was writing is lost or torn, and another process begins after a
+    /// while with what was durable, by a wall clock that may have jumped meanwhile.
     MasterCrash {
+        master: Whom,
         at: CrashPoint,
         down: Duration,
         clock_jumps: i32,
     },
-    /// The master's disk takes long for every write, for a while.
-    SlowDisk(Duration),
-    /// The master's disk is full for a while: every write fails and ends the master.
-    FullDisk(Duration),
+    /// All masters lose power.
+    MastersCrash { down: Duration, clock_jumps: i32 },
+    /// A master is stopped for a while (SIGSTOP), and believes that no time has passed.
+    MasterPause { master: Whom, lasts: Duration },
+    /// A master hears or is heard by no other, or neither, and maybe by nobody else.
+    MasterCut {
+        master: Whom,
+        hears: bool,
+        is_heard: bool,
+        /// Agents and frameworks too.
+        peers: bool,
+        lasts: Duration,
+    },
+    /// A master's disk is exchanged, with the process running or with the disk gone at once; an
+    /// operator removes the member and another joins in its place.
+    MasterReplaced { master: Whom, running: bool },
+    /// An operator asks the leading master to let another lead.
+    Resign,
+    /// A master's disk takes long for every write, for a while.
+    SlowDisk { master: Whom, lasts: Duration },
+    /// A master's disk is full for a while: every write fails and ends the master.
+    FullDisk { master: Whom, lasts: Duration },
     /// A framework's process dies and another begins.
     FrameworkCrash { framework: usize, at: CrashPoint },
     /// A framework's process ends for good.
@@ -68,6 +107,16 @@ pub(crate) enum Fault {
     OperatorRemoves(usize),
     /// An operator kills one of the tasks that run.
     OperatorKills(u32),
+    /// An operator limits the role of a framework for a while.
+    OperatorLimits {
+        framework: usize,
+        cpus: u64,
+        lasts: Duration,
+    },
+    /// An operator changes how much the role of a framework counts.
+    OperatorWeighs { framework: usize, weight: u8 },
+    /// An operator drains a machine for a while.
+    OperatorDrains { machine: usize, lasts: Duration },
     /// An agent's process dies, its containers go on, and it is back after a while. With `torn`,
     /// it dies between its next write and what follows from that.
     AgentCrash {
@@ -88,17 +137,21 @@ impl fmt::Display for Fault {
             Self::CutStream(peer) => write!(f, "the stream of {peer} breaks"),
             Self::Partition {
                 peer,
+                from,
                 to_master,
                 from_master,
                 lasts,
             } => {
                 let what = match (to_master, from_master) {
-                    (true, true) => "is cut off from the master",
-                    (true, false) => "cannot reach the master",
-                    (false, true) => "cannot be reached by the master",
-                    (false, false) => "is not partitioned",
+                    (true, true) => "is cut off from",
+                    (true, false) => "cannot reach",
+                    (false, true) => "cannot be reached by",
+                    (false, false) => "is not cut off from",
                 };
-                write!(f, "{peer} {what} for {lasts:.1?}")
+                match from {
+                    Some(master) => write!(f, "{peer} {what} {master} for {lasts:.1?}"),
+                    None => write!(f, "{peer} {what} the masters for {lasts:.1?}"),
+                }
             }
             Self::HalfOpen { peer, lasts } => write!(
                 f,
@@ -109,24 +162,70 @@ impl fmt::Display for Fault {
             Self::Lossy(lasts) => write!(f, "messages are lost and doubled for {lasts:.1?}"),
             Self::SlowReader { peer, lasts } => write!(f, "{peer} reads nothing for {lasts:.1?}"),
             Self::MasterCrash {
+                master,
                 at,
                 down,
                 clock_jumps,
             } => {
-                write!(f, "the master dies {at} and is down for {down:.1?}")?;
-                match clock_jumps {
-                    0 => Ok(()),
-                    seconds => write!(f, ", its clock jumps by {seconds} s"),
-                }
+                write!(f, "{master} dies {at} and is down for {down:.1?}")?;
+                jump(f, *clock_jumps)
             }
-            Self::SlowDisk(lasts) => write!(f, "the master's disk is slow for {lasts:.1?}"),
-            Self::FullDisk(lasts) => write!(f, "the master's disk is full for {lasts:.1?}"),
+            Self::MastersCrash { down, clock_jumps } => {
+                write!(f, "all masters lose power for {down:.1?}")?;
+                jump(f, *clock_jumps)
+            }
+            Self::MasterPause { master, lasts } => {
+                write!(f, "{master} is stopped for {lasts:.1?}")
+            }
+            Self::MasterCut {
+                master,
+                hears,
+                is_heard,
+                peers,
+                lasts,
+            } => {
+                let whom = if *peers { "anybody" } else { "other masters" };
+                let what = match (hears, is_heard) {
+                    (false, false) => "neither hears nor is heard by",
+                    (true, false) => "hears but is not heard by",
+                    (false, true) => "is heard by but does not hear",
+                    (true, true) => "is not cut off from",
+                };
+                write!(f, "{master} {what} {whom} for {lasts:.1?}")
+            }
+            Self::MasterReplaced { master, running } => {
+                let how = if *running { "replaced" } else { "lost" };
+                write!(f, "the disk of {master} is {how}")
+            }
+            Self::Resign => f.write_str("the leading master is asked to let another lead"),
+            Self::SlowDisk { master, lasts } => {
+                write!(f, "the disk of {master} is slow for {lasts:.1?}")
+            }
+            Self::FullDisk { master, lasts } => {
+                write!(f, "the disk of {master} is full for {lasts:.1?}")
+            }
             Self::FrameworkCrash { framework, at } => {
                 write!(f, "framework {framework} dies {at} and begins again")
             }
             Self::FrameworkLeaves(i) => write!(f, "framework {i} ends for good"),
             Self::OperatorRemoves(i) => write!(f, "an operator removes framework {i}"),
             Self::OperatorKills(pick) => write!(f, "an operator kills task number {pick}"),
+            Self::OperatorLimits {
+                framework,
+                cpus,
+                lasts,
+            } => write!(
+                f,
+                "an operator limits the role of framework {framework} to {cpus} cpus for \
+                 {lasts:.1?}"
+            ),
+            Self::OperatorWeighs { framework, weight } => write!(
+                f,
+                "an operator gives the role of framework {framework} weight {weight}"
+            ),
+            Self::OperatorDrains { machine, lasts } => {
+                write!(f, "an operator drains machine {machine} for {lasts:.1?}")
+            }
             Self::AgentCrash {
                 machine,
                 down,
@@ -156,6 +255,13 @@ impl fmt::Display for CrashPoint {
     }
 }
 
+fn jump(f: &mut fmt::Formatter<'_>, seconds: i32) -> fmt::Result {
+    match seconds {
+        0 => Ok(()),
+        seconds => write!(f, ", its clock jumps by {seconds} s"),
+    }
+}
+
 impl Fault {
     /// The ways that a partition blocks.
     pub(crate) fn ways(to_master: bool, from_master: bool) -> impl Iterator<Item = Way> {
@@ -170,7 +276,7 @@ pub(crate) fn draw(seed: u64, scenario: &Scenario) -> Vec<(Timestamp, Fault)> {
     let mut faults: Vec<(Timestamp, Fault)> = (0..scenario.faults)
         .map(|_| {
             let at = rng::between(&mut rng, Duration::ZERO, scenario.busy);
-            (Timestamp::ZERO + at, one(&mut rng, scenario.agents))
+            (Timestamp::ZERO + at, one(&mut rng, scenario))
         })
         .collect();
     // Somebody goes for good in most runs, so that failover timers have work.
@@ -182,75 +288,147 @@ pub(crate) fn draw(seed: u64, scenario: &Scenario) -> Vec<(Timestamp, Fault)> {
     faults
 }
 
-fn one(rng: &mut Rng, agents: usize) -> Fault {
+fn one(rng: &mut Rng, scenario: &Scenario) -> Fault {
+    let agents = scenario.agents.max(1);
     let peer = |rng: &mut Rng| {
         if rng.bool() {
-            Peer::Agent(rng.usize(0..agents.max(1)))
+            Peer::Agent(rng.usize(0..agents))
         } else {
             Peer::Framework(rng.usize(0..cast::FRAMEWORKS))
         }
     };
-    let seconds = |rng: &mut Rng, low, high| {
-        rng::between(rng, Duration::from_secs(low), Duration::from_secs(high))
-    };
-    match rng.u8(0..31) {
-        0 | 1 => Fault::CutStream(peer(rng)),
-        2..=5 => {
-            let (to_master, from_master) = match rng.u8(0..4) {
-                0 => (true, false),
-                1 => (false, true),
-                _ => (true, true),
-            };
+    match rng.u8(0..66) {
+        0..=2 => Fault::CutStream(peer(rng)),
+        3..=8 => {
+            let (to_master, from_master) = ways(rng);
             Fault::Partition {
                 peer: peer(rng),
+                from: (rng.u8(0..3) == 0).then(|| whom(rng, scenario)),
                 to_master,
                 from_master,
                 lasts: seconds(rng, 1, 150),
             }
         }
-        6 | 7 => Fault::HalfOpen {
+        9..=11 => Fault::HalfOpen {
             peer: peer(rng),
             lasts: seconds(rng, 2, 60),
         },
-        8 => Fault::Flapping(peer(rng)),
-        9 | 10 => Fault::SlowNetwork(seconds(rng, 1, 20)),
-        11 | 12 => Fault::Lossy(seconds(rng, 5, 60)),
-        13 => Fault::SlowReader {
+        12 => Fault::Flapping(peer(rng)),
+        13 | 14 => Fault::SlowNetwork(seconds(rng, 1, 20)),
+        15..=17 => Fault::Lossy(seconds(rng, 5, 60)),
+        18 => Fault::SlowReader {
             peer: peer(rng),
             lasts: seconds(rng, 5, 60),
         },
-        14..=18 => Fault::MasterCrash {
-            at: crash_point(rng),
-            down: seconds(rng, 1, 30),
-            clock_jumps: match rng.u8(0..4) {
-                0 => rng.i32(-3600..=3600),
-                _ => 0,
-            },
-        },
-        19 => Fault::SlowDisk(seconds(rng, 5, 60)),
-        20 => Fault::FullDisk(seconds(rng, 1, 20)),
-        21..=23 => Fault::FrameworkCrash {
+        19..=38 => of_masters(rng, scenario),
+        39..=42 => Fault::FrameworkCrash {
             framework: cast::DURABLE[rng.usize(0..cast::DURABLE.len())],
             at: crash_point(rng),
         },
-        24..=26 => Fault::AgentCrash {
-            machine: rng.usize(0..agents.max(1)),
+        43..=48 => Fault::AgentCrash {
+            machine: rng.usize(0..agents),
             down: seconds(rng, 0, 60),
             torn: rng.bool(),
         },
-        27 | 28 => Fault::PowerLoss {
-            machine: rng.usize(0..agents.max(1)),
+        49..=52 => Fault::PowerLoss {
+            machine: rng.usize(0..agents),
             down: seconds(rng, 5, 150),
         },
-        29 => Fault::OperatorKills(rng.u32(0..1000)),
-        _ => match rng.u8(0..3) {
-            0 => Fault::OperatorRemoves(cast::PASSING),
-            _ => Fault::Reimage {
-                machine: rng.usize(0..agents.max(1)),
-                cpus: rng.u64(2..=8),
-            },
+        53 | 54 => Fault::OperatorKills(rng.u32(0..1000)),
+        55 => Fault::OperatorRemoves(cast::PASSING),
+        56..=61 => of_operators(rng, scenario),
+        _ => Fault::Reimage {
+            machine: rng.usize(0..agents),
+            cpus: rng.u64(2..=8),
         },
     }
+}
+
+fn of_operators(rng: &mut Rng, scenario: &Scenario) -> Fault {
+    let framework = rng.usize(0..cast::FRAMEWORKS);
+    match rng.u8(0..6) {
+        0..=2 => Fault::OperatorLimits {
+            framework,
+            cpus: rng.u64(1..=8),
+            lasts: seconds(rng, 30, 300),
+        },
+        3 => Fault::OperatorWeighs {
+            framework,
+            weight: rng.u8(1..=5),
+        },
+        _ => Fault::OperatorDrains {
+            machine: rng.usize(0..scenario.agents.max(1)),
+            lasts: seconds(rng, 10, 200),
+        },
+    }
+}
+
+fn of_masters(rng: &mut Rng, scenario: &Scenario) -> Fault {
+    let clock_jumps = match rng.u8(0..4) {
+        0 => rng.i32(-3600..=3600),
+        _ => 0,
+    };
+    let master = whom(rng, scenario);
+    match rng.u8(0..20) {
+        0..=7 => Fault::MasterCrash {
+            master,
+            at: crash_point(rng),
+            down: seconds(rng, 1, 30),
+            clock_jumps,
+        },
+        8 => Fault::MastersCrash {
+            down: seconds(rng, 1, 30),
+            clock_jumps,
+        },
+        9..=11 => Fault::MasterPause {
+            master,
+            lasts: seconds(rng, 1, 40),
+        },
+        12..=14 => {
+            let (is_heard, hears) = ways(rng);
+            Fault::MasterCut {
+                master,
+                hears: !hears,
+                is_heard: !is_heard,
+                peers: rng.bool(),
+                lasts: seconds(rng, 1, 60),
+            }
+        }
+        15 | 16 => Fault::MasterReplaced {
+            master,
+            running: rng.bool(),
+        },
+        17 => Fault::Resign,
+        18 => Fault::SlowDisk {
+            master,
+            lasts: seconds(rng, 5, 60),
+        },
+        _ => Fault::FullDisk {
+            master,
+            lasts: seconds(rng, 1, 20),
+        },
+    }
+}
+
+fn whom(rng: &mut Rng, scenario: &Scenario) -> Whom {
+    if rng.bool() {
+        Whom::Leader
+    } else {
+        Whom::Place(rng.usize(0..scenario.masters.max(1)))
+    }
+}
+
+/// One way or both are blocked.
+fn ways(rng: &mut Rng) -> (bool, bool) {
+    match rng.u8(0..4) {
+        0 => (true, false),
+        1 => (false, true),
+        _ => (true, true),
+    }
+}
+
+fn seconds(rng: &mut Rng, low: u64, high: u64) -> Duration {
+    rng::between(rng, Duration::from_secs(low), Duration::from_secs(high))
 }
 
 fn crash_point(rng: &mut Rng) -> CrashPoint {

@@ -3,19 +3,26 @@
 //! The master has its own sums and the allocator a third set. Here every offer and launch that
 //! passes the master's door is written down, and all three must agree after every step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use allotment_allocator::Allocator;
 use allotment_master::core::Input;
 use allotment_proto::allot::{agent_message, master_message};
 use allotment_proto::{allot, convert, mesos, scheduler};
-use allotment_types::{AgentId, FrameworkId, Resources, TaskId};
+use allotment_types::{AgentId, Fixed, FrameworkId, Resources, TaskId};
 
 use crate::host::Key;
 
 #[derive(Debug)]
 struct Offered {
     framework: FrameworkId,
+    role: String,
+    resources: Resources,
+}
+
+#[derive(Debug)]
+struct Used {
+    role: String,
     resources: Resources,
 }
 
@@ -23,7 +30,7 @@ struct Offered {
 struct Account {
     total: Resources,
     offers: BTreeMap<String, Offered>,
-    tasks: BTreeMap<Key, Resources>,
+    tasks: BTreeMap<Key, Used>,
 }
 
 /// Offers and tasks per agent, as seen at the master's door.
@@ -34,9 +41,21 @@ pub(crate) struct Ledger {
     frameworks: BTreeMap<u64, FrameworkId>,
     /// Registrations that the master has not answered yet.
     registering: BTreeMap<u64, allot::Register>,
+    /// Agents whose accounts changed since they were compared.
+    touched: BTreeSet<AgentId>,
+    /// How many cores each role may have at most.
+    pub(crate) limits: BTreeMap<String, u64>,
 }
 
 impl Ledger {
+    /// Empty books for a cluster where roles are limited.
+    pub(crate) fn new(limits: BTreeMap<String, u64>) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// The master takes in a fact.
     pub(crate) fn on_input(&mut self, input: &Input) {
         match input {
@@ -80,6 +99,7 @@ impl Ledger {
             Some(agent_message::Message::Unregister(_)) => {
                 if let Some(agent) = self.agents.remove(&stream) {
                     self.accounts.remove(&agent);
+                    self.touched.insert(agent);
                 }
             }
             Some(
@@ -137,11 +157,45 @@ impl Ledger {
                 account.total
             ));
         }
+        let role = role_of(&offer.resources);
+        let has_cpus = resources.cpus() > Fixed::ZERO;
         let offered = Offered {
             framework,
+            role: role.clone(),
             resources,
         };
         account.offers.insert(id.clone(), offered);
+        self.touched.insert(agent);
+        if has_cpus {
+            self.check_limit(&role, id)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// No offer takes a role beyond its limit. More may be in use: it was before there was a
+    /// limit, or came back with an agent. What is on agents that are away counts for nothing here,
+    /// although it may for the master.
+    fn check_limit(&self, role: &str, offer: &str) -> Result<(), String> {
+        let Some(limit) = self.limits.get(role) else {
+            return Ok(());
+        };
+        let here = self.agents.values().filter_map(|id| self.accounts.get(id));
+        let mut sum = Resources::EMPTY;
+        for account in here {
+            let offers = account.offers.values().filter(|o| o.role == role);
+            let tasks = account.tasks.values().filter(|t| t.role == role);
+            let resources = offers.map(|o| &o.resources);
+            for resources in resources.chain(tasks.map(|t| &t.resources)) {
+                sum.add(resources);
+            }
+        }
+        if sum.cpus() > Fixed::units(*limit) {
+            return Err(format!(
+                "no role exceeds its limit: with offer {offer} role {role} has {sum}, but may \
+                 have {limit} cpus"
+            ));
+        }
         Ok(())
     }
 
@@ -172,9 +226,8 @@ impl Ledger {
                 };
                 for task in &launch.tasks {
                     if let Ok(id) = TaskId::try_from(&task.task_id) {
-                        let resources = convert::resources_from_wire(&task.resources);
                         let key = (framework.clone(), id);
-                        account.tasks.insert(key, resources.unwrap_or_default());
+                        account.tasks.insert(key, Used::of(task));
                     }
                 }
             }
@@ -200,6 +253,7 @@ impl Ledger {
     fn admit(&mut self, stream: u64, id: AgentId, register: &allot::Register) {
         self.agents.retain(|_, agent| *agent != id);
         self.agents.insert(stream, id.clone());
+        self.touched.insert(id.clone());
         let account = self.accounts.entry(id).or_default();
         account.offers.clear();
         account.total = convert::resources_from_wire(&register.agent.resources).unwrap_or_default();
@@ -208,9 +262,8 @@ impl Ledger {
             .iter()
             .filter(|record| !convert::is_terminal(record.state()))
             .filter_map(|record| {
-                let resources = convert::resources_from_wire(&record.task.resources);
                 let key = key(&record.framework_id, &record.task.task_id)?;
-                Some((key, resources.unwrap_or_default()))
+                Some((key, Used::of(&record.task)))
             })
             .collect();
     }
@@ -231,6 +284,7 @@ impl Ledger {
             && let Some(account) = self.accounts.get_mut(&agent)
         {
             account.offers.clear();
+            self.touched.insert(agent);
         }
     }
 
@@ -240,33 +294,28 @@ impl Ledger {
     /// # Errors
     /// With both sides in numbers.
     pub(crate) fn compare(&self, allocator: &dyn Allocator) -> Result<(), String> {
-        for (agent, account) in &self.accounts {
-            let free = allocator.free(agent);
-            let mut held = Resources::EMPTY;
-            for grant in allocator.held(agent) {
-                held.add(&grant.resources.unshared());
-            }
-            if free.is_empty() && held.is_empty() {
-                // Given up as unreachable: the allocator does not know it.
-                continue;
-            }
-            if free.plus(&held) != account.total {
-                return Err(format!(
-                    "free + held = total: on agent {agent} {free} is free and {held} is held of \
-                     {}",
-                    account.total
-                ));
-            }
-            let left = account.left()?;
-            if left != free {
-                return Err(format!(
-                    "offered + allocated + free = total: on agent {agent} the allocator has \
-                     {free} free, but what was offered and launched there leaves {left} of {}",
-                    account.total
-                ));
-            }
-        }
-        Ok(())
+        let mut accounts = self.accounts.iter();
+        accounts.try_for_each(|(agent, account)| account.compare(agent, allocator))
+    }
+
+    /// The same for these agents alone.
+    ///
+    /// # Errors
+    /// With both sides in numbers.
+    pub(crate) fn compare_some(
+        &self,
+        agents: &BTreeSet<AgentId>,
+        allocator: &dyn Allocator,
+    ) -> Result<(), String> {
+        let mut accounts = agents
+            .iter()
+            .filter_map(|agent| Some((agent, self.accounts.get(agent)?)));
+        accounts.try_for_each(|(agent, account)| account.compare(agent, allocator))
+    }
+
+    /// Agents whose accounts changed since this was asked.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<AgentId> {
+        std::mem::take(&mut self.touched)
     }
 
     /// Tasks that should be alive on an agent.
@@ -278,22 +327,57 @@ impl Ledger {
     }
 
     fn account_of(&mut self, stream: u64) -> Option<&mut Account> {
-        self.accounts.get_mut(self.agents.get(&stream)?)
+        let agent = self.agents.get(&stream)?;
+        if !self.touched.contains(agent) {
+            self.touched.insert(agent.clone());
+        }
+        self.accounts.get_mut(agent)
     }
 
     fn take_offers(&mut self, gone: impl Fn(&String, &Offered) -> bool) {
-        for account in self.accounts.values_mut() {
+        for (agent, account) in &mut self.accounts {
+            let before = account.offers.len();
             account.offers.retain(|name, offer| !gone(name, offer));
+            if account.offers.len() != before {
+                self.touched.insert(agent.clone());
+            }
         }
     }
 }
 
 impl Account {
+    fn compare(&self, agent: &AgentId, allocator: &dyn Allocator) -> Result<(), String> {
+        let free = allocator.free(agent);
+        let mut held = Resources::EMPTY;
+        for grant in allocator.held(agent) {
+            held.add(&grant.resources.unshared());
+        }
+        if free.is_empty() && held.is_empty() {
+            // Given up as unreachable: the allocator does not know it.
+            return Ok(());
+        }
+        if free.plus(&held) != self.total {
+            return Err(format!(
+                "free + held = total: on agent {agent} {free} is free and {held} is held of {}",
+                self.total
+            ));
+        }
+        let left = self.left()?;
+        if left != free {
+            return Err(format!(
+                "offered + allocated + free = total: on agent {agent} the allocator has {free} \
+                 free, but what was offered and launched there leaves {left} of {}",
+                self.total
+            ));
+        }
+        Ok(())
+    }
+
     /// What is neither offered nor in use.
     fn left(&self) -> Result<Resources, String> {
         let mut left = self.total.clone();
         let offered = self.offers.values().map(|o| &o.resources);
-        for resources in offered.chain(self.tasks.values()) {
+        for resources in offered.chain(self.tasks.values().map(|task| &task.resources)) {
             if !left.contains(resources) {
                 return Err(format!(
                     "nothing is given out twice: offers and tasks hold {resources} where only \
@@ -306,6 +390,24 @@ impl Account {
         }
         Ok(left)
     }
+}
+
+impl Used {
+    fn of(task: &mesos::TaskInfo) -> Self {
+        Self {
+            role: role_of(&task.resources),
+            resources: convert::resources_from_wire(&task.resources).unwrap_or_default(),
+        }
+    }
+}
+
+/// For which role resources were handed out.
+fn role_of(resources: &[mesos::Resource]) -> String {
+    let mut roles = resources.iter().filter_map(|resource| {
+        let info = resource.allocation_info.as_ref()?;
+        info.role.clone()
+    });
+    roles.next().unwrap_or_default()
 }
 
 fn key(framework: &mesos::FrameworkId, task: &mesos::TaskId) -> Option<Key> {

@@ -32,6 +32,7 @@ mod module;
 mod net;
 mod plan;
 mod plant;
+mod promises;
 mod queue;
 mod real_agent;
 mod report;

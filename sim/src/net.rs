@@ -1,4 +1,4 @@
-//! Streams between the master and its peers: ordered, delayed, held up and cut when a fault says
+//! Streams between masters and their peers: ordered, delayed, held up and cut when a fault says
 //! so.
 //!
 //! A stream is as TCP gives it: what arrives is a prefix of what was sent, in order, once. A
@@ -57,9 +57,33 @@ pub(crate) enum Down {
     Closed { reason: String, clean: bool },
 }
 
+/// What a wall stands in front of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wall {
+    /// A peer is cut off from all masters.
+    Peer(Peer),
+    /// A master, by its place, is cut off from all peers.
+    Master(usize),
+    /// One is cut off from the other.
+    Between(Peer, usize),
+}
+
+impl fmt::Display for Wall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(peer) => write!(f, "between {peer} and the masters"),
+            Self::Master(master) => write!(f, "between master {master} and its peers"),
+            Self::Between(peer, master) => write!(f, "between {peer} and master {master}"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Stream {
     peer: Peer,
+    /// The master at the other end, by its place; `None` while its peer looks for the one that
+    /// leads.
+    master: Option<usize>,
     /// Whether this end still listens.
     master_open: bool,
     peer_open: bool,
@@ -84,8 +108,8 @@ pub(crate) struct Net {
     pub(crate) slowness: u32,
     streams: BTreeMap<u64, Stream>,
     next: u64,
-    /// Ways that are blocked for all streams of a peer, and by how many faults.
-    blocked: BTreeMap<(Peer, Way), u32>,
+    /// Walls, the way that they block, and by how many faults.
+    blocked: BTreeMap<(Wall, Way), u32>,
 }
 
 impl Net {
@@ -105,12 +129,13 @@ impl Net {
         rng::between(&mut self.rng, self.delay.0, self.delay.1) * self.slowness
     }
 
-    /// A new stream of `peer`; numbers are never used twice.
+    /// A new stream of `peer`, to no master yet; numbers are never used twice.
     pub(crate) fn open(&mut self, now: Timestamp, peer: Peer) -> u64 {
         let number = self.next;
         self.next += 1;
         let stream = Stream {
             peer,
+            master: None,
             master_open: true,
             peer_open: true,
             cut: false,
@@ -182,31 +207,71 @@ impl Net {
         Some((notice(), notice()))
     }
 
-    /// Blocks one way between the master and a peer, for streams to come too.
-    pub(crate) fn block(&mut self, peer: Peer, way: Way) {
-        *self.blocked.entry((peer, way)).or_default() += 1;
+    /// The stream leads to this master.
+    pub(crate) fn connect(&mut self, number: u64, master: usize) {
+        if let Some(stream) = self.streams.get_mut(&number) {
+            stream.master = Some(master);
+        }
+    }
+
+    /// Whose stream it is that leads nowhere yet.
+    pub(crate) fn seeker(&self, number: u64) -> Option<Peer> {
+        let stream = self.streams.get(&number)?;
+        (stream.master.is_none() && stream.peer_open).then_some(stream.peer)
+    }
+
+    /// Blocks one way through a wall, for streams to come too.
+    pub(crate) fn block(&mut self, wall: Wall, way: Way) {
+        *self.blocked.entry((wall, way)).or_default() += 1;
     }
 
     /// Takes one block back; returns the streams of which something may be held now.
-    pub(crate) fn unblock(&mut self, peer: Peer, way: Way) -> Vec<u64> {
-        if let Some(blocks) = self.blocked.get_mut(&(peer, way)) {
+    pub(crate) fn unblock(&mut self, wall: Wall, way: Way) -> Vec<u64> {
+        if let Some(blocks) = self.blocked.get_mut(&(wall, way)) {
             *blocks -= 1;
             if *blocks == 0 {
-                self.blocked.remove(&(peer, way));
+                self.blocked.remove(&(wall, way));
             }
         }
-        let of_peer = self.streams.iter().filter(|(_, s)| s.peer == peer);
-        of_peer.map(|(number, _)| *number).collect()
+        let behind = |s: &Stream| match wall {
+            Wall::Peer(peer) => s.peer == peer,
+            Wall::Master(master) => s.master == Some(master),
+            Wall::Between(peer, master) => s.peer == peer && s.master == Some(master),
+        };
+        let held = self.streams.iter().filter(|(_, s)| behind(s));
+        held.map(|(number, _)| *number).collect()
     }
 
     /// A stream needs both ways to be opened.
-    pub(crate) fn is_reachable(&self, peer: Peer) -> bool {
+    pub(crate) fn is_reachable(&self, peer: Peer, master: usize) -> bool {
         let ways = [Way::ToMaster, Way::FromMaster];
-        !ways.iter().any(|way| self.is_blocked(peer, *way))
+        !ways.iter().any(|way| self.is_blocked(peer, master, *way))
     }
 
-    fn is_blocked(&self, peer: Peer, way: Way) -> bool {
-        self.blocked.contains_key(&(peer, way))
+    fn is_blocked(&self, peer: Peer, master: usize, way: Way) -> bool {
+        if self.blocked.is_empty() {
+            return false;
+        }
+        let walls = [
+            Wall::Peer(peer),
+            Wall::Master(master),
+            Wall::Between(peer, master),
+        ];
+        walls
+            .iter()
+            .any(|wall| self.blocked.contains_key(&(*wall, way)))
+    }
+
+    /// Whether what comes over this stream goes no further on this way.
+    fn holds(&self, stream: &Stream, way: Way) -> bool {
+        match stream.master {
+            Some(master) => {
+                (way == Way::ToMaster && stream.stalled)
+                    || self.is_blocked(stream.peer, master, way)
+            }
+            // Nothing is said yet by anybody but the peer.
+            None => way == Way::ToMaster,
+        }
     }
 
     /// Holds up what goes to the master over this one stream, or lets it go.
@@ -218,10 +283,10 @@ impl Net {
 
     /// Holds what came up when it cannot pass; gives it back when it can.
     pub(crate) fn pass_up(&mut self, number: u64, up: Up) -> Option<Up> {
-        let Some(stream) = self.streams.get(&number) else {
-            return Some(up);
-        };
-        let held = stream.stalled || self.is_blocked(stream.peer, Way::ToMaster);
+        let held = self
+            .streams
+            .get(&number)
+            .is_some_and(|stream| self.holds(stream, Way::ToMaster));
         match self.streams.get_mut(&number) {
             Some(stream) if held => {
                 stream.held_up.push_back(up);
@@ -233,8 +298,10 @@ impl Net {
 
     /// Holds what came down when it cannot pass; gives it back when it can.
     pub(crate) fn pass_down(&mut self, number: u64, down: Down) -> Option<Down> {
-        let peer = self.peer(number);
-        let held = peer.is_some_and(|peer| self.is_blocked(peer, Way::FromMaster));
+        let held = self
+            .streams
+            .get(&number)
+            .is_some_and(|stream| self.holds(stream, Way::FromMaster));
         match self.streams.get_mut(&number) {
             Some(stream) if held => {
                 stream.held_down.push_back(down);
@@ -252,7 +319,7 @@ impl Net {
     /// What was held on its way to the master, when it is held no longer.
     pub(crate) fn released_up(&mut self, number: u64) -> VecDeque<Up> {
         match self.streams.get(&number) {
-            Some(s) if !s.stalled && !self.is_blocked(s.peer, Way::ToMaster) => {}
+            Some(stream) if !self.holds(stream, Way::ToMaster) => {}
             Some(_) | None => return VecDeque::new(),
         }
         let stream = self.streams.get_mut(&number);
@@ -261,9 +328,9 @@ impl Net {
 
     /// What was held on its way to the peer, when it is held no longer.
     pub(crate) fn released_down(&mut self, number: u64) -> VecDeque<Down> {
-        let peer = self.peer(number);
-        if peer.is_none_or(|peer| self.is_blocked(peer, Way::FromMaster)) {
-            return VecDeque::new();
+        match self.streams.get(&number) {
+            Some(stream) if !self.holds(stream, Way::FromMaster) => {}
+            Some(_) | None => return VecDeque::new(),
         }
         let stream = self.streams.get_mut(&number);
         stream.map_or_else(VecDeque::new, |s| std::mem::take(&mut s.held_down))
@@ -289,6 +356,11 @@ impl Net {
         self.streams.get(&number).map(|s| s.peer)
     }
 
+    /// The master at its other end, by its place.
+    pub(crate) fn master(&self, number: u64) -> Option<usize> {
+        self.streams.get(&number).and_then(|s| s.master)
+    }
+
     /// The master knows that the stream is over.
     pub(crate) fn closed_at_master(&mut self, number: u64) {
         if let Some(stream) = self.streams.get_mut(&number) {
@@ -305,32 +377,34 @@ impl Net {
         }
     }
 
-    /// Streams that are whole, in the order of their opening.
-    pub(crate) fn whole(&self) -> Vec<u64> {
+    /// Streams to this master that are whole, in the order of their opening.
+    pub(crate) fn whole(&self, master: usize) -> Vec<u64> {
         self.streams
             .iter()
-            .filter(|(_, s)| !s.cut && s.master_open && s.peer_open)
+            .filter(|(_, s)| s.master == Some(master) && s.is_whole())
             .map(|(number, _)| *number)
             .collect()
     }
 
-    /// The newest stream of another peer of the same kind, for planted faults.
+    /// The newest stream of another peer of the same kind to the same master, for planted faults.
     pub(crate) fn stranger(&self, number: u64) -> Option<u64> {
-        let peer = self.peer(number)?;
-        let alike = |other: Peer| match (peer, other) {
+        let of = self.streams.get(&number)?;
+        let alike = |other: Peer| match (of.peer, other) {
             (Peer::Agent(i), Peer::Agent(j)) | (Peer::Framework(i), Peer::Framework(j)) => i != j,
             _ => false,
         };
         let mut streams = self.streams.iter().rev();
-        let found = streams.find(|(_, s)| alike(s.peer) && s.master_open && s.peer_open && !s.cut);
+        let found = streams.find(|(_, s)| alike(s.peer) && s.master == of.master && s.is_whole());
         found.map(|(number, _)| *number)
     }
 
-    /// The newest stream of this stream's peer, for planted faults.
+    /// The newest stream of this stream's peer to the same master, for planted faults.
     pub(crate) fn newest_of_same_peer(&self, number: u64) -> Option<u64> {
-        let peer = self.peer(number)?;
+        let of = self.streams.get(&number)?;
         let mut streams = self.streams.iter().rev();
-        let found = streams.find(|(_, s)| s.peer == peer && s.master_open && s.peer_open);
+        let found = streams.find(|(_, s)| {
+            s.peer == of.peer && s.master == of.master && s.master_open && s.peer_open
+        });
         found.map(|(newest, _)| *newest)
     }
 
@@ -342,6 +416,12 @@ impl Net {
         {
             self.streams.remove(&number);
         }
+    }
+}
+
+impl Stream {
+    fn is_whole(&self) -> bool {
+        !self.cut && self.master_open && self.peer_open
     }
 }
 
@@ -367,10 +447,12 @@ mod tests {
     fn what_is_held_by_a_partition_goes_on_in_order_when_it_heals() {
         let mut net = Net::new(rng::stream(3, "net"), (Duration::ZERO, Duration::ZERO));
         let peer = Peer::Agent(0);
+        let wall = Wall::Peer(peer);
         let stream = net.open(Timestamp::ZERO, peer);
-        net.block(peer, Way::ToMaster);
-        net.block(peer, Way::ToMaster);
-        assert!(!net.is_reachable(peer));
+        net.connect(stream, 1);
+        net.block(wall, Way::ToMaster);
+        net.block(wall, Way::ToMaster);
+        assert!(!net.is_reachable(peer, 1));
         assert!(net.pass_up(stream, Up::Opened).is_none());
         assert!(net.pass_up(stream, Up::Closed).is_none());
         let down = Down::Closed {
@@ -378,9 +460,9 @@ mod tests {
             clean: true,
         };
         assert!(net.pass_down(stream, down).is_some(), "one way only");
-        assert_eq!(net.unblock(peer, Way::ToMaster), [stream]);
+        assert_eq!(net.unblock(wall, Way::ToMaster), [stream]);
         assert!(net.released_up(stream).is_empty(), "another fault holds it");
-        net.unblock(peer, Way::ToMaster);
+        net.unblock(wall, Way::ToMaster);
         let released = net.released_up(stream);
         assert!(matches!(released.front(), Some(Up::Opened)));
         assert!(matches!(released.back(), Some(Up::Closed)));

@@ -20,14 +20,14 @@ pub enum Plant {
     None,
     /// The module gives out what a framework gave back twice.
     FreedTwice,
+    /// The module does not hear of limits.
+    LimitIgnored,
     /// The module loses what a framework gives back.
     FreedNever,
     /// The module offers the same resources two times in one round.
     OfferedTwice,
     /// The module offers agents that are not connected.
     InactiveAgentOffered,
-    /// The module keeps every filter for ever, whatever a revive says.
-    FilterNeverExpires,
     /// The module forgets that a framework wants offers again.
     ReviveForgotten,
     /// The master takes an offer back and does not say so.
@@ -52,8 +52,18 @@ pub enum Plant {
     AgentWriteLost,
     /// The registration of frameworks is not written.
     FrameworkWriteLost,
-    /// The disk acknowledges a write that a crash undoes.
-    DiskForgets,
+    /// A master's disk acknowledges a write before it has it.
+    AcknowledgedUnwritten,
+    /// A master acts whether its lease is valid or not.
+    LeaseIgnored,
+    /// A master that was stopped believes that its lease did not go on meanwhile.
+    LeaseFrozen,
+    /// A master votes for everybody who asks.
+    VoteGrantedTwice,
+    /// Snapshots lack an agent.
+    SnapshotIncomplete,
+    /// A master whose disk is lost begins with an empty one under its old number.
+    DiskEmptied,
     /// The master does not answer reconciliation.
     ReconciliationUnanswered,
     /// The master does not notice that a framework is gone.
@@ -86,12 +96,12 @@ pub enum Plant {
 
 impl Plant {
     /// Every plant, the honest system left out.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 37] = [
         Self::FreedTwice,
         Self::FreedNever,
+        Self::LimitIgnored,
         Self::OfferedTwice,
         Self::InactiveAgentOffered,
-        Self::FilterNeverExpires,
         Self::ReviveForgotten,
         Self::RescindForgotten,
         Self::UpdateSwallowed,
@@ -104,7 +114,12 @@ impl Plant {
         Self::StoreWriteLost,
         Self::AgentWriteLost,
         Self::FrameworkWriteLost,
-        Self::DiskForgets,
+        Self::AcknowledgedUnwritten,
+        Self::LeaseIgnored,
+        Self::LeaseFrozen,
+        Self::VoteGrantedTwice,
+        Self::SnapshotIncomplete,
+        Self::DiskEmptied,
         Self::ReconciliationUnanswered,
         Self::FrameworkLossUnnoticed,
         Self::TimersForgotten,
@@ -137,6 +152,9 @@ pub(crate) struct Saboteur {
     /// The first update of each task, for [`Plant::OldUpdateAgain`].
     first: BTreeMap<String, Box<scheduler::Event>>,
 }
+
+/// The kind of a Raft message that answers a request for a vote.
+const VOTE: u32 = 6;
 
 impl Saboteur {
     pub(crate) fn new(plant: Plant) -> Self {
@@ -298,6 +316,13 @@ impl Saboteur {
                     && unlucky(status.task_id.value.as_bytes(), 8))
             }
             _ => true,
+        }
+    }
+
+    /// What becomes of a message between masters.
+    pub(crate) fn votes(&self, message: &mut allot::RaftMessage) {
+        if self.plant == Plant::VoteGrantedTwice && message.kind == VOTE {
+            message.reject = None;
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) fn play(seed: u64, scenario: &Scenario, plan: &Plan) -> Report {
     let world = cast::seats(seed, scenario, plan).and_then(|frameworks| {
         World::new(Setup {
             seed,
+            masters: scenario.masters,
+            election_timeout: cast::election_timeout(seed),
             machines: cast::machines(seed, plan),
             frameworks,
             module: Module::default(),

@@ -8,6 +8,8 @@ use crate::trace::TraceDepth;
 /// A cluster, its load, and what goes wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
+    /// Masters of one group: 1, 3 or 5.
+    pub masters: usize,
     /// Machines, each with resources of its own size.
     pub agents: usize,
     /// Batch jobs that the elastic batch framework runs, and clusters of jobs that are submitted
@@ -34,11 +36,12 @@ impl Default for Scenario {
     /// Small enough for hundreds of seeds a minute, large enough that everything meets.
     fn default() -> Self {
         Self {
-            agents: 5,
-            jobs: 12,
-            scalings: 8,
-            faults: 12,
-            busy: Duration::from_secs(600),
+            masters: 3,
+            agents: 20,
+            jobs: 24,
+            scalings: 16,
+            faults: 24,
+            busy: Duration::from_secs(2100),
             settle: Duration::from_secs(1500),
             delay: (Duration::from_micros(200), Duration::from_millis(40)),
             trace: TraceDepth::Tail,

@@ -1,8 +1,8 @@
 //! The allocation module under observation: the master owns one end, the checks hold the other.
 
 use std::collections::BTreeSet;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use allotment_allocator::{
     AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
@@ -15,20 +15,61 @@ use crate::plant::Plant;
 /// A shared allocator.
 #[derive(Debug, Clone)]
 pub(crate) struct Watched {
-    inner: Arc<Mutex<Box<dyn Allocator>>>,
+    inner: Arc<Mutex<Inner>>,
     plant: Plant,
+}
+
+#[derive(Debug)]
+struct Inner {
+    module: Box<dyn Allocator>,
+    /// Agents of which something was said or given since somebody looked.
+    touched: BTreeSet<AgentId>,
+}
+
+/// The module, while nobody else can have it.
+struct Module<'a>(MutexGuard<'a, Inner>);
+
+impl Deref for Module<'_> {
+    type Target = dyn Allocator;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0.module
+    }
+}
+
+impl DerefMut for Module<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0.module
+    }
 }
 
 impl Watched {
     pub(crate) fn new(module: Box<dyn Allocator>, plant: Plant) -> Self {
         Self {
-            inner: Arc::new(Mutex::new(module)),
+            inner: Arc::new(Mutex::new(Inner {
+                module,
+                touched: BTreeSet::new(),
+            })),
             plant,
         }
     }
 
-    fn module(&self) -> MutexGuard<'_, Box<dyn Allocator>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Agents of which something was said or given since this was asked.
+    pub(crate) fn take_touched(&self) -> BTreeSet<AgentId> {
+        std::mem::take(&mut self.module().0.touched)
+    }
+
+    fn module(&self) -> Module<'_> {
+        Module(self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The module, to be told something about an agent.
+    fn about(&self, agent: &AgentId) -> Module<'_> {
+        let mut module = self.module();
+        if !module.0.touched.contains(agent) {
+            module.0.touched.insert(agent.clone());
+        }
+        module
     }
 }
 
@@ -46,34 +87,26 @@ impl Allocator for Watched {
     }
 
     fn add_agent(&mut self, agent: &AgentId, spec: AgentSpec) {
-        self.module().add_agent(agent, spec);
+        self.about(agent).add_agent(agent, spec);
     }
 
     fn set_agent_active(&mut self, agent: &AgentId, active: bool) {
         let active = active || self.plant == Plant::InactiveAgentOffered;
-        self.module().set_agent_active(agent, active);
+        self.about(agent).set_agent_active(agent, active);
     }
 
     fn remove_agent(&mut self, agent: &AgentId) {
-        self.module().remove_agent(agent);
+        self.about(agent).remove_agent(agent);
     }
 
     fn recover(&mut self, now: Timestamp, agent: &AgentId, grant: &Grant, recovery: Recovery) {
-        let mut module = self.module();
+        let mut module = self.about(agent);
         match (self.plant, recovery) {
             (Plant::FreedTwice, _) => {
                 module.recover(now, agent, grant, Recovery::Ended);
                 module.recover(now, agent, grant, Recovery::Ended);
             }
             (Plant::FreedNever, _) => {}
-            (Plant::FilterNeverExpires, Recovery::Declined { used_some, .. }) => {
-                let refuse_for = Duration::from_secs(10 * 365 * 86_400);
-                let for_ever = Recovery::Declined {
-                    refuse_for,
-                    used_some,
-                };
-                module.recover(now, agent, grant, for_ever);
-            }
             _ => module.recover(now, agent, grant, recovery),
         }
     }
@@ -109,7 +142,7 @@ impl Allocator for Watched {
         from: &Resources,
         to: &Resources,
     ) -> Result<(), ConvertError> {
-        self.module().convert(agent, holder, from, to)
+        self.about(agent).convert(agent, holder, from, to)
     }
 
     fn set_demand(&mut self, framework: &FrameworkId, role: &Role, demand: Option<Demand>) {
@@ -117,7 +150,9 @@ impl Allocator for Watched {
     }
 
     fn set_quota(&mut self, role: &Role, quota: Quota) {
-        self.module().set_quota(role, quota);
+        if self.plant != Plant::LimitIgnored {
+            self.module().set_quota(role, quota);
+        }
     }
 
     fn pause(&mut self) {
@@ -145,7 +180,10 @@ impl Allocator for Watched {
     }
 
     fn allocate(&mut self, now: Timestamp) -> Round {
-        let mut round = self.module().allocate(now);
+        let mut module = self.module();
+        let mut round = module.allocate(now);
+        let agents = round.allocations.iter().map(|given| given.agent.clone());
+        module.0.touched.extend(agents);
         if self.plant == Plant::OfferedTwice {
             let again = round.allocations.first().cloned();
             round.allocations.extend(again);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use allotment_framework_sdk::Update;
 use allotment_proto::convert::is_terminal;
 use allotment_proto::mesos::TaskState;
+use allotment_proto::mesos::task_status::Reason;
 use allotment_types::{FrameworkId, Resources, TaskId};
 use bytes::Bytes;
 
@@ -25,9 +26,12 @@ struct Story {
     state: Option<TaskState>,
     /// The machine that it was sent to.
     machine: Option<usize>,
-    /// Its machine lost what it knew of it, or the master that said it was out of reach is gone:
-    /// nobody can say how it ended.
+    /// Its machine lost what it knew of it: nobody may be able to say how it ended, and what was
+    /// acknowledged may be said again.
     lost: bool,
+    /// The master that leads lost sight of it and said so: it owes the rest of the story. One that
+    /// only answers that the agent is out of reach never knew the task.
+    owed: bool,
 }
 
 /// Every task of a run.
@@ -50,6 +54,8 @@ impl Witness {
     ) -> Result<(), String> {
         let story = self.stories.entry(task.clone()).or_default();
         story.machine = machine;
+        // Installed anew since it was offered: the launch reaches nobody.
+        story.lost |= machine.is_none();
         match story.launched_by.replace(framework) {
             None => Ok(()),
             Some(_) => Err(format!(
@@ -115,7 +121,7 @@ impl Witness {
     /// that are out of reach their frameworks were told, and need not hear of them again.
     pub(crate) fn on_new_master(&mut self) {
         for story in self.stories.values_mut() {
-            story.lost |= story.state == Some(TaskState::TaskUnreachable);
+            story.owed = false;
         }
     }
 
@@ -172,6 +178,10 @@ impl Witness {
             {
                 next += 1;
             }
+            if place + 1 < next && story.lost {
+                // The machine forgot that this was acknowledged.
+                return Ok(());
+            }
             if place > next || place + 1 < next {
                 return Err(format!(
                     "updates of a task arrive in order: task {task}'s number {place} came when \
@@ -180,10 +190,17 @@ impl Witness {
             }
             story.heard = Some(place);
         }
-        if update.is_terminal() && !story.state.is_some_and(is_terminal) {
+        let over = story.state.is_some_and(is_terminal);
+        if story.lost && over && !update.is_terminal() {
+            // The machine forgot what was acknowledged, and a new master believes it.
+            return Ok(());
+        }
+        if update.is_terminal() && !over {
             self.ended += 1;
         }
         story.state = Some(update.state);
+        story.owed |= update.state == TaskState::TaskUnreachable
+            && update.reason == Some(Reason::AgentRemoved);
         Ok(())
     }
 
@@ -256,7 +273,7 @@ impl Witness {
             }
             let lives = alive.contains_key(task);
             match story.state {
-                Some(TaskState::TaskUnreachable) if story.lost && !lives => {}
+                Some(TaskState::TaskUnreachable) if (story.lost || !story.owed) && !lives => {}
                 Some(state) if is_terminal(state) && lives => {
                     return Err(format!(
                         "views converge: task {task} runs, but framework {framework} was told \

@@ -1,61 +1,60 @@
 //! The simulator must be able to fail: planted faults are found.
 //!
 //! `cargo run --release -p allotment-sim --example plants` looks for the first of 500 seeds that
-//! finds each plant and prints this table; with it the proof takes seconds. The same seeds are
-//! clean without a plant.
+//! finds each plant and prints this table; with it the proof takes seconds. That the seeds are
+//! clean without a plant is `seeds.rs`' matter.
 
-use std::collections::BTreeSet;
-
-use allotment_sim::{Plant, Scenario, run_seed};
+use allotment_sim::{Plant, Scenario, TraceDepth, run_seed};
 
 /// Plants and the first seed that finds each.
-const FOUND_BY: [(Plant, u64); 22] = [
+const FOUND_BY: [(Plant, u64); 30] = [
     (Plant::FreedTwice, 0),
     (Plant::FreedNever, 0),
     (Plant::OfferedTwice, 0),
+    (Plant::LimitIgnored, 0),
     (Plant::InactiveAgentOffered, 0),
     (Plant::ReviveForgotten, 0),
-    (Plant::RescindForgotten, 1),
+    (Plant::RescindForgotten, 10),
     (Plant::UpdateSwallowed, 0),
+    (Plant::AcknowledgementLost, 0),
     (Plant::KillLost, 0),
     (Plant::LaunchLost, 0),
     (Plant::LaunchDoubled, 0),
     (Plant::OfferToStranger, 0),
-    (Plant::ToldBeforeWritten, 4),
-    (Plant::StoreWriteLost, 1),
-    (Plant::AgentWriteLost, 3),
-    (Plant::ReconciliationUnanswered, 0),
-    (Plant::AgentLossUntold, 3),
-    (Plant::ShutdownForgotten, 26),
+    (Plant::ToldBeforeWritten, 0),
+    (Plant::StoreWriteLost, 0),
+    (Plant::AgentWriteLost, 1),
+    (Plant::AcknowledgedUnwritten, 1),
+    (Plant::LeaseIgnored, 2),
+    (Plant::LeaseFrozen, 2),
+    (Plant::VoteGrantedTwice, 18),
+    (Plant::SnapshotIncomplete, 0),
+    (Plant::DiskEmptied, 5),
+    (Plant::ReconciliationUnanswered, 1),
+    (Plant::AgentLossUntold, 1),
+    (Plant::TimersForgotten, 0),
+    (Plant::FrameworkLossUnnoticed, 16),
+    (Plant::OldUpdateAgain, 4),
     (Plant::StartedTwice, 0),
-    (Plant::OldUpdateAgain, 1),
     (Plant::TaskHidden, 0),
     (Plant::EndUnreported, 0),
-    (Plant::ServicesActEarly, 29),
 ];
 
-fn is_found(plant: Plant, seed: u64) -> bool {
-    let scenario = Scenario {
-        plant,
-        ..Scenario::default()
-    };
-    run_seed(seed, &scenario).violation.is_some()
-}
+/// A change of any core may give a seed another run: the next few are tried too.
+const TRIED: u64 = 4;
 
 #[test]
 fn every_planted_fault_of_the_table_is_found() {
-    for (plant, seed) in FOUND_BY {
+    for (plant, first) in FOUND_BY {
+        let scenario = Scenario {
+            plant,
+            trace: TraceDepth::None,
+            ..Scenario::default()
+        };
+        let mut seeds = first..first + TRIED;
         assert!(
-            is_found(plant, seed),
-            "{plant:?} is not found by seed {seed}"
+            seeds.any(|seed| run_seed(seed, &scenario).violation.is_some()),
+            "{plant:?} is not found by the seeds from {first}"
         );
-    }
-}
-
-#[test]
-fn the_seeds_that_find_plants_are_clean_without_one() {
-    let seeds: BTreeSet<u64> = FOUND_BY.into_iter().map(|(_, seed)| seed).collect();
-    for seed in seeds {
-        assert!(!is_found(Plant::None, seed), "seed {seed} fails by itself");
     }
 }

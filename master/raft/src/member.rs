@@ -421,6 +421,8 @@ impl Member {
             {
                 return;
             }
+            // It counts nothing any more, and raft-rs would panic.
+            MessageType::MsgAppendResponse if self.is_leaving() => return,
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
                 // Never more than what we acknowledged; raft-rs would panic.
                 let last = self.node.raft.raft_log.last_index();
@@ -453,7 +455,7 @@ impl Member {
             let Some(done) = self.outstanding.pop_front() else {
                 break;
             };
-            self.node.on_persist_ready(done.ready);
+            self.persisted(done.ready);
             if let Some(snapshot) = done.restore {
                 self.restore(&snapshot, out);
                 self.node.advance_apply();
@@ -465,6 +467,19 @@ impl Member {
                 self.node.mut_store().compact(self.snapshot_index, keep);
             }
             out.extend(done.messages.iter().map(send));
+        }
+    }
+
+    /// A leader that was removed goes on for a moment, so that the others learn of it; what it
+    /// has on its own disk counts for nothing then, and raft-rs would panic.
+    fn is_leaving(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader && raft.prs().get(self.config.id).is_none()
+    }
+
+    fn persisted(&mut self, ready: u64) {
+        if !self.is_leaving() {
+            self.node.on_persist_ready(ready);
         }
     }
 
@@ -552,7 +567,7 @@ impl Member {
                     last.messages.extend(messages);
                 }
                 None => {
-                    self.node.on_persist_ready(ready);
+                    self.persisted(ready);
                     out.extend(messages.iter().map(send));
                 }
             }

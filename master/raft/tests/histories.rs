@@ -97,3 +97,20 @@ fn a_new_member_is_sent_a_snapshot_and_becomes_a_voter() {
     group.live(Night::quiet(), 60);
     group.expect_agreement();
 }
+
+#[test]
+fn a_leader_that_is_removed_goes_on_until_the_others_know_it() {
+    let mut group = Group::new(3, 7);
+    group.live(Night::quiet(), 40);
+    let old = group.leader().unwrap();
+    group.remove(old);
+    // More is under way behind the removal.
+    for _ in 0..5 {
+        group.propose_anywhere();
+    }
+    group.live(Night::quiet(), 20);
+    group.leave(old);
+    group.live(Night::quiet(), 60);
+    assert_ne!(group.leader().unwrap(), old);
+    group.expect_agreement();
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use allotment_types::{AgentId, FrameworkId, Name, Resources, Role};
 
 use super::Core;
+use super::agent::Agent;
 use super::executors::Executor;
 use super::tally::Tally;
 
@@ -16,15 +17,30 @@ impl Core {
     /// # Errors
     /// A sentence about the first thing found wrong.
     pub fn check(&self) -> Result<(), String> {
-        self.check_agents()?;
+        self.check_agents(self.agents.iter())?;
         self.check_frameworks()?;
         self.check_offers()?;
         self.check_connections()?;
-        self.check_allocator()
+        self.check_allocator(self.agents.iter())?;
+        self.check_limits()
     }
 
-    fn check_agents(&self) -> Result<(), String> {
-        for (id, agent) in &self.agents {
+    /// The same for these agents alone, and for what was offered last.
+    ///
+    /// # Errors
+    /// A sentence about the first thing found wrong.
+    pub fn check_some(&self, agents: &BTreeSet<AgentId>) -> Result<(), String> {
+        let some = || agents.iter().filter_map(|id| self.agents.get_key_value(id));
+        self.check_agents(some())?;
+        self.check_allocator(some())?;
+        self.check_limits()
+    }
+
+    fn check_agents<'a>(
+        &self,
+        agents: impl Iterator<Item = (&'a AgentId, &'a Agent)>,
+    ) -> Result<(), String> {
+        for (id, agent) in agents {
             let mut rest = agent.total.clone();
             let mut allocated = Resources::EMPTY;
             let mut offered = Resources::EMPTY;
@@ -205,8 +221,11 @@ impl Core {
 
     /// Whether the allocation module's books of every agent are the master's: who holds what,
     /// and what is left.
-    fn check_allocator(&self) -> Result<(), String> {
-        for (id, agent) in self.agents.iter().filter(|(_, a)| a.is_allocatable()) {
+    fn check_allocator<'a>(
+        &self,
+        agents: impl Iterator<Item = (&'a AgentId, &'a Agent)>,
+    ) -> Result<(), String> {
+        for (id, agent) in agents.filter(|(_, agent)| agent.is_allocatable()) {
             let mut expected: BTreeMap<(FrameworkId, Role), Resources> = BTreeMap::new();
             let tasks = agent.tasks.iter().filter_map(|(framework, task)| {
                 let task = self.frameworks.get(framework)?.tasks.get(task)?;
@@ -250,7 +269,7 @@ impl Core {
                 ));
             }
         }
-        self.check_limits()
+        Ok(())
     }
 
     /// What the last step offered took no role beyond its limit. More may be used than a limit

@@ -14,7 +14,6 @@ mod http;
 mod join;
 mod masters;
 mod outbox;
-mod reign;
 mod replica;
 mod store;
 mod turn;

@@ -17,11 +17,11 @@ use super::RunError;
 use super::clock::Clock;
 use super::masters::not_leading;
 use super::outbox::{Outbox, Overflow};
-use super::reign::{Proposal, Reign};
 use super::replica::{Lease, News, ToReplica};
 use super::store::{StoreNews, Watcher, Watchers};
 use crate::core::registry::Record;
 use crate::core::{ConnId, Core, CoreConfig, Effect, Input, Refusal, Reply, Request, RequestId};
+use crate::replica::reign::{Proposal, Reign};
 
 /// How many inputs share one turn, and so one write and one allocation round.
 const TURN_MAX: usize = 512;

@@ -6,6 +6,7 @@
 //! once [`Effect::Committed`] says so; [`Effect::Follow`] ends it. No socket, clock or thread.
 
 pub mod entry;
+pub mod reign;
 
 use allotment_proto::allot;
 use allotment_raft as raft;

@@ -48,6 +48,8 @@ fn jobs_launched(after: Duration, settings: &Value) -> u64 {
     let agents = &scenario.agents[0];
     let mut world = World::new(Setup {
         seed: 1,
+        masters: 1,
+        election_timeout: Duration::from_secs(12),
         machines: vec![agents.resources.clone(); agents.count],
         frameworks: seats.into(),
         module: Module::new("drf", settings, Vec::new()).expect("it is a module"),

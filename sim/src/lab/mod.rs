@@ -88,6 +88,8 @@ pub fn run(
         .iter()
         .flat_map(|group| std::iter::repeat_n(group.resources.clone(), group.count));
     let mut world = World::new(Setup {
+        masters: 1,
+        election_timeout: Duration::from_secs(12),
         seed,
         machines: machines.collect(),
         frameworks: seats,

@@ -190,6 +190,8 @@ fn service_script(scale: f64) -> Vec<(Timestamp, Demand)> {
 fn run(seed: u64, agents: usize, frameworks: Vec<(&str, Elastic)>) -> Result<World, String> {
     let machine = Resources::cpus_mem(Fixed::units(MACHINE_CPUS), Fixed::units(MACHINE_MEM));
     let mut world = World::new(Setup {
+        masters: 1,
+        election_timeout: Duration::from_secs(12),
         seed,
         machines: vec![machine; agents],
         frameworks: frameworks

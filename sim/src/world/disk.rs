@@ -1,35 +1,33 @@
-//! The master's disk: every write takes its time, and what is not written is lost with the
-//! process.
+//! The masters' disks: every write takes its time, and a crash loses or tears what is not written.
 //!
-//! As in the real edge, a step's effects wait for its write and everything else waits behind;
+//! As in the real edge, all that waits while the disk is busy becomes one block and one sync, and
 //! a write that fails ends the process.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use allotment_master::core as master;
-use allotment_master::core::registry::Record;
-use allotment_types::{Effects, Timestamp};
+use allotment_master::replica::Input;
+use allotment_raft::Input as RaftInput;
+use allotment_types::Timestamp;
 use fastrand::Rng;
 
-use super::{Checked, Happening, Part, World};
+use super::{Checked, Happening, World};
 use crate::fault::CrashPoint;
 use crate::plant::Plant;
 use crate::rng;
 
 /// How long a full disk's master stays away before it is started again.
 const RESTART: Duration = Duration::from_secs(2);
+/// How long a disk that lies keeps a write in its cache.
+const CACHED: Duration = Duration::from_secs(5);
+/// How much of an unfinished write may be on the disk after all.
+const TORN_MAX: usize = 4096;
 
-/// Where the registry is kept.
+/// How a master's disk does.
 #[derive(Debug)]
 pub(super) struct Disk {
     rng: Rng,
     pub(super) slow_until: Timestamp,
     pub(super) full_until: Timestamp,
-    /// The step whose records are being written.
-    writing: Option<Effects<Record, master::Effect>>,
-    /// What came meanwhile.
-    backlog: VecDeque<master::Input>,
 }
 
 impl Disk {
@@ -38,20 +36,7 @@ impl Disk {
             rng,
             slow_until: Timestamp::ZERO,
             full_until: Timestamp::ZERO,
-            writing: None,
-            backlog: VecDeque::new(),
         }
-    }
-
-    /// A step waits for its write, so that the core is ahead of what anybody heard.
-    pub(super) fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
-    /// The process is dead: what was not written is gone.
-    pub(super) fn lose(&mut self) {
-        self.writing = None;
-        self.backlog.clear();
     }
 
     fn duration(&mut self, now: Timestamp) -> Duration {
@@ -62,109 +47,101 @@ impl Disk {
         };
         rng::between(&mut self.rng, low, high)
     }
+
+    /// How much of what was being written is there after a crash, and whether with a hole in it.
+    fn torn(&mut self) -> (usize, bool) {
+        (self.rng.usize(0..TORN_MAX), self.rng.bool())
+    }
 }
 
 impl World {
-    /// The master takes in one fact, or keeps it until its disk is done.
-    pub(super) fn master_step(&mut self, input: master::Input) -> Checked {
-        if self.master.disk.is_writing() {
-            self.master.disk.backlog.push_back(input);
-            return Ok(());
-        }
-        let now = self.master.clock.local(self.now());
-        let Some(core) = &mut self.master.core else {
-            return Ok(());
-        };
-        if self.saboteur.ignores(&input) {
-            return Ok(());
-        }
-        if let Some(made_up) = self.saboteur.swallows(&input) {
-            return self.master_effect(made_up);
-        }
-        if self.checked {
-            self.ledger.on_input(&input);
-        }
-        let effects = core.step(now, input);
-        self.master.stepped = true;
-        if effects.persist.is_empty() {
-            self.perform_master(effects.then)?;
-        } else {
-            self.start_write(effects)?;
-        }
-        self.rearm(Part::Master);
-        Ok(())
-    }
-
-    fn start_write(&mut self, effects: Effects<Record, master::Effect>) -> Checked {
+    /// The disk takes up what waits, unless it is busy.
+    pub(super) fn start_write(&mut self, master: usize) -> Checked {
         let now = self.now();
-        if now < self.master.disk.full_until {
+        let Some(node) = self.masters.get_mut(master) else {
+            return Ok(());
+        };
+        let Some(process) = &mut node.process else {
+            return Ok(());
+        };
+        if !process.writing.is_empty() || process.writes.is_empty() {
+            return Ok(());
+        }
+        if now < node.disk.full_until {
             self.trace
-                .note(now, || "the master's disk is full".to_owned());
-            self.crash_master(RESTART);
+                .note(now, || format!("the disk of master {master} is full"));
+            self.crash_master(master, Some(RESTART));
             return Ok(());
         }
-        let mut effects = effects;
-        if self.saboteur.is(Plant::ToldBeforeWritten) {
-            let told = std::mem::take(&mut effects.then);
-            self.perform_master(told)?;
-        }
-        if let Some((CrashPoint::BeforeSync, down)) = self.master.crash {
-            self.crash_master(down);
-            return Ok(());
-        }
-        let at = now + self.master.disk.duration(now);
-        self.master.disk.writing = Some(effects);
-        self.queue.at(at, Happening::Written(self.master.starts));
-        Ok(())
-    }
-
-    /// The write of this run of the master is durable: its effects follow, then what waited.
-    pub(super) fn on_written(&mut self, run: u32) -> Checked {
-        if run != self.master.starts {
-            return Ok(());
-        }
-        let Some(effects) = self.master.disk.writing.take() else {
-            return Ok(());
-        };
-        if self.saboteur.is(Plant::DiskForgets) {
-            self.master.before = Some(self.master.registry.clone());
-        }
-        for record in effects.persist {
-            if self.saboteur.writes(&record) {
-                self.master.registry.apply(record);
-            }
-        }
-        if let Some((CrashPoint::AfterSync, down)) = self.master.crash {
-            self.crash_master(down);
-            return Ok(());
-        }
-        self.master.stepped = true;
-        self.perform_master(effects.then)?;
-        while !self.master.disk.is_writing()
-            && let Some(input) = self.master.disk.backlog.pop_front()
+        process.writing = std::mem::take(&mut process.writes);
+        if process.reign.is_some()
+            && let Some((CrashPoint::BeforeSync, down)) = node.crash
         {
-            self.master_step(input)?;
+            self.crash_master(master, Some(down));
+            return Ok(());
         }
-        self.rearm(Part::Master);
+        let run = node.runs;
+        let mut at = now + node.disk.duration(now);
+        let cached = self.saboteur.is(Plant::AcknowledgedUnwritten);
+        if cached {
+            at = at + CACHED;
+        }
+        self.queue.at(at, Happening::Written { master, run });
+        if cached {
+            self.tell_written(master)?;
+        }
         Ok(())
     }
 
-    fn perform_master(&mut self, effects: Vec<master::Effect>) -> Checked {
-        let enough = match self.master.crash {
-            Some((CrashPoint::AfterEffects(n), down)) if effects.len() > usize::from(n) => {
-                Some((usize::from(n), down))
-            }
-            _ => None,
+    /// What this run of a master was writing is on its disk.
+    pub(super) fn on_written(&mut self, master: usize, run: u32) -> Checked {
+        let Some(node) = self.masters.get_mut(master).filter(|node| node.runs == run) else {
+            return Ok(());
         };
-        for (i, effect) in effects.into_iter().enumerate() {
-            if let Some((n, down)) = enough
-                && i == n
-            {
-                self.crash_master(down);
-                return Ok(());
-            }
-            self.master_effect(effect)?;
+        let Some(process) = &mut node.process else {
+            return Ok(());
+        };
+        if let Err(error) = process.store.write(&process.writing) {
+            return Err(format!("a disk that is there can be written: {error}"));
         }
-        Ok(())
+        if process.reign.is_some()
+            && let Some((CrashPoint::AfterSync, down)) = node.crash
+        {
+            process.writing.clear();
+            self.crash_master(master, Some(down));
+            return Ok(());
+        }
+        if !self.saboteur.is(Plant::AcknowledgedUnwritten) {
+            self.tell_written(master)?;
+        }
+        if let Some(process) = self.process(master) {
+            process.writing.clear();
+        }
+        self.start_write(master)?;
+        self.turn(master)
+    }
+
+    fn tell_written(&mut self, master: usize) -> Checked {
+        let number = self.process(master).and_then(|p| p.writing.last());
+        match number.map(|write| write.number) {
+            Some(number) => self.step_replica(master, Input::Raft(RaftInput::Persisted(number))),
+            None => Ok(()),
+        }
+    }
+
+    /// What is left on the disk of a process that ends now.
+    pub(super) fn tear(&mut self, master: usize) {
+        let Some(node) = self.masters.get_mut(master) else {
+            return;
+        };
+        if let Some(process) = &mut node.process
+            && !process.writing.is_empty()
+        {
+            node.folder.break_sync();
+            // It fails: that is what it is for.
+            let _ = process.store.write(&process.writing);
+        }
+        let (keep, torn) = node.disk.torn();
+        node.folder.crash(keep, torn);
     }
 }

@@ -1,13 +1,16 @@
 //! Things going wrong, and getting right again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use allotment_master::core as master;
-use allotment_proto::allot;
+use allotment_master::replica;
 
+use super::group::Goal;
+use super::operators::{Order, Undo};
 use super::{Checked, Happening, Part, World};
-use crate::fault::{CrashPoint, Fault};
-use crate::net::{Down, Peer, Up, Way};
+use crate::fault::{CrashPoint, Fault, Whom};
+use crate::net::{Down, Peer, Up, Wall, Way};
+use crate::plant::Plant;
 
 /// The end of something that went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,16 +19,24 @@ pub(super) enum Relief {
     FastNetwork,
     /// Nothing is lost or doubled any more.
     Lossless,
-    /// A way to or from a peer is free.
-    Unblock(Peer, Way),
+    /// A way through a wall is free.
+    Unblock(Wall, Way),
+    /// A way from one master to another is free.
+    Heal(usize, usize),
+    /// A master that was stopped goes on.
+    Resume(usize),
     /// A peer that did not read reads again.
     Reads(Peer),
     /// The peer's end of a half open stream breaks.
     PeerReset(u64),
     /// What was said over a half open stream arrives, and its end.
     Unstall(u64),
-    /// A new master takes over what was durable.
-    MasterBack,
+    /// An operator takes an order back.
+    Order(Undo),
+    /// A master begins again with what was durable.
+    MasterBack(usize),
+    /// A run of a master that was removed ends.
+    Farewell(usize, u32),
 }
 
 /// How much may wait for a peer that does not read; the real master's bound is larger, and here
@@ -41,13 +52,18 @@ impl World {
             Fault::CutStream(peer) => self.cut_peer(peer, Duration::from_secs(2)),
             Fault::Partition {
                 peer,
+                from,
                 to_master,
                 from_master,
                 lasts,
             } => {
+                let wall = match from {
+                    Some(whom) => Wall::Between(peer, self.place_of(whom)),
+                    None => Wall::Peer(peer),
+                };
                 for way in Fault::ways(to_master, from_master) {
-                    self.net.block(peer, way);
-                    self.relieve(lasts, Relief::Unblock(peer, way));
+                    self.net.block(wall, way);
+                    self.relieve(lasts, Relief::Unblock(wall, way));
                 }
             }
             Fault::HalfOpen { peer, lasts } => {
@@ -72,20 +88,72 @@ impl World {
                 self.relieve(lasts, Relief::Lossless);
             }
             Fault::SlowReader { peer, lasts } => {
-                self.net.block(peer, Way::FromMaster);
+                self.net.block(Wall::Peer(peer), Way::FromMaster);
                 self.relieve(lasts, Relief::Reads(peer));
             }
             Fault::MasterCrash {
+                master,
                 at,
                 down,
                 clock_jumps,
-            } => self.on_master_crash(at, down, clock_jumps),
-            Fault::SlowDisk(lasts) => self.master.disk.slow_until = now + lasts,
-            Fault::FullDisk(lasts) => self.master.disk.full_until = now + lasts,
+            } => self.on_master_crash(self.place_of(master), at, down, clock_jumps),
+            Fault::MastersCrash { down, clock_jumps } => {
+                for master in 0..self.masters.len() {
+                    self.on_master_crash(master, CrashPoint::Idle, down, clock_jumps);
+                }
+            }
+            Fault::MasterPause { master, lasts } => self.pause(self.place_of(master), lasts),
+            Fault::MasterCut {
+                master,
+                hears,
+                is_heard,
+                peers,
+                lasts,
+            } => self.isolate(self.place_of(master), (hears, is_heard), peers, lasts),
+            Fault::MasterReplaced { master, running } => {
+                self.replace(self.place_of(master), running)?;
+            }
+            Fault::Resign => {
+                if let Some(leader) = self.acting() {
+                    let input = allotment_raft::Input::Resign;
+                    self.step_replica(leader, replica::Input::Raft(input))?;
+                    self.turn(leader)?;
+                }
+            }
+            Fault::SlowDisk { master, lasts } => {
+                let place = self.place_of(master);
+                if let Some(node) = self.masters.get_mut(place) {
+                    node.disk.slow_until = now + lasts;
+                }
+            }
+            Fault::FullDisk { master, lasts } => {
+                let place = self.place_of(master);
+                if let Some(node) = self.masters.get_mut(place) {
+                    node.disk.full_until = now + lasts;
+                }
+            }
             Fault::FrameworkCrash { framework, at } => self.on_framework_crash(framework, at)?,
             Fault::FrameworkLeaves(i) => self.leave(i),
             Fault::OperatorRemoves(i) => self.operator_removes(i)?,
             Fault::OperatorKills(pick) => self.operator_kills(pick)?,
+            Fault::OperatorLimits {
+                framework,
+                cpus,
+                lasts,
+            } => {
+                self.order(Order::Limit(framework, Some(cpus)));
+                self.relieve(lasts, Relief::Order(Undo::Limit(framework)));
+            }
+            Fault::OperatorWeighs { framework, weight } => {
+                self.order(Order::Weight(framework, weight));
+            }
+            Fault::OperatorDrains { machine, lasts } => {
+                let host = self.machines.get(machine).and_then(|node| node.host.id());
+                if let Some(agent) = host {
+                    self.order(Order::Drain(agent));
+                    self.relieve(lasts, Relief::Order(Undo::Drains));
+                }
+            }
             Fault::AgentCrash {
                 machine,
                 down,
@@ -107,8 +175,10 @@ impl World {
         match relief {
             Relief::FastNetwork => self.net.slowness = 1,
             Relief::Lossless => self.lossy = self.lossy.saturating_sub(1),
-            Relief::Unblock(peer, way) => return self.unblock(peer, way),
-            Relief::Reads(peer) => return self.unblock(peer, Way::FromMaster),
+            Relief::Unblock(wall, way) => return self.unblock(wall, way),
+            Relief::Reads(peer) => return self.unblock(Wall::Peer(peer), Way::FromMaster),
+            Relief::Heal(from, to) => self.mesh.heal(from, to),
+            Relief::Resume(master) => return self.resume(master),
             Relief::PeerReset(stream) => {
                 let closed = Down::Closed {
                     reason: "connection reset".to_owned(),
@@ -121,19 +191,29 @@ impl World {
                 self.release(stream)?;
                 return self.on_up(stream, Up::Closed);
             }
-            Relief::MasterBack => self.start_master(),
+            Relief::Order(undo) => self.undo(undo),
+            Relief::MasterBack(master) => return self.start_master(master),
+            Relief::Farewell(master, run) => {
+                if self
+                    .masters
+                    .get(master)
+                    .is_some_and(|node| node.runs == run)
+                {
+                    self.crash_master(master, None);
+                }
+            }
         }
         Ok(())
     }
 
-    fn unblock(&mut self, peer: Peer, way: Way) -> Checked {
-        for stream in self.net.unblock(peer, way) {
+    fn unblock(&mut self, wall: Wall, way: Way) -> Checked {
+        for stream in self.net.unblock(wall, way) {
             self.release(stream)?;
         }
         Ok(())
     }
 
-    fn release(&mut self, stream: u64) -> Checked {
+    pub(super) fn release(&mut self, stream: u64) -> Checked {
         for up in self.net.released_up(stream) {
             self.on_up(stream, up)?;
         }
@@ -156,17 +236,108 @@ impl World {
         Ok(())
     }
 
-    fn on_master_crash(&mut self, at: CrashPoint, down: Duration, clock_jumps: i32) {
-        if self.master.core.is_none() {
-            return;
+    /// The place of a master that something happens to.
+    fn place_of(&self, whom: Whom) -> usize {
+        match whom {
+            Whom::Place(place) => place,
+            Whom::Leader => self.acting().unwrap_or_default(),
         }
-        self.master.clock_jumps = clock_jumps;
+    }
+
+    fn on_master_crash(&mut self, master: usize, at: CrashPoint, down: Duration, clock_jumps: i32) {
+        let Some(node) = self.masters.get_mut(master) else {
+            return;
+        };
+        let Some(process) = &node.process else {
+            return;
+        };
+        node.clock_jumps = clock_jumps;
         match at {
-            CrashPoint::Idle => self.crash_master(down),
-            CrashPoint::BeforeSync | CrashPoint::AfterSync | CrashPoint::AfterEffects(_) => {
-                self.master.crash = Some((at, down));
+            CrashPoint::BeforeSync | CrashPoint::AfterSync | CrashPoint::AfterEffects(_)
+                if process.reign.is_some() =>
+            {
+                node.crash = Some((at, down));
+            }
+            _ => self.crash_master(master, Some(down)),
+        }
+    }
+
+    fn pause(&mut self, master: usize, lasts: Duration) {
+        let now = self.now();
+        if let Some(node) = self.masters.get_mut(master)
+            && node.is_up()
+        {
+            node.paused = Some((now, VecDeque::new()));
+            self.relieve(lasts, Relief::Resume(master));
+        }
+    }
+
+    /// The process goes on in the middle of what it did, and only then hears what has come.
+    fn resume(&mut self, master: usize) -> Checked {
+        let now = self.now();
+        let Some(node) = self.masters.get_mut(master) else {
+            return Ok(());
+        };
+        let Some((since, held)) = node.paused.take() else {
+            return Ok(());
+        };
+        if self.saboteur.is(Plant::LeaseFrozen)
+            && let Some(process) = &mut node.process
+        {
+            process.lease.1 = process.lease.1 + now.since(since);
+        }
+        self.turn(master)?;
+        for happening in held {
+            self.happen(happening)?;
+        }
+        self.turn(master)
+    }
+
+    fn isolate(
+        &mut self,
+        master: usize,
+        (hears, is_heard): (bool, bool),
+        peers: bool,
+        lasts: Duration,
+    ) {
+        for other in (0..self.masters.len()).filter(|other| *other != master) {
+            let ways = [(!hears, other, master), (!is_heard, master, other)];
+            for (_, from, to) in ways.into_iter().filter(|(cut, ..)| *cut) {
+                self.mesh.cut(from, to);
+                self.relieve(lasts, Relief::Heal(from, to));
             }
         }
+        if peers {
+            let wall = Wall::Master(master);
+            for way in Fault::ways(!hears, !is_heard) {
+                self.net.block(wall, way);
+                self.relieve(lasts, Relief::Unblock(wall, way));
+            }
+        }
+    }
+
+    /// A member's disk is exchanged. One at a time: a group that loses a majority of its disks is
+    /// lost, and nothing could be asked of it.
+    fn replace(&mut self, master: usize, running: bool) -> Checked {
+        let now = self.now();
+        if !self.is_whole() || self.masters.len() < 3 {
+            self.trace
+                .note(now, || "spared: another master is missing".to_owned());
+            return Ok(());
+        }
+        let Some(old) = self.masters.get(master).map(|node| node.id) else {
+            return Ok(());
+        };
+        if !running {
+            self.crash_master(master, None);
+        }
+        if self.saboteur.is(Plant::DiskEmptied) {
+            return self.renew_as(master, old);
+        }
+        self.want(Goal::Leave(old));
+        self.want(Goal::Renew(master));
+        self.want(Goal::Join(master));
+        Ok(())
     }
 
     fn on_framework_crash(&mut self, i: usize, at: CrashPoint) -> Checked {
@@ -196,44 +367,6 @@ impl World {
         if let Some((_, stream)) = link {
             self.peer_closes(stream);
         }
-    }
-
-    fn operator_removes(&mut self, i: usize) -> Checked {
-        let Some(id) = self.frameworks.get(i).and_then(|node| node.id.clone()) else {
-            return Ok(());
-        };
-        if self.master.core.is_none() {
-            return Ok(());
-        }
-        // It is turned away for good, if it still is there to hear it.
-        if let Some(node) = self.frameworks.get_mut(i) {
-            node.removed = true;
-        }
-        self.operator(master::Request::RemoveFramework(
-            allot::RemoveFrameworkRequest {
-                framework_id: id.to_string(),
-            },
-        ))
-    }
-
-    fn operator_kills(&mut self, pick: u32) -> Checked {
-        let tasks = self.witness.running();
-        let n = u32::try_from(tasks.len()).unwrap_or(u32::MAX).max(1);
-        let Some((framework, task)) = tasks.into_iter().nth((pick % n) as usize) else {
-            return Ok(());
-        };
-        self.operator(master::Request::KillTask(allot::KillTaskRequest {
-            framework_id: Some(framework.to_string()),
-            task_id: task.to_string(),
-        }))
-    }
-
-    fn operator(&mut self, request: master::Request) -> Checked {
-        if self.master.core.is_none() {
-            return Ok(());
-        }
-        let id = self.next_request();
-        self.master_step(master::Input::Request { id, request })
     }
 
     fn crash_agent(&mut self, machine: usize, down: Duration, torn: bool) {

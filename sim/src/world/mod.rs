@@ -1,32 +1,37 @@
-//! A whole cluster on virtual time: one master, machines, frameworks, and the streams between.
+//! A whole cluster on virtual time: masters, machines, frameworks, and the streams between.
 //!
 //! The world performs the effects that the cores ask for, and shows everything that passes to the
 //! checks. It decides nothing but delays and faults, and those from the seed.
 
 mod disk;
+mod door;
 mod faults;
-mod head;
+mod group;
+mod masters;
+mod operators;
 mod peers;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use allotment_allocator::Allocator;
 use allotment_framework_sdk::Config;
 use allotment_framework_sdk::session::{self, Session};
-use allotment_master::core::registry::Registry;
-use allotment_master::core::{self as master, Core};
+use allotment_master::core::RequestId;
 use allotment_proto::allot;
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
+use bytes::Bytes;
 use fastrand::Rng;
 
-use self::disk::Disk;
 use self::faults::Relief;
+use self::group::{Goal, Mesh};
+use self::masters::MasterNode;
+use self::operators::Order;
 use crate::brain::Brain;
 use crate::clock::Clock;
 use crate::elastic::Elastic;
-use crate::fault::{CrashPoint, Fault};
+use crate::fault::Fault;
 use crate::host::Host;
 use crate::lab::Tenant;
 use crate::ledger::Ledger;
@@ -34,6 +39,7 @@ use crate::machine::Machine;
 use crate::module::Module;
 use crate::net::{Down, Net, Peer, Up};
 use crate::plant::{Plant, Saboteur};
+use crate::promises::Promises;
 use crate::queue::{Queue, Ticket};
 use crate::real_agent::RealAgent;
 use crate::rng;
@@ -43,6 +49,14 @@ use crate::witness::Witness;
 
 /// More events than this at one instant are a loop that makes no progress.
 const SAME_INSTANT_MAX: u64 = 200_000;
+
+/// After so many steps of a master all books are compared; after each, those of the agents that it
+/// touched.
+const FULL_CHECK_EVERY: u32 = 64;
+
+/// How many millionths clocks are too fast or too slow at most; a crystal is ten times as good,
+/// and the masters' lease bears five times as much.
+const DRIFT_MAX: i32 = 10_000;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -59,8 +73,33 @@ enum Happening {
     Relief(Relief),
     /// The stream of this peer breaks.
     Cut(Peer),
-    /// What this run of the master wrote is durable.
-    Written(u32),
+    /// The peer of this stream asks who leads, for the how manyeth time.
+    Seek(u64, u32),
+    /// What this run of a master was writing is durable.
+    Written { master: usize, run: u32 },
+    /// This run of a master has encoded its registry.
+    Encoded {
+        master: usize,
+        run: u32,
+        state: Bytes,
+    },
+    /// A message of one master reaches another.
+    Raft {
+        from: usize,
+        message: Box<allot::RaftMessage>,
+    },
+    /// A run of a master hears what became of what it sent.
+    Told {
+        master: usize,
+        run: u32,
+        input: allotment_raft::Input,
+    },
+    /// The operator of the masters looks what is to be done.
+    Operate,
+    /// The operator of the cluster does.
+    Administer,
+    /// A framework's process of that number begins as soon as it can read what it kept.
+    FrameworkBack(usize, u64),
     /// A commit reaches the master, from this framework's process of that number.
     StoreAsked(usize, u64),
     /// What became of it comes back.
@@ -76,33 +115,9 @@ enum Happening {
 /// Who has deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    Master,
+    Master(usize),
     Machine(usize),
     Framework(usize),
-}
-
-struct Master {
-    core: Option<Core>,
-    registry: Registry,
-    /// As it was before the last write, for [`Plant::DiskForgets`].
-    before: Option<Registry>,
-    plant: Plant,
-    allocator: Watched,
-    module: Module,
-    offer_timeout: Option<Duration>,
-    starts: u32,
-    wake: Option<Ticket>,
-    clock: Clock,
-    /// How far its clock is off when it comes back.
-    clock_jumps: i32,
-    disk: Disk,
-    /// Where it dies next, and for how long.
-    crash: Option<(CrashPoint, Duration)>,
-    /// It took something in since the books were last compared.
-    stepped: bool,
-    /// Commits that wait for their reply: whose, of which process.
-    commits: BTreeMap<master::RequestId, (usize, u64)>,
-    next_request: u64,
 }
 
 struct MachineNode {
@@ -110,6 +125,8 @@ struct MachineNode {
     stream: Option<u64>,
     wake: Option<Ticket>,
     clock: Clock,
+    /// The latest term of which a master gave it orders.
+    term: u64,
 }
 
 struct FrameworkNode {
@@ -124,6 +141,8 @@ struct FrameworkNode {
     link: Option<(u64, u64)>,
     wake: Option<Ticket>,
     id: Option<FrameworkId>,
+    /// Its process died, and another has not begun yet.
+    away: bool,
     /// Its process ended for good, or was never there.
     gone: bool,
     /// An operator removed it.
@@ -163,6 +182,9 @@ impl Seat {
 /// How a world is set up.
 pub(crate) struct Setup {
     pub(crate) seed: u64,
+    pub(crate) masters: usize,
+    /// How long a master must be silent before another is elected.
+    pub(crate) election_timeout: Duration,
     pub(crate) machines: Vec<Resources>,
     pub(crate) frameworks: Vec<Seat>,
     pub(crate) module: Module,
@@ -179,13 +201,33 @@ pub(crate) struct Setup {
 
 /// The cluster.
 pub(crate) struct World {
+    seed: u64,
     queue: Queue<Happening>,
     net: Net,
+    mesh: Mesh,
     pub(crate) trace: Trace,
-    master: Master,
+    masters: Vec<MasterNode>,
+    /// Raft's.
+    tick: Duration,
+    module: Module,
+    offer_timeout: Option<Duration>,
+    plant: Plant,
+    /// An allocation module for masters that do not lead.
+    idle: Watched,
+    promises: Promises,
+    /// What the operator of the masters wants, in order.
+    goals: VecDeque<Goal>,
+    next_request: u64,
+    /// What operators of the cluster want, in order; the first may have been given to a master,
+    /// so many looks ago.
+    orders: VecDeque<Order>,
+    ordered: Option<(RequestId, u32)>,
+    /// Agents that are drained, the longest first.
+    drained: VecDeque<AgentId>,
+    /// How many cores each role may have, as far as operators were promised.
+    limits: BTreeMap<String, u64>,
     machines: Vec<MachineNode>,
     frameworks: Vec<FrameworkNode>,
-    ledger: Ledger,
     pub(crate) witness: Witness,
     checked: bool,
     saboteur: Saboteur,
@@ -219,7 +261,7 @@ impl World {
         let mut start = || Timestamp::from_millis(starts.u64(0..2000));
         let machines = setup.machines.into_iter().enumerate().map(|(i, total)| {
             let rng = rng::stream(seed, &format!("machine-{i}"));
-            let clock = Clock::off_by(skews.i32(-300..=300));
+            let clock = skewed(&mut skews, 300);
             let (name, at) = (format!("m{i}"), clock.local(start()));
             let host = if setup.real_agents {
                 Host::Real(Box::new(RealAgent::new(&name, total, rng, at)))
@@ -231,6 +273,7 @@ impl World {
                 stream: None,
                 wake: None,
                 clock,
+                term: 0,
             }
         });
         let machines = machines.collect();
@@ -254,35 +297,37 @@ impl World {
                 link: None,
                 wake: None,
                 id: None,
+                away: false,
                 gone: seat.absent,
                 removed: false,
             });
         }
+        let mut clocks = rng::stream(seed, "master-clocks");
+        let masters = (0..setup.masters)
+            .map(|place| MasterNode::new(seed, place, skewed(&mut clocks, 60)))
+            .collect();
+        let idle = Watched::new(setup.module.build(), Plant::None);
         let mut world = Self {
+            seed,
             queue: Queue::default(),
             net: Net::new(rng::stream(seed, "net"), setup.delay),
+            mesh: Mesh::default(),
             trace: Trace::new(setup.trace),
-            master: Master {
-                core: None,
-                registry: Registry::default(),
-                allocator: Watched::new(setup.module.build(), setup.plant),
-                plant: setup.plant,
-                before: None,
-                module: setup.module,
-                offer_timeout: setup.offer_timeout,
-                starts: 0,
-                wake: None,
-                clock: Clock::off_by(0),
-                clock_jumps: 0,
-                disk: Disk::new(rng::stream(seed, "disk")),
-                crash: None,
-                stepped: false,
-                commits: BTreeMap::new(),
-                next_request: 0,
-            },
+            masters,
+            tick: setup.election_timeout / masters::ELECTION_TICKS,
+            module: setup.module,
+            offer_timeout: setup.offer_timeout,
+            plant: setup.plant,
+            idle,
+            promises: Promises::default(),
+            goals: VecDeque::new(),
+            next_request: 0,
+            orders: VecDeque::new(),
+            ordered: None,
+            drained: VecDeque::new(),
+            limits: BTreeMap::new(),
             machines,
             frameworks,
-            ledger: Ledger::default(),
             witness: Witness::default(),
             checked: setup.checked,
             saboteur: Saboteur::new(setup.plant),
@@ -293,7 +338,7 @@ impl World {
             sample_every: None,
             samples: Vec::new(),
         };
-        world.start_master();
+        world.found_group()?;
         for i in 0..world.machines.len() {
             world.rearm(Part::Machine(i));
         }
@@ -327,9 +372,12 @@ impl World {
         known.filter_map(|node| Some((node.host.id()?, node.host.total().clone())))
     }
 
-    /// The allocation module, to be asked.
+    /// The allocation module of the master that leads, to be asked; one that knows nothing when
+    /// nobody does.
     pub(crate) fn allocator(&self) -> &dyn Allocator {
-        &self.master.allocator
+        let leader = self.acting().and_then(|master| self.masters.get(master));
+        let process = leader.and_then(|node| node.process.as_ref());
+        process.map_or(&self.idle, |process| &process.allocator)
     }
 
     /// Every job is submitted and done.
@@ -364,36 +412,52 @@ impl World {
                 self.instant = (self.now(), 0);
             }
             self.happen(happening)?;
-            if self.checked && std::mem::take(&mut self.master.stepped) {
+            if self.checked {
                 self.check()?;
             }
         }
         Ok(())
     }
 
-    /// The books of master, module and simulator, whenever everything that the master decided
-    /// has passed its door.
-    fn check(&self) -> Checked {
-        if self.master.disk.is_writing() {
-            return Ok(());
-        }
-        if let Some(core) = &self.master.core {
-            self.ledger.compare(&self.master.allocator)?;
-            core.check()
-                .map_err(|e| format!("the master's books: {e}"))?;
+    /// The books of master, module and simulator, whenever everything that a leading master
+    /// decided has passed its door.
+    fn check(&mut self) -> Checked {
+        for node in &mut self.masters {
+            let Some(process) = &mut node.process else {
+                continue;
+            };
+            let Some(reign) = process.reign.as_ref().filter(|reign| reign.is_settled()) else {
+                continue;
+            };
+            if !std::mem::take(&mut process.stepped) {
+                continue;
+            }
+            let wrong = |e| format!("the master's books: {e}");
+            let mut touched = process.ledger.take_touched();
+            touched.append(&mut process.allocator.take_touched());
+            process.unchecked += 1;
+            if process.unchecked < FULL_CHECK_EVERY {
+                process.ledger.compare_some(&touched, &process.allocator)?;
+                reign.core.check_some(&touched).map_err(wrong)?;
+            } else {
+                process.unchecked = 0;
+                process.ledger.compare(&process.allocator)?;
+                reign.core.check().map_err(wrong)?;
+            }
         }
         Ok(())
     }
 
     /// After a quiet time: every view of the cluster is the same.
     pub(crate) fn check_settled(&self) -> Checked {
+        let ledger = self.check_masters()?;
         let there = |i: usize| self.frameworks.get(i).is_some_and(|node| !node.gone);
         self.witness.check_settled(there)?;
         for (i, node) in self.machines.iter().enumerate() {
             let Some(id) = node.host.id().filter(|_| node.host.is_registered()) else {
                 return Err(format!("views converge: machine {i} is not registered"));
             };
-            let (runs, books) = (self.witness.on_machine(i), self.ledger.tasks(&id));
+            let (runs, books) = (self.witness.on_machine(i), ledger.tasks(&id));
             if runs != books {
                 return Err(format!(
                     "views converge: machine {i} runs {runs:?}, but by the books it is {books:?}"
@@ -420,7 +484,62 @@ impl World {
         Ok(())
     }
 
+    /// All masters run and have one registry, and one leads, whose ledger it is.
+    fn check_masters(&self) -> Result<&Ledger, String> {
+        for (place, node) in self.masters.iter().enumerate() {
+            let Some(process) = node.process.as_ref().filter(|_| node.is_up()) else {
+                return Err(format!("views converge: master {place} does not run"));
+            };
+            self.promises
+                .check_copy(self.now(), place, process.replica.registry())?;
+        }
+        if let Some(goal) = self.goals.front() {
+            return Err(format!(
+                "views converge: an operator still waits for {goal:?}"
+            ));
+        }
+        let leader = self.acting().and_then(|master| self.masters.get(master));
+        let process = leader.and_then(|node| node.process.as_ref());
+        let process = process.ok_or("views converge: no master leads")?;
+        Ok(&process.ledger)
+    }
+
+    /// What reaches a process that is stopped waits until it goes on.
+    fn held_by_pause(&mut self, happening: Happening) -> Option<Happening> {
+        let at = match &happening {
+            Happening::Wake(Part::Master(master))
+            | Happening::Written { master, .. }
+            | Happening::Encoded { master, .. }
+            | Happening::Told { master, .. } => Some(*master),
+            Happening::Up(stream, _) => self.net.master(*stream),
+            Happening::Raft { message, .. } => {
+                self.masters.iter().position(|node| node.id == message.to)
+            }
+            _ => None,
+        };
+        let Some(at) = at else {
+            return Some(happening);
+        };
+        match self
+            .masters
+            .get_mut(at)
+            .map(|node| (&mut node.paused, &mut node.wake))
+        {
+            Some((Some((_, held)), wake)) => {
+                if matches!(happening, Happening::Wake(_)) {
+                    *wake = None;
+                }
+                held.push_back(happening);
+                None
+            }
+            _ => Some(happening),
+        }
+    }
+
     fn happen(&mut self, happening: Happening) -> Checked {
+        let Some(happening) = self.held_by_pause(happening) else {
+            return Ok(());
+        };
         match happening {
             Happening::Wake(part) => self.wake(part),
             Happening::Up(stream, up) => self.on_up(stream, up),
@@ -431,7 +550,17 @@ impl World {
                 self.cut_peer(peer, Duration::from_millis(500));
                 Ok(())
             }
-            Happening::Written(run) => self.on_written(run),
+            Happening::Seek(stream, tries) => self.on_seek(stream, tries),
+            Happening::Written { master, run } => self.on_written(master, run),
+            Happening::Encoded { master, run, state } => {
+                let made = allotment_raft::Input::SnapshotMade(state);
+                self.on_told(master, run, made)
+            }
+            Happening::Raft { from, message } => self.on_raft(from, message),
+            Happening::Told { master, run, input } => self.on_told(master, run, input),
+            Happening::Operate => self.operate(),
+            Happening::Administer => self.administer(),
+            Happening::FrameworkBack(i, process) => self.framework_begins(i, process),
             Happening::StoreAsked(i, process) => self.on_store_asked(i, process),
             Happening::StoreAnswered {
                 framework,
@@ -461,14 +590,7 @@ impl World {
     fn wake(&mut self, part: Part) -> Checked {
         let now = self.now();
         match part {
-            Part::Master => {
-                self.master.wake = None;
-                let broken = self.saboteur.is(Plant::TimersForgotten);
-                if broken && now > Timestamp::from_secs(200) {
-                    return Ok(());
-                }
-                self.master_step(master::Input::Tick)
-            }
+            Part::Master(master) => self.wake_master(master),
             Part::Machine(i) => {
                 let Some(node) = self.machines.get_mut(i) else {
                     return Ok(());
@@ -482,7 +604,7 @@ impl World {
                     return Ok(());
                 };
                 node.wake = None;
-                if node.gone {
+                if node.gone || node.away {
                     return Ok(());
                 }
                 let mut inputs = Vec::new();
@@ -503,14 +625,9 @@ impl World {
     fn rearm(&mut self, part: Part) {
         let now = self.now();
         let (deadline, held) = match part {
-            Part::Master => {
-                let core = self.master.core.as_ref();
-                let core = core.filter(|_| !self.master.disk.is_writing());
-                let deadline = core.and_then(Core::next_deadline);
-                (
-                    deadline.map(|at| self.master.clock.global(at)),
-                    self.master.wake,
-                )
+            Part::Master(master) => {
+                let held = self.masters.get(master).and_then(|node| node.wake);
+                (self.master_deadline(master), held)
             }
             Part::Machine(i) => match self.machines.get(i) {
                 Some(node) => {
@@ -520,7 +637,7 @@ impl World {
                 None => return,
             },
             Part::Framework(i) => match self.frameworks.get(i) {
-                Some(node) if node.gone => return,
+                Some(node) if node.gone || node.away => return,
                 Some(node) => {
                     let session = node.session.next_deadline();
                     let brain = node.brain.next_deadline();
@@ -540,7 +657,11 @@ impl World {
         }
         let ticket = Some(self.queue.at(at, Happening::Wake(part)));
         match part {
-            Part::Master => self.master.wake = ticket,
+            Part::Master(master) => {
+                if let Some(node) = self.masters.get_mut(master) {
+                    node.wake = ticket;
+                }
+            }
             Part::Machine(i) => {
                 if let Some(node) = self.machines.get_mut(i) {
                     node.wake = ticket;
@@ -553,4 +674,10 @@ impl World {
             }
         }
     }
+}
+
+/// A clock that is off by so many seconds at most, and goes a little wrong.
+fn skewed(rng: &mut Rng, seconds: i32) -> Clock {
+    let clock = Clock::off_by(rng.i32(-seconds..=seconds));
+    clock.drifting(rng.i32(-DRIFT_MAX..=DRIFT_MAX))
 }

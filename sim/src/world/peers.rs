@@ -5,12 +5,18 @@ use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Event, session};
 
+use super::masters::MasterNode;
 use super::{Checked, FAILOVER_TIMEOUT, Happening, Part, World};
 use crate::brain::Deed;
 use crate::host::Act;
 use crate::mishaps;
 use crate::net::{Down, Peer, Up};
 use crate::words;
+
+/// How often a peer that finds no leader asks again, and how long it waits in between: a few
+/// elections in all, as in the real edges.
+const SEEK_TRIES: u32 = 16;
+const SEEK_PAUSE: Duration = Duration::from_millis(250);
 
 impl World {
     pub(super) fn on_down(&mut self, stream: u64, down: Down) -> Checked {
@@ -40,6 +46,15 @@ impl World {
                 let local = node.clock.local(now);
                 let acts = match down {
                     Down::Message(message) if node.stream == Some(stream) => {
+                        let term = message.term.unwrap_or_default();
+                        if term < node.term {
+                            return Err(format!(
+                                "nobody obeys a master that was replaced: machine {i} heard an \
+                                 order of term {term} after one of term {}",
+                                node.term
+                            ));
+                        }
+                        node.term = term;
                         node.host.on_message(local, *message)
                     }
                     Down::Message(_) => Vec::new(),
@@ -74,20 +89,48 @@ impl World {
         }
     }
 
-    /// A new stream; towards a dead master it closes again.
+    /// A new stream to whoever leads; it closes again when nobody does for too long.
     pub(super) fn open(&mut self, peer: Peer) -> u64 {
         let now = self.now();
         let stream = self.net.open(now, peer);
-        if self.master.core.is_some() && self.net.is_reachable(peer) {
-            self.up(stream, Up::Opened);
+        self.up(stream, Up::Opened);
+        let at = now + self.net.delay();
+        self.queue.at(at, Happening::Seek(stream, 0));
+        stream
+    }
+
+    /// As the real edges do, a peer asks any master that it reaches who leads, and goes there.
+    pub(super) fn on_seek(&mut self, stream: u64, tries: u32) -> Checked {
+        let Some(peer) = self.net.seeker(stream) else {
+            self.net.closed_at_master(stream);
+            return Ok(());
+        };
+        let answers = |world: &Self, master: usize| {
+            world.masters.get(master).is_some_and(MasterNode::is_up)
+                && world.net.is_reachable(peer, master)
+        };
+        let n = self.masters.len().max(1);
+        let first = self.mischief.usize(0..n);
+        let asked = (0..n)
+            .map(|i| (first + i) % n)
+            .find(|master| answers(self, *master));
+        let leader = asked.and_then(|master| self.believed_leader(master));
+        if let Some(leader) = leader.filter(|leader| answers(self, *leader)) {
+            self.net.connect(stream, leader);
+            return self.release(stream);
+        }
+        let now = self.now();
+        if tries < SEEK_TRIES {
+            let seek = Happening::Seek(stream, tries + 1);
+            self.queue.at(now + SEEK_PAUSE, seek);
         } else if let Some(at) = self.net.close_by_master(now, stream) {
             let closed = Down::Closed {
-                reason: "connection refused".to_owned(),
+                reason: "no master leads right now".to_owned(),
                 clean: false,
             };
             self.queue.at(at, Happening::Down(stream, closed));
         }
-        stream
+        Ok(())
     }
 
     pub(super) fn up(&mut self, stream: u64, up: Up) {

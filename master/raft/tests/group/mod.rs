@@ -171,6 +171,21 @@ impl Group {
         self.perform(leader, effects.unwrap());
     }
 
+    /// The leader takes a member out of the group.
+    pub(crate) fn remove(&mut self, id: u64) {
+        let leader = self.leader().expect("somebody leads");
+        let now = self.now;
+        let process = self.running.get_mut(&leader).unwrap();
+        let effects = process.member.change(now, &Change::Remove(id));
+        self.perform(leader, effects.unwrap());
+    }
+
+    /// A member that was removed ends, and its disk is gone.
+    pub(crate) fn leave(&mut self, id: u64) {
+        self.crash(id, 0, false);
+        self.folders.remove(&id);
+    }
+
     pub(crate) fn restart(&mut self, id: u64) {
         self.note(format!("{id} starts"));
         let folder = self.folders[&id].clone();

@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use allotment_types::{Effects, Timestamp};
 use prost::Message as _;
 
+use super::entry::Boxed;
 use crate::core::registry::Record;
 use crate::core::{Core, Effect};
-use crate::replica::entry::Boxed;
 
 /// How many turns may wait for their records; beyond it the loop takes no more in.
 const WAITING_MAX: usize = 256;
@@ -20,18 +20,24 @@ const PROPOSAL_BYTES: usize = 1024 * 1024;
 
 /// A proposal for the replica.
 #[derive(Debug)]
-pub(super) struct Proposal {
-    pub(super) epoch: u64,
-    pub(super) sequence: u64,
-    pub(super) records: Vec<Record>,
+pub struct Proposal {
+    /// Which reign.
+    pub epoch: u64,
+    /// Counts up within the reign.
+    pub sequence: u64,
+    /// Kept together.
+    pub records: Vec<Record>,
 }
 
+/// A core and what it waits for.
 #[derive(Debug)]
-pub(super) struct Reign {
-    pub(super) core: Core,
+pub struct Reign {
+    /// Decides.
+    pub core: Core,
     /// Raft's term.
-    pub(super) term: u64,
-    pub(super) epoch: u64,
+    pub term: u64,
+    /// Names this reign.
+    pub epoch: u64,
     /// The group's time, and the machine's at the same moment.
     time: (Timestamp, Timestamp),
     proposed: u64,
@@ -41,7 +47,8 @@ pub(super) struct Reign {
 }
 
 impl Reign {
-    pub(super) fn new(core: Core, term: u64, epoch: u64, time: (Timestamp, Timestamp)) -> Self {
+    /// A reign that begins at `time`: the group's, and the machine's at the same moment.
+    pub fn new(core: Core, term: u64, epoch: u64, time: (Timestamp, Timestamp)) -> Self {
         Self {
             core,
             term,
@@ -54,22 +61,27 @@ impl Reign {
     }
 
     /// The core's time at the machine's `now`.
-    pub(super) fn time_at(&self, now: Timestamp) -> Timestamp {
+    pub fn time_at(&self, now: Timestamp) -> Timestamp {
         self.time.0 + now.since(self.time.1)
     }
 
     /// The machine's time at the core's `at`.
-    pub(super) fn machine_time(&self, at: Timestamp) -> Timestamp {
+    pub fn machine_time(&self, at: Timestamp) -> Timestamp {
         self.time.1 + at.since(self.time.0)
     }
 
     /// Whether more may be taken in.
-    pub(super) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.waiting.len() < WAITING_MAX
     }
 
+    /// Whether everything that the core wanted done was handed out.
+    pub fn is_settled(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes the outcome of a turn; returns what to propose.
-    pub(super) fn hold(&mut self, effects: Effects<Record, Effect>) -> Vec<Proposal> {
+    pub fn hold(&mut self, effects: Effects<Record, Effect>) -> Vec<Proposal> {
         let Effects { persist, then } = effects;
         let mut proposals = Vec::new();
         for records in in_portions(persist) {
@@ -87,14 +99,14 @@ impl Reign {
     }
 
     /// The replica says that proposals up to `sequence` are kept.
-    pub(super) fn on_committed(&mut self, epoch: u64, sequence: u64) {
+    pub fn on_committed(&mut self, epoch: u64, sequence: u64) {
         if epoch == self.epoch {
             self.committed = self.committed.max(sequence);
         }
     }
 
     /// What may be done now, the oldest first.
-    pub(super) fn next_ready(&mut self) -> Option<Vec<Effect>> {
+    pub fn next_ready(&mut self) -> Option<Vec<Effect>> {
         let (sequence, _) = self.waiting.front()?;
         if *sequence > self.committed {
             return None;
