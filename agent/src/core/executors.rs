@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use allotment_proto::convert::resources_from_wire;
 use allotment_proto::executor::{self, event};
-use allotment_proto::mesos::{self};
+use allotment_proto::mesos;
 use allotment_types::{AgentId, ExecutorId, FrameworkId, Resources, TaskId, Timestamp};
 
 use super::executor::{Custom, Executor, ExecutorKey, Kind, Phase, event_of};
