@@ -300,6 +300,40 @@ async fn usage_counts_the_whole_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_init_serves_the_next_task_unless_it_was_sent_a_signal() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 50000000 /dev/zero | \
+                sort -S 60M >/dev/null; sleep 1000 & setsid sleep 1000 & echo $PPID; exit 3";
+    c.master.launch(vec![shell("hog", burn)]).await;
+    let hog = c.master.end("hog").await.exit.unwrap();
+    assert_eq!(hog.code, Some(3));
+    c.master.launch(vec![shell("next", "echo $PPID")]).await;
+    let next = c.master.end("next").await.exit.unwrap();
+    assert_eq!(c.stdout("hog"), c.stdout("next"), "one init for both");
+    // What it used is its own.
+    assert!(hog.user_cpu_ns > 5 * next.user_cpu_ns, "{hog:?} {next:?}");
+    assert!(hog.max_rss_bytes > 20_000_000, "{hog:?}");
+    assert!(next.max_rss_bytes < 20_000_000, "{next:?}");
+    let killed = shell("killed", "echo $PPID; sleep 1000");
+    c.master.launch(vec![killed]).await;
+    c.master.running("killed").await;
+    until("it speaks", || !c.stdout("killed").is_empty()).await;
+    assert_eq!(c.stdout("killed"), c.stdout("hog"), "and for the third");
+    c.master.kill("killed", None).await;
+    assert_eq!(c.master.end("killed").await.state(), TaskState::TaskKilled);
+    c.master.launch(vec![shell("after", "echo $PPID")]).await;
+    c.master.end("after").await;
+    assert_ne!(c.stdout("after"), c.stdout("killed"), "a new one");
+    // When nothing is to be done they go.
+    let init: i32 = c.stdout("after").trim().parse().unwrap();
+    until("it has gone", || {
+        !std::fs::exists(format!("/proc/{init}")).unwrap()
+    })
+    .await;
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_is_put_aside_when_it_is_large_and_the_oldest_goes() {
     for mode in modes() {
         let mut c = Cluster::with(mode, |config| {

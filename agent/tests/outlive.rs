@@ -85,6 +85,34 @@ async fn tasks_go_on_without_their_agent_and_end_with_their_true_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_serves_again_is_found_with_the_container_that_it_has() {
+    let mut c = Apart::start(Mode::Plain).await;
+    let waits = "echo $PPID; while [ ! -e go ]; do sleep 0.01; done; exit 7";
+    c.master.launch(vec![shell("first", "echo $PPID")]).await;
+    c.master.end("first").await;
+    c.master.launch(vec![shell("second", waits)]).await;
+    c.master.running("second").await;
+    let init = |id: &str| fs::read_to_string(c.sandbox(id).join("stdout")).expect("a file");
+    until("it is told", || !init("second").is_empty()).await;
+    assert_eq!(init("first"), init("second"), "one init for both");
+    // The journal now tells of two containers with one first process. The one that is over must
+    // not be taken for alive, or be ended as one that nobody wants.
+    c.dies();
+    let back = c.returns().await;
+    assert!(
+        back.tasks
+            .iter()
+            .any(|task| task.task.task_id.value == "second")
+    );
+    c.master.launch(vec![shell("third", "exit 4")]).await;
+    let third = c.master.end("third").await;
+    assert_eq!(third.message(), "Command exited with status 4");
+    fs::write(c.sandbox("second").join("go"), "").expect("go");
+    let second = c.master.end("second").await;
+    assert_eq!(second.message(), "Command exited with status 7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_acknowledged_comes_again_in_order() {
     let mut c = Apart::start(Mode::Plain).await;
     c.master.acknowledges = false;

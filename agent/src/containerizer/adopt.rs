@@ -133,7 +133,9 @@ pub(super) fn names(set_up: &SetUp) -> BTreeSet<String> {
 impl Trace {
     /// A handle on the container's first process, if that lives.
     fn alive(&self) -> Option<OwnedFd> {
-        let born = self.born.filter(|_| self.of_this_boot)?;
+        // When its end is told nothing of it is left, and its init may serve another container.
+        let over = self.ended.is_some() || self.failed.is_some();
+        let born = self.born.filter(|_| self.of_this_boot && !over)?;
         let process = sys::pidfd_open(born.pid).ok()?;
         // Asked only now: the descriptor holds whatever process has the number at this moment.
         sys::began_by(born.pid, born.since_boot).then_some(process)
@@ -208,6 +210,7 @@ impl Launcher {
             init: Pid::from_raw(born.map_or(0, |born| born.pid)),
             uuid,
             pid_namespace: born.is_some_and(|born| born.pid_namespace),
+            orders: None,
             adopted: Some(process),
             file: trace.file,
             disowned: false,
@@ -297,8 +300,10 @@ impl Container {
     }
 
     /// Sends a signal to its first process and to no other that may have the same number.
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), Errno> {
+    pub(super) fn signal(&mut self, signal: Signal) -> Result<(), Errno> {
         use std::os::fd::AsFd;
+        // It could come when the init already serves another container.
+        self.orders = None;
         match &self.adopted {
             // Our child keeps its number until we have reaped it.
             None => kill(self.init, signal),

@@ -1,9 +1,10 @@
 //! The first process of a container: builds the walls, starts the task, reaps everything and
 //! reports how it ended. It is a fork of the launcher that never executes anything, so that a
-//! task costs a few dozen KiB of memory beside its own.
+//! task costs a few dozen KiB of memory beside its own. Where it can, it then serves the next
+//! container ([`super::reuse`]).
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,11 +16,17 @@ use nix::unistd::{Pid, getpid, getppid, write};
 use super::isolators::Mounts;
 use super::journal::JOURNAL_FD;
 use super::logs::{self, Bound, Logs};
+use super::plan::task_plan;
 use super::report::{Born, Report};
-use super::sys::{self, ChildStack, Stage, Streams, TaskPlan, Usage, Wait};
+use super::reuse;
+use super::sys::{self, ChildStack, Hardening, Stage, Streams, TaskPlan, Usage, Wait};
+use super::wire::{self, Launch};
 
 /// Where the launcher parks the write end of the report pipe.
 pub(super) const REPORT_FD: RawFd = 3;
+
+/// Where an init that may serve again has its socket.
+const ORDERS_FD: RawFd = JOURNAL_FD + 1;
 
 /// Asks an init to pass SIGTERM on to its whole tree.
 pub(super) const TERMINATE: Signal = Signal::SIGTERM;
@@ -40,23 +47,52 @@ pub(super) struct Init {
     pub(super) pid_namespace: bool,
     /// The launcher that the container ends with; `None`: it outlives it.
     pub(super) bound_to: Option<Pid>,
+    /// Soft and hard limit of open files as tasks get them.
+    pub(super) open_files: (u64, u64),
+    /// Where the next container comes from; `None`: it serves one.
+    pub(super) orders: Option<OwnedFd>,
+}
+
+/// The bounds that a launch puts to stdout and stderr.
+pub(super) fn bounds(launch: &Launch) -> Option<[Bound; 2]> {
+    let bound = |size_max, files_max| Bound {
+        size_max,
+        files_max,
+    };
+    let of = |logs: &wire::Logs| {
+        [
+            bound(logs.stdout_size_max, logs.stdout_files_max),
+            bound(logs.stderr_size_max, logs.stderr_files_max),
+        ]
+    };
+    launch.logs.as_ref().map(of)
 }
 
 impl Init {
     /// Lives the life of an init; never returns to the launcher's code.
-    pub(super) fn run(&self, stack: &mut ChildStack) -> ! {
+    pub(super) fn run(mut self, stack: &mut ChildStack) -> ! {
         // Before the launcher's lock is let go with its other descriptors: whoever gets the lock
         // finds every init in the journal.
         let born = self.enter_journal();
         // Volumes come as descriptors, so they are mounted before these are closed.
         let mounted = self.mounts.as_ref().map_or(Ok(()), Mounts::put_up);
+        let orders = self.orders.take();
+        let serves_again = orders.is_some_and(|fd| sys::park_fd(fd, ORDERS_FD).is_ok());
         // The launcher's socket, above all: it must close when the launcher dies.
-        sys::close_from(JOURNAL_FD + 1);
-        let main = born
-            .map_err(|errno| (Stage::Journal, errno))
-            .and(mounted)
-            .and_then(|()| self.start(stack));
-        match main {
+        sys::close_from(if serves_again { ORDERS_FD } else { JOURNAL_FD } + 1);
+        let walled = born.map_err(|errno| (Stage::Journal, errno)).and(mounted);
+        self.serve(walled.and_then(|()| self.start(stack)));
+        while serves_again && let Some((launch, journal, lock)) = reuse::next(ORDERS_FD) {
+            let begun = self.take(&launch, journal);
+            drop(lock);
+            self.serve(begun.and_then(|()| self.spawn(stack)));
+        }
+        sys::exit_now(0)
+    }
+
+    /// Sees a container through to its end; ends itself when there was none.
+    fn serve(&self, begun: Result<(Pid, Option<Logs>), (Stage, Errno)>) {
+        match begun {
             Ok((main, mut logs)) => {
                 self.report(Report::Started);
                 let (status, usage) = self.watch(main, logs.as_mut());
@@ -64,7 +100,6 @@ impl Init {
                     logs.drain();
                 }
                 self.report(Report::Ended { status, usage });
-                sys::exit_now(0)
             }
             Err((stage, errno)) => {
                 self.report(Report::Failed {
@@ -74,6 +109,20 @@ impl Init {
                 sys::exit_now(1)
             }
         }
+    }
+
+    /// Becomes the init of another container. Its journal may be another file by now.
+    fn take(&mut self, launch: &Launch, journal: OwnedFd) -> Result<(), (Stage, Errno)> {
+        let _ = sys::park_fd(journal, JOURNAL_FD);
+        let uuid = uuid::Uuid::try_parse(&launch.name).map(|id| id.as_u128());
+        self.container = uuid.map_err(|_| (Stage::Journal, Errno::EINVAL))?;
+        self.logs = bounds(launch);
+        // The launcher has laid it out as well, and would have refused what cannot be.
+        let hardening = Hardening::default();
+        self.task = task_plan(launch, Vec::new(), self.open_files, true, hardening)
+            .map_err(|_| (Stage::Exec, Errno::EINVAL))?;
+        self.enter_journal()
+            .map_err(|errno| (Stage::Journal, errno))
     }
 
     /// An init that the next launcher could not find must not begin anything.
@@ -116,6 +165,10 @@ impl Init {
                 sys::exit_now(1);
             }
         }
+        self.spawn(stack)
+    }
+
+    fn spawn(&self, stack: &mut ChildStack) -> Result<(Pid, Option<Logs>), (Stage, Errno)> {
         let Some(bounds) = self.logs else {
             return Ok((sys::spawn_task(&self.task, Streams::Files, stack)?, None));
         };
@@ -134,9 +187,11 @@ impl Init {
             signals.add(signal);
         }
         let mut main_status = None;
+        let mut usage = Usage::default();
         loop {
             match sys::reap(Wait::Poll) {
                 Ok(Some(reaped)) => {
+                    usage.add(&reaped.usage);
                     if reaped.pid == main {
                         main_status = Some(reaped.status);
                     }
@@ -145,13 +200,15 @@ impl Init {
                 Ok(None) => {}
                 // No child is left. Without the main process among them that cannot be, except
                 // for a kernel that lies; SIGKILL is the honest guess then.
-                Err(_) => return (main_status.unwrap_or(libc::SIGKILL), Usage::of_children()),
+                Err(_) => return (main_status.unwrap_or(libc::SIGKILL), usage),
             }
             if main_status.is_some() {
                 // The task is its main process, as with Mesos' command executor: what it left
                 // behind ends with it. Again and again, for what was forked meanwhile.
                 self.kill_all();
-                let _ = sys::reap(Wait::Block);
+                if let Ok(Some(reaped)) = sys::reap(Wait::Block) {
+                    usage.add(&reaped.usage);
+                }
                 continue;
             }
             if let Some(logs) = &mut logs

@@ -1,4 +1,4 @@
-//! The launcher process: single-threaded, no runtime, one container init per task.
+//! The launcher process: single-threaded, no runtime, one container init for each running task.
 //!
 //! It hears orders on a socket, forks inits, gathers their reports from one pipe, reaps them and
 //! cleans up behind them. It ends with its agent. Containers do not, unless the agent said so:
@@ -33,9 +33,9 @@ use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::Group;
 use super::isolators::{Isolators, Walls};
 use super::journal::{JOURNAL_FD, Journal};
-use super::logs::Bound;
 use super::plan::{failure_message, task_plan};
 use super::report::{self, Report};
+use super::reuse::{self, Idle, Orders};
 use super::sys::{self, ChildStack, Fork, Usage, Wait};
 use super::tree;
 use super::wire::{Ended, Failed, Gone, Inbox, Launch, News, Order, Ready, SetUp, Started};
@@ -89,13 +89,15 @@ pub(super) struct Launcher {
     /// Containers go on without us.
     outlive: bool,
     /// Held until the end: no other launcher begins anything meanwhile.
-    _lock: Option<File>,
+    lock: Option<File>,
     pub(super) journal: Option<Journal>,
     pub(super) isolators: Isolators,
     pub(super) containers: BTreeMap<u64, Container>,
     pub(super) sessions: Sessions,
     by_uuid: BTreeMap<u128, u64>,
     by_pid: BTreeMap<i32, u64>,
+    /// Inits without a container.
+    idle: Idle,
     /// Containers whose ends the agent has not written down yet.
     pub(super) unreleased: Unreleased,
     /// Groups whose removal the kernel refused for the moment.
@@ -107,6 +109,8 @@ pub(super) struct Container {
     pub(super) uuid: u128,
     /// Its init is the first process of its own pid namespace.
     pub(super) pid_namespace: bool,
+    /// Its init may serve again afterwards, and this is how it is told.
+    pub(super) orders: Option<Orders>,
     /// Set when an earlier launcher began it: a handle on its init, while that lives.
     pub(super) adopted: Option<Option<OwnedFd>>,
     /// Its file of the journal.
@@ -179,13 +183,14 @@ impl Launcher {
             open_files,
             agent_gone: false,
             outlive: false,
-            _lock: None,
+            lock: None,
             journal: None,
             isolators: Isolators::none(),
             containers: BTreeMap::new(),
             sessions: Sessions::default(),
             by_uuid: BTreeMap::new(),
             by_pid: BTreeMap::new(),
+            idle: Idle::default(),
             unreleased: BTreeMap::new(),
             leftover_groups: Vec::new(),
         })
@@ -275,6 +280,7 @@ impl Launcher {
         self.agent_gone = true;
         self.outbox.clear();
         let _ = self.epoll.delete(&self.socket);
+        self.idle.clear();
         // Whom they talk to is gone with the agent.
         self.sessions.eject_all();
         if self.outlive {
@@ -305,7 +311,7 @@ impl Launcher {
                     }
                 }
                 Some(order::Kind::Terminate(id)) => {
-                    if let Some(container) = self.containers.get(&id) {
+                    if let Some(container) = self.containers.get_mut(&id) {
                         let _ = container.signal(init::TERMINATE);
                     }
                 }
@@ -340,7 +346,7 @@ impl Launcher {
         ready.isolators = found;
         ready.n_damaged = taken_over.n_damaged();
         let (lock, journal, past) = taken_over.into_parts();
-        self._lock = Some(lock);
+        self.lock = Some(lock);
         self.journal = Some(journal);
         // The agent waits for this before all other news.
         let news = std::mem::take(&mut self.outbox);
@@ -360,8 +366,12 @@ impl Launcher {
         let file = journal
             .enter()
             .map_err(|error| format!("the container cannot be entered in the journal: {error}"))?;
-        let begun = self.begin(&launch, uuid);
-        let (init, group, memory_watch) = match begun {
+        let Begun {
+            init,
+            orders,
+            group,
+            memory_watch,
+        } = match self.begin(&launch, uuid) {
             Ok(begun) => begun,
             Err(clause) => {
                 self.isolators.cleanup(&launch.name);
@@ -378,6 +388,7 @@ impl Launcher {
             init,
             uuid,
             pid_namespace: self.isolators.pid_namespaces(),
+            orders,
             adopted: None,
             file,
             disowned: false,
@@ -394,14 +405,15 @@ impl Launcher {
         Ok(())
     }
 
-    fn begin(
-        &mut self,
-        launch: &Launch,
-        uuid: u128,
-    ) -> Result<(Pid, Option<Group>, Option<EventFd>), String> {
+    fn begin(&mut self, launch: &Launch, uuid: u128) -> Result<Begun, String> {
         let (walls, mut group) = self.isolators.prepare(launch)?;
-        match self.fork_init(launch, uuid, walls, group.as_ref()) {
-            Ok((init, memory_watch)) => Ok((init, group, memory_watch)),
+        match self.begin_behind(launch, uuid, walls, group.as_ref()) {
+            Ok((init, orders, memory_watch)) => Ok(Begun {
+                init,
+                orders,
+                group,
+                memory_watch,
+            }),
             Err(clause) => {
                 if let Some(group) = &mut group {
                     group.remove();
@@ -411,13 +423,14 @@ impl Launcher {
         }
     }
 
-    fn fork_init(
+    fn begin_behind(
         &mut self,
         launch: &Launch,
         uuid: u128,
         walls: Walls,
         group: Option<&Group>,
-    ) -> Result<(Pid, Option<EventFd>), String> {
+    ) -> Result<(Pid, Option<Orders>, Option<EventFd>), String> {
+        let reusable = reuse::is_possible(&walls, group.is_some());
         let entrances = group.map(Group::entrances).unwrap_or_default();
         let task = task_plan(
             launch,
@@ -426,6 +439,12 @@ impl Launcher {
             !self.isolators.pid_namespaces(),
             walls.hardening,
         )?;
+        if reusable
+            && let Some(lock) = &self.lock
+            && let Some((init, orders)) = self.idle.give(launch, [JOURNAL_FD, lock.as_raw_fd()])
+        {
+            return Ok((init, Some(orders), None));
+        }
         let memory_watch = match group {
             Some(group) => group
                 .watch_memory()
@@ -438,26 +457,20 @@ impl Launcher {
                 .add(watch, event)
                 .map_err(|errno| format!("the memory limit cannot be watched: {}", errno.desc()))?;
         }
+        let (ours, theirs) = reusable.then(reuse::orders).flatten().unzip();
         let init = Init {
             container: uuid,
             task,
-            logs: launch.logs.as_ref().map(|logs| {
-                let bound = |size_max, files_max| Bound {
-                    size_max,
-                    files_max,
-                };
-                [
-                    bound(logs.stdout_size_max, logs.stdout_files_max),
-                    bound(logs.stderr_size_max, logs.stderr_files_max),
-                ]
-            }),
+            logs: init::bounds(launch),
             mounts: walls.mounts,
             pid_namespace: self.isolators.pid_namespaces(),
             bound_to: (!self.outlive).then(getpid),
+            open_files: self.open_files,
+            orders: theirs,
         };
         match sys::fork_into(walls.namespaces) {
             Ok(Fork::Child) => init.run(&mut self.stack),
-            Ok(Fork::Parent(pid)) => Ok((pid, memory_watch)),
+            Ok(Fork::Parent(pid)) => Ok((pid, ours, memory_watch)),
             Err(errno) => Err(format!(
                 "the machine cannot fork a process: {}; it may have too many",
                 errno.desc()
@@ -488,6 +501,7 @@ impl Launcher {
 
     fn needs_retry(&self) -> bool {
         !self.leftover_groups.is_empty()
+            || !self.idle.is_empty()
             || self.sessions.needs_retry()
             || self
                 .containers
@@ -497,6 +511,7 @@ impl Launcher {
 
     /// Orders that were not followed and groups that were not removed, once more.
     fn retry(&mut self) {
+        self.idle.trim();
         self.leftover_groups.retain_mut(|group| {
             group.kill_members();
             !group.remove()
@@ -532,6 +547,7 @@ impl Launcher {
         // An init writes its report before it ends: after reaping, the report is in the pipe.
         self.read_reports();
         for pid in others {
+            self.idle.forget(pid);
             self.on_keeper_reaped(pid);
         }
         for (id, reaped) in ended {
@@ -571,7 +587,29 @@ impl Launcher {
                 self.tell(news::Kind::Started(Started { id, pid }));
             }
             Report::Failed { stage, errno } => container.failure = Some((stage, errno)),
-            Report::Ended { status, usage } => container.ended = Some((status, usage)),
+            Report::Ended { status, usage } => {
+                container.ended = Some((status, usage));
+                self.free_init(id);
+            }
+        }
+    }
+
+    /// An init that may serve again has seen its container through.
+    fn free_init(&mut self, id: u64) {
+        let Some(container) = self.containers.get_mut(&id) else {
+            return;
+        };
+        let Some(orders) = container.orders.take() else {
+            return;
+        };
+        let init = container.init;
+        if self.agent_gone || self.idle.add(init, orders).is_some() {
+            // It ends, and its container with it.
+            return;
+        }
+        self.by_pid.remove(&init.as_raw());
+        if let Some(container) = self.containers.remove(&id) {
+            self.finish(id, container, &Usage::default());
         }
     }
 
@@ -651,6 +689,7 @@ impl Launcher {
             .keys()
             .copied()
             .chain(self.sessions.pids())
+            .chain(self.idle.pids())
             .collect();
         while !tree::descendants(getpid(), &inits).is_empty() {
             tree::kill_tree(getpid(), &inits);
@@ -704,6 +743,14 @@ impl Launcher {
             let _ = self.epoll.modify(&self.socket, &mut event);
         }
     }
+}
+
+/// A container that has an init.
+struct Begun {
+    init: Pid,
+    orders: Option<Orders>,
+    group: Option<Group>,
+    memory_watch: Option<EventFd>,
 }
 
 /// With the first process of a pid namespace, all others die, surely and at once.

@@ -33,6 +33,7 @@ mod plan;
 pub(crate) mod prepare;
 mod process;
 mod report;
+mod reuse;
 pub(crate) mod session;
 mod supervisor;
 mod sys;

@@ -25,7 +25,8 @@ use allotment_proto::mesos::{TaskInfo, TaskState, TaskStatus};
 use allotment_proto::{allot, mesos};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 pub const FRAMEWORK: &str = "fw-0001";
@@ -89,7 +90,9 @@ impl Master {
             session: Arc::clone(&session),
         };
         let server = tonic::transport::Server::builder().add_service(AgentServer::new(door));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        // As the real master: small messages do not wait for each other.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(server.serve_with_incoming(incoming));
         Self {
             said,
             session,

@@ -19,7 +19,7 @@ pub(in super::super) struct Instruction {
 }
 
 /// What is taken from a task.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in super::super) struct Hardening {
     /// `/sys` cannot be written, its control groups above all.
     pub(in super::super) sys_read_only: bool,
@@ -28,6 +28,13 @@ pub(in super::super) struct Hardening {
     pub(in super::super) capabilities: Option<Capabilities>,
     pub(in super::super) no_new_privs: bool,
     pub(in super::super) seccomp: Option<Rc<[Instruction]>>,
+}
+
+impl Hardening {
+    /// Nothing is taken.
+    pub(in super::super) fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Capabilities of a task, one bit each by Linux' numbers.

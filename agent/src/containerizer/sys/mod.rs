@@ -192,6 +192,13 @@ impl Usage {
         }
     }
 
+    /// What another process used beside this.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.user += other.user;
+        self.system += other.system;
+        self.max_rss_bytes = self.max_rss_bytes.max(other.max_rss_bytes);
+    }
+
     /// What the reaped children of this process used.
     #[expect(unsafe_code, reason = "getrusage fills a C struct")]
     pub(super) fn of_children() -> Self {
