@@ -142,6 +142,13 @@ fn through_the_queue(cluster: &Cluster, args: &Args) -> anyhow::Result<Run> {
         anyhow::bail!("{stuck:#}; the queue:\n{list}");
     }
     let took = start.elapsed();
+    // What a container used shows when its init is reaped, and that serves others for a moment.
+    for _ in 0..100 {
+        if launchers(cluster).all(|launcher| cpu::children(launcher).is_empty()) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let after = used(cluster)?;
     let mut used = Vec::new();
     for ((process, before), (_, after)) in before.into_iter().zip(after) {
@@ -157,6 +164,14 @@ fn through_the_queue(cluster: &Cluster, args: &Args) -> anyhow::Result<Run> {
         took,
         used,
     })
+}
+
+fn launchers(cluster: &Cluster) -> impl Iterator<Item = u32> {
+    let agents = cluster
+        .pids()
+        .into_iter()
+        .filter(|(name, _)| *name == "agent");
+    agents.flat_map(|(_, pid)| cpu::children(pid))
 }
 
 /// What each role and the agent's launcher have used.

@@ -34,6 +34,33 @@ const COURTESY: Duration = Duration::from_secs(1);
 /// How long giving the key up may take; past it the lease does it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The shortest lease of a leader and the longest.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+const LEASE_MAX: Duration = Duration::from_secs(3600);
+
+/// A lease too short to renew, or too long to be of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "leader_lease is {} ms but must be between {} and {} ms: it is renewed three times in this \
+     time, and nobody leads for as long when a machine dies",
+    given.as_millis(), LEASE_MIN.as_millis(), LEASE_MAX.as_millis()
+)]
+pub struct LeaseError {
+    given: Duration,
+}
+
+/// Whether an election can be held with this lease; for settings, before one is.
+///
+/// # Errors
+/// [`LeaseError`], with what leases can be.
+pub fn check_lease(given: Duration) -> Result<(), LeaseError> {
+    if (LEASE_MIN..=LEASE_MAX).contains(&given) {
+        Ok(())
+    } else {
+        Err(LeaseError { given })
+    }
+}
+
 /// What is competed for, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {

@@ -42,6 +42,6 @@ pub use api::{
 pub use cluster::Cluster;
 pub use config::{Config, ConfigError};
 pub use driver::{Handle, Scheduler};
-pub use election::{Candidate, Election, Standing, Terms};
+pub use election::{Candidate, Election, LeaseError, Standing, Terms};
 pub use store::{Entry, Expected, Store, StoreError, StoreOp, Watch, WatchEvent};
 pub use wants::{Capability, Demand, Wants};

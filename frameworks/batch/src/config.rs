@@ -4,16 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use allotment_framework_sdk::LeaseError;
+use allotment_framework_sdk::election::check_lease;
 use allotment_types::Role;
 
 /// How long the masters keep our tasks while we are away: a week, so that a weekend without
 /// anybody to restart the process costs no running job.
 pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// The shortest lease of a leader.
-const LEASE_MIN: Duration = Duration::from_millis(500);
-/// The longest.
-const LEASE_MAX: Duration = Duration::from_secs(3600);
 
 /// What a batch framework needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,16 +82,9 @@ pub enum ConfigError {
         /// The most that is accepted.
         max: u64,
     },
-    /// Too short to renew, or too long to be of use.
-    #[error(
-        "leader_lease is {} ms but must be between {} and {} ms: it is renewed three times in \
-         this time, and nobody serves for as long when a machine dies",
-        given.as_millis(), LEASE_MIN.as_millis(), LEASE_MAX.as_millis()
-    )]
-    Lease {
-        /// What was given.
-        given: Duration,
-    },
+    /// The lease cannot be kept.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
     /// The SDK refuses the rest.
     #[error("the framework's own settings are refused: {0}")]
     Framework(String),
@@ -110,10 +100,7 @@ impl Config {
         if self.default_memory_mib == 0 {
             return Err(ConfigError::NoMemory);
         }
-        if !(LEASE_MIN..=LEASE_MAX).contains(&self.leader_lease) {
-            let given = self.leader_lease;
-            return Err(ConfigError::Lease { given });
-        }
+        check_lease(self.leader_lease)?;
         if self.queue_max == 0 || self.queue_max > QUEUE_LIMIT {
             return Err(ConfigError::Queue {
                 given: self.queue_max,

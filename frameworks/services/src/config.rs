@@ -3,12 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use allotment_framework_sdk::LeaseError;
+use allotment_framework_sdk::election::check_lease;
 use allotment_types::Role;
-
-/// The shortest lease of a leader.
-const LEASE_MIN: Duration = Duration::from_millis(500);
-/// The longest.
-const LEASE_MAX: Duration = Duration::from_secs(3600);
 
 /// Settings of one services process.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,16 +89,9 @@ pub enum ConfigError {
         /// What was given.
         given: String,
     },
-    /// Too short to renew, or too long to be of use.
-    #[error(
-        "leader_lease is {} ms but must be between {} and {} ms: it is renewed three times in \
-         this time, and nobody leads for as long when a machine dies",
-        given.as_millis(), LEASE_MIN.as_millis(), LEASE_MAX.as_millis()
-    )]
-    Lease {
-        /// What was given.
-        given: Duration,
-    },
+    /// The lease cannot be kept.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
     /// A range that holds nothing.
     #[error(
         "service_port_min {min} must not exceed service_port_max {max} and must be above 0; \
@@ -143,10 +133,7 @@ impl Config {
             let given = given.clone();
             return Err(ConfigError::Advertised { given });
         }
-        if !(LEASE_MIN..=LEASE_MAX).contains(&self.leader_lease) {
-            let given = self.leader_lease;
-            return Err(ConfigError::Lease { given });
-        }
+        check_lease(self.leader_lease)?;
         if self.service_port_min == 0 || self.service_port_min > self.service_port_max {
             return Err(ConfigError::ServicePorts {
                 min: self.service_port_min,
