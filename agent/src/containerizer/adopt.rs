@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
 use super::journal::{self, Journal, Past, Trace};
-use super::launcher::{Container, Launcher, NAME, TOKEN_ADOPTED};
+use super::launcher::{self, Container, Launcher, MemoryWatch, NAME, TOKEN_ADOPTED};
 use super::sys;
 use super::wire::{Adopt, Gone, SetUp, Started, news};
 
@@ -215,7 +215,7 @@ impl Launcher {
             file: trace.file,
             disowned: false,
             group: self.isolators.adopt(name),
-            memory_watch: None,
+            memory_watch: MemoryWatch::Off,
             memory_exceeded: false,
             program: "its program".to_owned(),
             started: trace.started,
@@ -229,14 +229,9 @@ impl Launcher {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, id | TOKEN_ADOPTED);
         let watched = self.epoll.add(&process, event);
         let mut container = self.adopted(name, uuid, trace, Some(process));
-        container.memory_watch = container
-            .group
-            .as_ref()
-            .and_then(|group| group.watch_memory().ok().flatten())
-            .filter(|watch| {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, id);
-                self.epoll.add(watch, event).is_ok()
-            });
+        if let Some(group) = &container.group {
+            container.memory_watch = launcher::watch(&self.epoll, group, id);
+        }
         let (started, pid) = (container.started, container.init.as_raw());
         self.containers.insert(id, container);
         if started {

@@ -43,9 +43,13 @@ use super::wire::{news, order, put};
 
 /// Orders handled before looking at what else happened: reaping must keep up with forking.
 const ORDERS_PER_TURN: usize = 16;
+/// How much is read at a time; whole records of reports.
+const BUFFER_LEN: usize = 16 * 1024 / report::LEN * report::LEN;
 /// How long an init in plain mode may take to kill its tree before it is killed itself, and how
 /// often groups that could not be removed are tried again.
 const RETRY: Duration = Duration::from_millis(50);
+/// After how many retries a memory limit is watched.
+const WATCH_RETRIES: u32 = 1;
 /// How many retries before an init that does not end is killed.
 const DESTROY_RETRIES: u32 = 40;
 
@@ -76,6 +80,9 @@ pub fn launcher_main(socket_fd: i32) -> i32 {
 pub(super) struct Launcher {
     socket: UnixStream,
     inbox: Inbox,
+    /// Where bytes are read to. Not on the stack: each fork makes pages that are written to anew
+    /// cost a fault.
+    buffer: Box<[u8]>,
     outbox: Vec<u8>,
     /// The socket took less than there was.
     waits_to_send: bool,
@@ -118,8 +125,7 @@ pub(super) struct Container {
     /// The agent does not know it.
     pub(super) disowned: bool,
     pub(super) group: Option<Group>,
-    /// Readable when the memory limit is hit.
-    pub(super) memory_watch: Option<EventFd>,
+    pub(super) memory_watch: MemoryWatch,
     /// The kernel said so before it killed, or we killed first.
     pub(super) memory_exceeded: bool,
     pub(super) program: String,
@@ -128,6 +134,17 @@ pub(super) struct Container {
     pub(super) ended: Option<(i32, Usage)>,
     /// Set when it is being destroyed: how often that was retried.
     pub(super) destroying: Option<u32>,
+}
+
+/// How it is noticed that a container hits its memory limit.
+pub(super) enum MemoryWatch {
+    /// By nobody, or by the kernel.
+    Off,
+    /// Not yet, after so many retries. Most containers end before; what became of their limit
+    /// shows in their groups.
+    Later(u32),
+    /// Readable when the limit is hit, for as long as it is open.
+    On(#[expect(dead_code, reason = "the poll set holds its number")] EventFd),
 }
 
 impl Launcher {
@@ -174,6 +191,7 @@ impl Launcher {
         Ok(Self {
             socket,
             inbox: Inbox::default(),
+            buffer: vec![0; BUFFER_LEN].into(),
             outbox: Vec::new(),
             waits_to_send: false,
             epoll,
@@ -245,9 +263,8 @@ impl Launcher {
         if !flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             return;
         }
-        let mut buffer = [0; 16 * 1024];
         let mut control = nix::cmsg_space!([RawFd; 3]);
-        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut parts = [IoSliceMut::new(&mut self.buffer)];
         let received = recvmsg::<()>(
             self.socket.as_raw_fd(),
             &mut parts,
@@ -270,7 +287,7 @@ impl Launcher {
         if n == 0 {
             return self.on_agent_gone();
         }
-        self.inbox.extend(buffer.get(..n).unwrap_or_default());
+        self.inbox.extend(self.buffer.get(..n).unwrap_or_default());
     }
 
     fn on_agent_gone(&mut self) {
@@ -370,7 +387,6 @@ impl Launcher {
             init,
             orders,
             group,
-            memory_watch,
         } = match self.begin(&launch, uuid) {
             Ok(begun) => begun,
             Err(clause) => {
@@ -392,8 +408,11 @@ impl Launcher {
             adopted: None,
             file,
             disowned: false,
+            memory_watch: match &group {
+                Some(group) if group.needs_watch() => MemoryWatch::Later(0),
+                _ => MemoryWatch::Off,
+            },
             group,
-            memory_watch,
             memory_exceeded: false,
             program: launch.program,
             started: false,
@@ -408,11 +427,10 @@ impl Launcher {
     fn begin(&mut self, launch: &Launch, uuid: u128) -> Result<Begun, String> {
         let (walls, mut group) = self.isolators.prepare(launch)?;
         match self.begin_behind(launch, uuid, walls, group.as_ref()) {
-            Ok((init, orders, memory_watch)) => Ok(Begun {
+            Ok((init, orders)) => Ok(Begun {
                 init,
                 orders,
                 group,
-                memory_watch,
             }),
             Err(clause) => {
                 if let Some(group) = &mut group {
@@ -429,7 +447,7 @@ impl Launcher {
         uuid: u128,
         walls: Walls,
         group: Option<&Group>,
-    ) -> Result<(Pid, Option<Orders>, Option<EventFd>), String> {
+    ) -> Result<(Pid, Option<Orders>), String> {
         let reusable = reuse::is_possible(&walls, group.is_some());
         let entrances = group.map(Group::entrances).unwrap_or_default();
         let task = task_plan(
@@ -443,19 +461,7 @@ impl Launcher {
             && let Some(lock) = &self.lock
             && let Some((init, orders)) = self.idle.give(launch, [JOURNAL_FD, lock.as_raw_fd()])
         {
-            return Ok((init, Some(orders), None));
-        }
-        let memory_watch = match group {
-            Some(group) => group
-                .watch_memory()
-                .map_err(|error| format!("the memory limit cannot be watched: {error}"))?,
-            None => None,
-        };
-        if let Some(watch) = &memory_watch {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, launch.id);
-            self.epoll
-                .add(watch, event)
-                .map_err(|errno| format!("the memory limit cannot be watched: {}", errno.desc()))?;
+            return Ok((init, Some(orders)));
         }
         let (ours, theirs) = reusable.then(reuse::orders).flatten().unzip();
         let init = Init {
@@ -470,7 +476,7 @@ impl Launcher {
         };
         match sys::fork_into(walls.namespaces) {
             Ok(Fork::Child) => init.run(&mut self.stack),
-            Ok(Fork::Parent(pid)) => Ok((pid, ours, memory_watch)),
+            Ok(Fork::Parent(pid)) => Ok((pid, ours)),
             Err(errno) => Err(format!(
                 "the machine cannot fork a process: {}; it may have too many",
                 errno.desc()
@@ -478,9 +484,35 @@ impl Launcher {
         }
     }
 
+    /// Watches the limits of those containers that have lived for a moment.
+    fn watch_limits(&mut self) {
+        let mut hit = Vec::new();
+        for (id, container) in &mut self.containers {
+            let MemoryWatch::Later(retries) = &mut container.memory_watch else {
+                continue;
+            };
+            *retries += 1;
+            let Some(group) = container
+                .group
+                .as_ref()
+                .filter(|_| *retries > WATCH_RETRIES)
+            else {
+                continue;
+            };
+            container.memory_watch = watch(&self.epoll, group, *id);
+            // What happened before shows as well.
+            if group.memory_verdict().is_some_and(|v| v.exceeded) {
+                hit.push(*id);
+            }
+        }
+        for id in hit {
+            self.on_memory_limit(id);
+        }
+    }
+
     fn on_memory_limit(&mut self, id: u64) {
         if let Some(container) = self.containers.get_mut(&id) {
-            container.memory_watch = None;
+            container.memory_watch = MemoryWatch::Off;
             container.memory_exceeded = true;
             self.destroy(id);
         }
@@ -506,7 +538,7 @@ impl Launcher {
             || self
                 .containers
                 .values()
-                .any(|c| c.destroying.is_some() || c.is_starting_adopted())
+                .any(|c| c.destroying.is_some() || c.is_starting_adopted() || c.is_unwatched())
     }
 
     /// Orders that were not followed and groups that were not removed, once more.
@@ -517,6 +549,7 @@ impl Launcher {
             !group.remove()
         });
         self.look_for_starts();
+        self.watch_limits();
         self.sessions.retry();
         for container in self.containers.values_mut() {
             if let Some(retries) = &mut container.destroying {
@@ -558,15 +591,15 @@ impl Launcher {
     }
 
     fn read_reports(&mut self) {
-        let mut buffer = [0; 4096 / report::LEN * report::LEN];
         loop {
-            let n = match read(&self.reports, &mut buffer) {
+            let n = match read(&self.reports, &mut self.buffer) {
                 Ok(n) if n > 0 => n,
                 Err(Errno::EINTR) => continue,
                 Ok(_) | Err(_) => return,
             };
-            let (records, _) = buffer.get(..n).unwrap_or_default().as_chunks();
-            for (uuid, report) in records.iter().filter_map(Report::decode) {
+            let (records, _) = self.buffer.get(..n).unwrap_or_default().as_chunks();
+            let reports: Vec<_> = records.iter().filter_map(Report::decode).collect();
+            for (uuid, report) in reports {
                 match self.by_uuid.get(&uuid) {
                     Some(id) => self.on_report(*id, report),
                     None => self.on_session_report(uuid, report),
@@ -616,7 +649,7 @@ impl Launcher {
     /// The init of a container has ended and itself used that much: tells how the task ended and
     /// cleans up.
     pub(super) fn finish(&mut self, id: u64, mut container: Container, own_usage: &Usage) {
-        container.memory_watch = None;
+        container.memory_watch = MemoryWatch::Off;
         self.by_uuid.remove(&container.uuid);
         let name = uuid::Uuid::from_u128(container.uuid).to_string();
         self.isolators.cleanup(&name);
@@ -750,7 +783,22 @@ struct Begun {
     init: Pid,
     orders: Option<Orders>,
     group: Option<Group>,
-    memory_watch: Option<EventFd>,
+}
+
+impl Container {
+    const fn is_unwatched(&self) -> bool {
+        matches!(self.memory_watch, MemoryWatch::Later(_))
+    }
+}
+
+/// Watches the memory limit of a container. Without a descriptor to do it with, the kernel still
+/// keeps the limit, and the container's end says so.
+pub(super) fn watch(epoll: &Epoll, group: &Group, id: u64) -> MemoryWatch {
+    let event = EpollEvent::new(EpollFlags::EPOLLIN, id);
+    match group.watch_memory() {
+        Ok(Some(watch)) if epoll.add(&watch, event).is_ok() => MemoryWatch::On(watch),
+        _ => MemoryWatch::Off,
+    }
 }
 
 /// With the first process of a pid namespace, all others die, surely and at once.

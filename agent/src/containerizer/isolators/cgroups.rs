@@ -75,7 +75,7 @@ pub(super) struct Cgroups {
 /// The groups of one container, one per hierarchy.
 #[derive(Debug)]
 pub(in super::super) struct Group {
-    paths: Vec<PathBuf>,
+    paths: Vec<(Version, PathBuf)>,
     memory: Option<(Version, PathBuf)>,
     limit_bytes: u64,
 }
@@ -129,7 +129,7 @@ impl Cgroups {
                 group.limit_bytes = limit;
                 group.memory = Some((*version, path.clone()));
             }
-            group.paths.push(path);
+            group.paths.push((*version, path));
         }
         (!group.paths.is_empty()).then_some(group)
     }
@@ -245,7 +245,7 @@ impl Cgroups {
                 group.remove();
                 return Err(clause);
             }
-            group.paths.push(path.clone());
+            group.paths.push((hierarchy.version, path.clone()));
             let ours = walls
                 .settings
                 .iter()
@@ -345,8 +345,8 @@ fn tear_down(root: &Path) {
 impl Group {
     /// The files through which a process moves itself into these groups.
     pub(in super::super) fn entrances(&self) -> Vec<Entrance> {
-        let entrance = |path| CString::new(entrance(path).into_os_string().into_encoded_bytes());
-        let paths = self.paths.iter().filter_map(|path| entrance(path).ok());
+        let entrance = |group| CString::new(entrance(group).into_os_string().into_encoded_bytes());
+        let paths = self.paths.iter().filter_map(|group| entrance(group).ok());
         paths.map(Entrance::Path).collect()
     }
 
@@ -355,8 +355,8 @@ impl Group {
     /// # Errors
     /// The file that could not be opened and why, as a clause.
     pub(in super::super) fn open_entrances(&self) -> Result<Vec<Entrance>, String> {
-        let open = |path: &PathBuf| {
-            let file = entrance(path);
+        let open = |group: &(Version, PathBuf)| {
+            let file = entrance(group);
             let opened = OpenOptions::new().write(true).open(&file);
             opened
                 .map(|file| Entrance::Open(file.into()))
@@ -365,8 +365,14 @@ impl Group {
         self.paths.iter().map(open).collect()
     }
 
-    /// Something that becomes readable when the memory limit is hit; `None` on v2, whose kernel
-    /// ends the whole group by itself.
+    /// Whether somebody has to look when the memory limit is hit: on v2 the kernel ends the whole
+    /// group by itself.
+    pub(in super::super) const fn needs_watch(&self) -> bool {
+        matches!(&self.memory, Some((Version::V1, _)))
+    }
+
+    /// Something that becomes readable when the memory limit is hit; `None` where nobody needs to
+    /// look.
     pub(in super::super) fn watch_memory(&self) -> io::Result<Option<EventFd>> {
         let Some((Version::V1, path)) = &self.memory else {
             return Ok(None);
@@ -400,14 +406,14 @@ impl Group {
 
     /// Writes a setting anew; what the kernel refuses stays as it was.
     pub(super) fn change(&self, setting: &Setting) {
-        for path in &self.paths {
+        for (_, path) in &self.paths {
             let _ = write_existing(&path.join(setting.file), &setting.value);
         }
     }
 
     /// Removes the groups; true when nothing is left of them.
     pub(in super::super) fn remove(&mut self) -> bool {
-        self.paths.retain(|path| match fs::remove_dir(path) {
+        self.paths.retain(|(_, path)| match fs::remove_dir(path) {
             Ok(()) => false,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         });
@@ -416,14 +422,14 @@ impl Group {
 
     /// Whether any process is inside.
     pub(in super::super) fn is_populated(&self) -> bool {
-        self.paths.iter().any(|path| {
+        self.paths.iter().any(|(_, path)| {
             fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty())
         })
     }
 
     /// Kills whatever is still inside.
     pub(in super::super) fn kill_members(&self) {
-        for path in &self.paths {
+        for (_, path) in &self.paths {
             kill_members(path);
         }
     }
@@ -431,13 +437,11 @@ impl Group {
 
 /// v1's `tasks` takes one thread and needs no lock over all processes; v2 has only
 /// `cgroup.procs` for this.
-fn entrance(group: &Path) -> PathBuf {
-    let tasks = group.join("tasks");
-    if tasks.exists() {
-        tasks
-    } else {
-        group.join("cgroup.procs")
-    }
+fn entrance((version, group): &(Version, PathBuf)) -> PathBuf {
+    group.join(match version {
+        Version::V1 => "tasks",
+        Version::V2 => "cgroup.procs",
+    })
 }
 
 /// The hierarchy of `controller` in the text of `/proc/self/mounts`; v1 wins where it has the
