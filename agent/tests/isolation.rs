@@ -30,15 +30,18 @@ async fn a_task_that_exceeds_its_memory_fails_with_limit_and_use() {
         return;
     }
     let mut c = Cluster::start(Mode::Isolated).await;
-    // The second survives the death of its child, and even hides it.
+    // The others survive the death of their child, and one even hides it; it dies before the limit
+    // is watched, or after.
     c.master
         .launch(vec![
             program("main", &["sh", "-c", &format!("exec {}", "tail /dev/zero")]),
             shell("child", &format!("({}); sleep 0.2; exit 0", fill(200))),
+            shell("stays", &format!("({}); sleep 1000", fill(200))),
+            shell("late", &format!("sleep 1; ({}); sleep 1000", fill(200))),
             shell("modest", &fill(8)),
         ])
         .await;
-    for task in ["main", "child"] {
+    for task in ["main", "child", "stays", "late"] {
         let end = c.master.end(task).await;
         assert_eq!(end.state(), TaskState::TaskFailed, "{end:?}");
         assert_eq!(end.reason(), Reason::ContainerLimitationMemory, "{end:?}");
