@@ -10,9 +10,11 @@
 //! - [`timing`]: samples, resident memory.
 //! - [`cycles`]: full cycles, nothing left, one agent freed.
 //! - [`declines`]: filters for all pairs.
+//! - [`bound`]: the longest call of a round that must look at every pair in vain.
 //! - [`others`]: adding, quota, finishing frameworks, explanation, memory.
 //! - [`growth`]: the grid and its plot.
 
+mod bound;
 mod cluster;
 mod cycles;
 mod declines;
@@ -74,6 +76,8 @@ enum Workload {
     Decline5k,
     /// W-DECLINE, 10,000 x 1,000, all pairs filtered
     Decline10k,
+    /// 50,000 x 6,000 whose constraints no agent meets: the longest call
+    Bound,
     /// LargeAndSmallQuota, 3,000 roles x 3,000 agents
     Quota,
     /// MultiFrameworkAllocations, 19,500 tasks
@@ -125,6 +129,7 @@ fn run(workload: Workload, args: &Args) -> anyhow::Result<Vec<Number>> {
         Workload::Used10k => cycles::used(10_000, 1000),
         Workload::Decline5k => declines::saturated(5000, 200, ["≤ 5 ms", ""]),
         Workload::Decline10k => declines::saturated(10_000, 1000, ["≤ 20 ms", "≤ 700 MB"]),
+        Workload::Bound => bound::in_vain(50_000, 6000),
         Workload::Quota => others::large_and_small_quota(2500, 500),
         Workload::Multi => others::finishing_frameworks(),
         Workload::Explain => others::explanation(50_000),

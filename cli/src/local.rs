@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use allotment_agent::Attributes;
-use allotment_types::Resources;
+use allotment_types::{FaultDomain, Resources};
 use anyhow::Context as _;
 
 use crate::cluster::{AgentSettings, Cluster, Settings, machine, plan};
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// machine]
     #[arg(long, value_name = "RESOURCES")]
     resources: Vec<Resources>,
+    /// Where the master and the agents stand, as region/zone; give it once for all or once per
+    /// agent: the master then stands in the first one
+    #[arg(long, value_name = "REGION/ZONE")]
+    domain: Vec<FaultDomain>,
     /// How long a framework may hold an offer
     #[arg(long, value_parser = roles::duration, value_name = "DURATION")]
     offer_timeout: Option<Duration>,
@@ -106,13 +110,18 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
         .iter()
         .zip(given)
         .map(|(share, given)| plan::fill(given, share));
-    let agents = shares.zip(1..).map(|(resources, i)| {
-        let port = if args.port == 0 {
-            Some(0)
-        } else {
-            args.port.checked_add(i)
-        };
-        Ok(AgentSettings {
+    let domains = domains(args.domain, n_agents)?;
+    let master_domain = domains.first().cloned().flatten();
+    let agents = shares
+        .zip(1..)
+        .zip(domains)
+        .map(|((resources, i), domain)| {
+            let port = if args.port == 0 {
+                Some(0)
+            } else {
+                args.port.checked_add(i)
+            };
+            Ok(AgentSettings {
             port: port.ok_or_else(|| {
                 roles::usage(format!(
                     "--port {} leaves no room for the ports of {n_agents} agents after it; choose \
@@ -122,15 +131,48 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
             })?,
             resources,
             attributes: Attributes::default(),
+            domain,
         })
-    });
+        });
     Ok(Settings {
         folder,
-        allocator: args.allocator.choice()?,
+        allocator: args.allocator.choice_in(master_domain.as_ref())?,
+        domain: master_domain,
         offer_timeout: args.offer_timeout,
         master_port: args.port,
         services_port: frameworks(args.services_port, 8080),
         batch_port: frameworks(args.batch_port, 9618),
         agents: agents.collect::<anyhow::Result<_>>()?,
     })
+}
+
+/// Where each agent stands.
+fn domains(given: Vec<FaultDomain>, n_agents: usize) -> anyhow::Result<Vec<Option<FaultDomain>>> {
+    match given.len() {
+        0 => Ok(vec![None; n_agents]),
+        1 => Ok(vec![given.into_iter().next(); n_agents]),
+        n if n == n_agents => Ok(given.into_iter().map(Some).collect()),
+        n => Err(roles::usage(format!(
+            "--domain is given {n} times for {n_agents} agents; give it once for all, or once per \
+             agent"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_given_once_for_all_agents_or_once_per_agent() {
+        let domain = |text: &str| -> FaultDomain { text.parse().unwrap() };
+        let (a, b) = (domain("eu/a"), domain("us/b"));
+        assert_eq!(domains(Vec::new(), 2).unwrap(), [None, None]);
+        let same = domains(vec![a.clone()], 2).unwrap();
+        assert_eq!(same, [Some(a.clone()), Some(a.clone())]);
+        let each = domains(vec![a.clone(), b.clone()], 2).unwrap();
+        assert_eq!(each, [Some(a.clone()), Some(b.clone())]);
+        let refused = domains(vec![a, b], 3).unwrap_err().to_string();
+        assert!(refused.contains("2 times for 3 agents"), "{refused}");
+    }
 }

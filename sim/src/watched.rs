@@ -5,8 +5,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use allotment_allocator::{
-    AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole, Quota,
-    Recovery, Round, Share, Unavailability, Unoffered,
+    AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
+    Quota, Recovery, RoleReport, Round, Share, Unavailability, Unoffered,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
@@ -197,6 +197,14 @@ impl Allocator for Watched {
 
     fn explain(&self, now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered> {
         self.module().explain(now, framework)
+    }
+
+    fn explain_role(&self, role: &Role) -> Option<RoleReport> {
+        self.module().explain_role(role)
+    }
+
+    fn explain_agent(&self, now: Timestamp, agent: &AgentId) -> Option<AgentReport> {
+        self.module().explain_agent(now, agent)
     }
 
     fn role_share(&self, role: &Role) -> Share {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use allotment_agent::Attributes;
 use allotment_proto::allot::ListFrameworksRequest;
 use allotment_proto::allot::operator_client::OperatorClient;
-use allotment_types::Resources;
+use allotment_types::{FaultDomain, Resources};
 use anyhow::Context as _;
 use futures_util::future::{join_all, select_all};
 
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) folder: PathBuf,
     /// Who decides who is offered what.
     pub(crate) allocator: roles::allocator::Choice,
+    /// Where the master stands.
+    pub(crate) domain: Option<FaultDomain>,
     /// How long a framework may hold an offer; `None`: the master's default.
     pub(crate) offer_timeout: Option<Duration>,
     /// The master's port; 0 picks a free one, as for the others.
@@ -58,6 +60,8 @@ pub(crate) struct AgentSettings {
     pub(crate) resources: Resources,
     /// What frameworks may choose it by.
     pub(crate) attributes: Attributes,
+    /// Where it stands.
+    pub(crate) domain: Option<FaultDomain>,
 }
 
 /// How long frameworks may take to subscribe to a master in the same process.
@@ -122,6 +126,7 @@ impl Cluster {
     ) -> anyhow::Result<()> {
         let mut config = allotment_master::Config {
             listen: SocketAddr::new(IP, settings.master_port),
+            domain: settings.domain.clone(),
             data_dir: settings.folder.join("master"),
             ..Default::default()
         };
@@ -142,6 +147,7 @@ impl Cluster {
                 work_dir: settings.folder.join(format!("agent-{i}")),
                 resources: Some(agent.resources.clone()),
                 attributes: agent.attributes.clone(),
+                domain: agent.domain.clone(),
                 // A local cluster is one process, and what it started ends with it, also when it
                 // is killed: nobody looks for the rest of it on a laptop.
                 tasks_outlive_agent: false,

@@ -112,10 +112,12 @@ fn settings(folder: PathBuf) -> anyhow::Result<Settings> {
                     .with_scalar(Name::DISK, Fixed::units(1024))
                     .with_ranges(Name::PORTS, ports),
                 attributes: allotment_agent::Attributes::default(),
+                domain: None,
             }
         });
     Ok(Settings {
         allocator: crate::roles::allocator::Choice::default(),
+        domain: None,
         offer_timeout: None,
         folder,
         master_port: 0,

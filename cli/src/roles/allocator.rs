@@ -50,12 +50,7 @@ impl Default for Choice {
 }
 
 impl Flags {
-    /// Reads the flags and checks that there is such a module.
-    pub(crate) fn choice(self) -> anyhow::Result<Choice> {
-        self.choice_in(None)
-    }
-
-    /// The same for a master that stands somewhere.
+    /// Reads the flags, and where the master stands, and checks that there is such a module.
     pub(crate) fn choice_in(self, domain: Option<&FaultDomain>) -> anyhow::Result<Choice> {
         let mut config = self.allocator_config.as_deref().map(read).transpose()?;
         if let Some(text) = &self.min_allocatable_resources {
@@ -184,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_makes_no_sense_or_comes_twice_is_refused_in_words() {
-        let told = |flags: Flags| format!("{:#}", flags.choice().unwrap_err());
+        let told = |flags: Flags| format!("{:#}", flags.choice_in(None).unwrap_err());
         for bundles in ["", "cpus", "ports:[1-2]", "cpus:1||mem:1"] {
             let told = told(Flags {
                 min_allocatable_resources: Some(bundles.to_owned()),
@@ -206,7 +201,7 @@ mod tests {
             allocator_config: config.map(str::to_owned),
             ..Flags::nothing()
         };
-        flags.choice().map_err(|error| format!("{error:#}"))
+        flags.choice_in(None).map_err(|error| format!("{error:#}"))
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 
 use crate::Settings;
-use crate::engine::{Books, Engine, Flow, Phase, Policy, Slot, Turn};
+use crate::engine::{Books, Engine, Flow, Phase, Policy, Slot};
 
 /// The module `best-fit`.
 pub type BestFit = Engine<Fit>;
@@ -16,7 +16,7 @@ pub type BestFit = Engine<Fit>;
 /// Who asked first, and who was served least recently.
 #[derive(Debug, Default)]
 pub struct Fit {
-    /// The clients that take offers, as of a grant of a round.
+    /// The clients that take offers, as of a grant of a call.
     line: Vec<Slot>,
     as_of: Option<(u64, u64)>,
 }
@@ -49,21 +49,17 @@ impl Policy for Fit {
         takers.min_by(|a, b| before(books, *a, *b))
     }
 
-    fn decide(&mut self, turn: &mut Turn<'_>) {
-        turn.guarantees(self);
-        let mut asking: Vec<(u64, Slot)> = turn.books.asking().collect();
+    fn asked_first(&self, books: &Books) -> Vec<Slot> {
+        let mut asking: Vec<(u64, Slot)> = books.asking().collect();
         asking.sort_unstable();
-        for (_, client) in asking {
-            while turn.place_best(client) {}
-        }
-        turn.fair_share(self);
+        asking.into_iter().map(|(_, client)| client).collect()
     }
 }
 
 impl Fit {
     /// After a grant only the one that was granted changes its place: it is last.
     fn bring_up_to_date(&mut self, books: &Books) {
-        let now = (books.round(), books.n_grants());
+        let now = (books.call(), books.n_grants());
         if self.as_of == Some(now) {
             return;
         }

@@ -19,6 +19,9 @@ pub struct Settings {
     pub aside_for: Duration,
     /// How many holes a role may have kept for it at once; 0: none.
     pub holes_per_role: u32,
+    /// The looks of one call of `allocate`, after which it begins nothing more: a look is one client
+    /// considered on one agent.
+    pub round_looks: u64,
     /// For how long a hole is kept, and for how long its client then goes without.
     pub hole_timeout: Duration,
 }
@@ -35,6 +38,9 @@ impl Default for Settings {
             // framework whose work comes back is not forgotten.
             aside_for: Duration::from_secs(60),
             holes_per_role: 1,
+            // Offering all of 50,000 agents anew takes 150,000. So many looks in vain take a
+            // twentieth of a second, in which no call of a framework waits too long.
+            round_looks: 500_000,
             // As long as tasks that large jobs wait for usually take; a hole that is not filled by
             // then costs more than it is worth.
             hole_timeout: Duration::from_secs(600),

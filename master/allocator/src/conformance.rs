@@ -15,6 +15,9 @@
 //! - `patience`: nobody starves.
 //! - [`shrink`]: the shortest history.
 //!
+//! A call may end before its round does ([`Round::unfinished`](crate::Round)): facts come in between,
+//! and the laws about the end of a round wait for it.
+//!
 //! Not here: in which order a module prefers whom; that is what modules differ in.
 
 mod books;

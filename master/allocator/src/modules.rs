@@ -124,6 +124,8 @@ struct Config {
     holes_per_role: Option<u32>,
     /// For how many seconds a hole is kept.
     hole_timeout_secs: Option<u64>,
+    /// After how many looks at a client on an agent a call ends, and the next one goes on.
+    round_looks: Option<u64>,
 }
 
 /// Reads and checks the configuration of a shipped module.
@@ -155,6 +157,7 @@ pub fn settings(config: &Value) -> Result<Settings, ModuleError> {
         aside_for: secs(config.aside_secs, defaults.aside_for),
         holes_per_role: config.holes_per_role.unwrap_or(defaults.holes_per_role),
         hole_timeout: secs(config.hole_timeout_secs, defaults.hole_timeout),
+        round_looks: config.round_looks.unwrap_or(defaults.round_looks),
     };
     validate(&settings)?;
     Ok(settings)
@@ -201,6 +204,12 @@ fn validate(settings: &Settings) -> Result<(), ModuleError> {
     if settings.decline_patience == 0 {
         return refuse(
             "decline_patience is 0, so that everybody would always be aside; it must be 1 or more"
+                .to_owned(),
+        );
+    }
+    if settings.round_looks == 0 {
+        return refuse(
+            "round_looks is 0, so that no round would ever come to an end; it must be 1 or more"
                 .to_owned(),
         );
     }
@@ -280,6 +289,7 @@ mod tests {
         assert!(refused(&json!({"placement": "best"})).contains("\"best\"; it must be rotate"));
         assert!(refused(&json!({"min_allocatable": [{"cpus": -1}]})).contains("cpus is -1"));
         assert!(refused(&json!({"decline_patience": 0})).contains("it must be 1 or more"));
+        assert!(refused(&json!({"round_looks": 0})).contains("it must be 1 or more"));
         assert_eq!(
             refused(&json!({"hole_timeout_secs": 0, "holes_per_role": 2})),
             "hole_timeout_secs is 0 but holes_per_role is 2; keep holes for a while, or none"

@@ -164,6 +164,18 @@ pub struct Round {
     pub allocations: Vec<Allocation>,
     /// Once per framework and agent until they are answered.
     pub inverse: Vec<InverseAllocation>,
+    /// The call ended before the round did: the next one goes on, and is due at once. What was
+    /// decided so far holds.
+    pub unfinished: bool,
+    /// How much was looked at: how often one client was considered on one agent.
+    pub looks: u64,
+}
+
+impl Round {
+    /// Whether nothing was decided.
+    pub const fn is_empty(&self) -> bool {
+        self.allocations.is_empty() && self.inverse.is_empty()
+    }
 }
 
 /// A hole that is kept for a large task.

@@ -10,7 +10,17 @@ use support::reference::Reference;
 /// The module of this name with this placement.
 fn shipped(name: &str, placement: &str) {
     let config = serde_json::json!({ "placement": placement, "seed": 3 });
-    let make = Modules::default().make(name, &config);
+    passes(name, &config);
+}
+
+/// The same when a call does next to nothing, so that facts come in the middle of rounds.
+fn shipped_in_pieces(name: &str, looks: u64) {
+    let config = serde_json::json!({ "round_looks": looks });
+    passes(name, &config);
+}
+
+fn passes(name: &str, config: &serde_json::Value) {
+    let make = Modules::default().make(name, config);
     let make = make.expect("a shipped module with a valid configuration");
     conformance::check(|| make());
 }
@@ -19,18 +29,23 @@ fn shipped(name: &str, placement: &str) {
 fn the_module_drf_passes() {
     shipped("drf", "rotate");
     shipped("drf", "random");
+    shipped_in_pieces("drf", 1);
+    shipped_in_pieces("drf", 10);
 }
 
 #[test]
 fn the_module_random_passes() {
     shipped("random", "rotate");
     shipped("random", "spread");
+    shipped_in_pieces("random", 2);
 }
 
 #[test]
 fn the_module_best_fit_passes() {
     shipped("best-fit", "rotate");
     shipped("best-fit", "pack");
+    shipped_in_pieces("best-fit", 2);
+    shipped_in_pieces("best-fit", 12);
 }
 
 #[test]

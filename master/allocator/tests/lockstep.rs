@@ -27,13 +27,17 @@ fn settings(placement: Placement) -> Settings {
     }
 }
 
-fn play_many(settings: &Settings, first_seed: u64, facts: u64) {
-    let mut told = 0;
+/// Plays histories until so many facts were told; says how many calls went on with a round.
+fn play_many(settings: &Settings, first_seed: u64, facts: u64) -> u64 {
+    let (mut told, mut calls) = (0, 0);
     for seed in first_seed.. {
         let steps = Step::history(seed, STEPS);
         let broken = |steps: &[Step]| calmly(|| play(settings, steps).map(|_| ()));
         match play(settings, &steps) {
-            Ok(facts) => told += facts,
+            Ok(played) => {
+                told += played.facts;
+                calls += played.calls;
+            }
             Err(_) => {
                 let (steps, fault) = shrink::shortest(steps, broken);
                 let steps: Vec<String> =
@@ -42,9 +46,10 @@ fn play_many(settings: &Settings, first_seed: u64, facts: u64) {
             }
         }
         if told >= facts {
-            return;
+            return calls;
         }
     }
+    calls
 }
 
 #[test]
@@ -65,6 +70,27 @@ fn histories_with_the_most_used_agents_first_are_decided_as_the_reference_decide
 #[test]
 fn histories_with_agents_by_lot_are_decided_as_the_reference_decides_them() {
     play_many(&settings(Placement::Random), 4_000_000, FACTS);
+}
+
+/// What a round decides does not depend on how many calls it takes.
+#[test]
+fn a_round_in_pieces_decides_what_it_decides_at_once() {
+    for (seed, placement, looks) in [
+        (5_000_000, Placement::Rotate, 1),
+        (6_000_000, Placement::Spread, 3),
+        (7_000_000, Placement::Pack, 7),
+        (8_000_000, Placement::Random, 20),
+    ] {
+        let settings = Settings {
+            round_looks: looks,
+            ..settings(placement)
+        };
+        let calls = play_many(&settings, seed, FACTS / 20);
+        assert!(
+            calls > 300,
+            "only {calls} rounds went on with {looks} looks"
+        );
+    }
 }
 
 proptest! {

@@ -37,8 +37,12 @@ pub struct Counters {
     pub offers_sent: u64,
     /// Offers taken back after their time.
     pub offers_expired: u64,
-    /// Allocation rounds.
+    /// Allocation rounds, and calls that went on with one.
     pub allocation_runs: u64,
+    /// Of them those that ended before the round did, and were gone on with at once.
+    pub allocation_runs_unfinished: u64,
+    /// How often rounds considered one framework on one agent.
+    pub allocation_looks: u64,
     /// Agents that registered for the first time.
     pub agent_registrations: u64,
     /// Agents that came back.

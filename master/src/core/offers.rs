@@ -42,6 +42,8 @@ pub(super) struct Offers {
     interval: Duration,
     /// There is news that a round should look at.
     wanted: bool,
+    /// The last round is not over: it goes on as soon as the inputs that wait were taken.
+    unfinished: bool,
     last_round: Option<Timestamp>,
 }
 
@@ -56,6 +58,7 @@ impl Offers {
             coalesce: config.allocation_coalesce,
             interval: config.allocation_interval,
             wanted: false,
+            unfinished: false,
             last_round: None,
         }
     }
@@ -125,6 +128,9 @@ impl Core {
         let Some(last) = self.offers.last_round else {
             return Some(self.out.now);
         };
+        if self.offers.unfinished {
+            return Some(last);
+        }
         let soonest = last + self.offers.coalesce;
         if self.offers.wanted {
             return Some(soonest);
@@ -142,6 +148,9 @@ impl Core {
         self.out.counters.allocation_runs += 1;
         let mut by_framework: BTreeMap<FrameworkId, Vec<mesos::Offer>> = BTreeMap::new();
         let round = self.allocator.allocate(now);
+        self.offers.unfinished = round.unfinished;
+        self.out.counters.allocation_looks += round.looks;
+        self.out.counters.allocation_runs_unfinished += u64::from(round.unfinished);
         for allocation in round.allocations {
             let (Some(framework), Some(agent)) = (
                 self.frameworks.get_mut(&allocation.framework),

@@ -217,6 +217,8 @@ fn render(metrics: &Metrics) -> Result<String, std::fmt::Error> {
         offers_sent,
         offers_expired,
         allocation_runs,
+        allocation_runs_unfinished,
+        allocation_looks,
         agent_registrations,
         agent_reregistrations,
         agents_unreachable,
@@ -267,6 +269,16 @@ fn render(metrics: &Metrics) -> Result<String, std::fmt::Error> {
             "allocator_mesos_allocation_runs",
             "Allocation rounds",
             allocation_runs,
+        ),
+        (
+            "allocator_allocation_runs_unfinished",
+            "Allocation rounds that reached round_looks and went on at once",
+            allocation_runs_unfinished,
+        ),
+        (
+            "allocator_looks",
+            "How often a framework was considered on an agent",
+            allocation_looks,
         ),
         (
             "master_slave_registrations",

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use allotment_allocator::Drf;
+use allotment_allocator::{Drf, Settings};
 use allotment_master::core::registry::{Registry, StoreRecord};
 use allotment_master::core::{
     ConnId, Core, CoreConfig, Effect, Input, Refusal, Reply, Request, RequestId,
@@ -24,6 +24,7 @@ use bytes::Bytes;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) struct Cluster {
+    module: Settings,
     pub(crate) core: Core,
     pub(crate) now: Timestamp,
     pub(crate) registry: Registry,
@@ -127,7 +128,7 @@ pub(crate) fn register(hostname: &str, has: &str) -> allot::Register {
     }
 }
 
-fn core(run: u32, now: Timestamp, registry: Registry) -> Core {
+fn core(run: u32, now: Timestamp, registry: Registry, module: Settings) -> Core {
     let config = CoreConfig {
         info: mesos::MasterInfo {
             id: format!("m{run}"),
@@ -141,14 +142,20 @@ fn core(run: u32, now: Timestamp, registry: Registry) -> Core {
         allocation_coalesce: Duration::from_millis(1),
         allocation_interval: SECOND,
     };
-    Core::new(config, now, registry, Box::new(Drf::default()))
+    Core::new(config, now, registry, Box::new(Drf::new(module)))
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
+        Self::with_module(Settings::default())
+    }
+
+    /// A master whose allocation module is set like this.
+    pub(crate) fn with_module(module: Settings) -> Self {
         let now = Timestamp::from_secs(1_000_000);
         Self {
-            core: core(1, now, Registry::default()),
+            core: core(1, now, Registry::default(), module.clone()),
+            module,
             now,
             registry: Registry::default(),
             checked: true,
@@ -166,7 +173,8 @@ impl Cluster {
     /// The master dies and another one starts on its registry; all connections are gone.
     pub(crate) fn master_restarts(&mut self) {
         self.run += 1;
-        self.core = core(self.run, self.now, self.registry.clone());
+        let registry = self.registry.clone();
+        self.core = core(self.run, self.now, registry, self.module.clone());
         self.framework_inbox.clear();
         self.agent_inbox.clear();
     }

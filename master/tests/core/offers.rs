@@ -3,6 +3,9 @@
 use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::Reason;
 
+use allotment_allocator::Settings;
+use allotment_master::core::{Input, Reply, Request};
+
 use crate::cluster::{Cluster, SECOND, held, launch, resources, task};
 
 /// The worked example of the Mesos architecture page.
@@ -29,6 +32,39 @@ fn what_the_first_framework_leaves_is_offered_to_the_second() {
     assert_eq!(c.launched(&agent), ["t1", "t2"]);
     let rest = c.only_offer_to(&second);
     assert_eq!(held(&rest), resources("cpus:1; mem:1024"));
+}
+
+#[test]
+fn a_round_that_reached_its_bound_goes_on_before_any_time_passes() {
+    let mut c = Cluster::with_module(Settings {
+        round_looks: 1,
+        ..Settings::default()
+    });
+    let framework = c.framework("web");
+    for n in 0..5 {
+        c.agent(&format!("agent{n}"), "cpus:4; mem:4096");
+    }
+    c.turn();
+    let mut offers = c.offers(&framework).len();
+    assert!(offers < 5, "one look is not enough for five agents");
+    // Not a moment later, and another framework's wish in the middle of it.
+    let late = c.framework("late");
+    let now = c.now;
+    while c.core.next_deadline().is_some_and(|at| at <= now) {
+        c.step(Input::Tick);
+    }
+    for framework in [framework, late] {
+        while c.has_heard(&framework) {
+            offers += c.offers(&framework).len();
+        }
+    }
+    assert_eq!(offers, 5, "every agent is offered, to either of them");
+    let Ok(Reply::Metrics(metrics)) = c.ask(Request::Metrics) else {
+        panic!("the metrics are told");
+    };
+    let counters = metrics.counters;
+    assert!(counters.allocation_runs_unfinished >= 4, "{counters:?}");
+    assert!(counters.allocation_looks >= 5, "{counters:?}");
 }
 
 /// DRF, section 4.1: 9 CPUs and 18 GB; A's tasks need <1, 4>, B's <3, 1>. Each launches one task

@@ -50,6 +50,8 @@ pub(super) struct Books {
     pub(super) quotas: BTreeMap<Role, Quota>,
     pub(super) paused: bool,
     last: Vec<Allocation>,
+    /// The last call ended before its round did.
+    pub(super) unfinished: bool,
     /// No fact since the last round, which was at that time.
     pub(super) quiet_since: Option<Timestamp>,
 }
@@ -384,10 +386,11 @@ impl Books {
 
     fn note_round(&mut self, now: Timestamp, told: &Told) {
         self.filters.retain(|filter| now < filter.until);
-        self.quiet_since = Some(now);
         let Told::Decided(round) = told else {
             return;
         };
+        self.unfinished = round.unfinished;
+        self.quiet_since = (!round.unfinished).then_some(now);
         for allocation in &round.allocations {
             let client = (allocation.framework.clone(), allocation.role.clone());
             if let Some(demand) = self.demands.get_mut(&client) {

@@ -9,10 +9,10 @@ use crate::{Allocation, Allocator, Common, MinAllocatable, RoleSpec, Round};
 impl Books {
     /// Holds a round against what was told before it.
     pub(super) fn judge(&mut self, now: Timestamp, round: &Round) -> Result<(), String> {
-        if self.paused && *round != Round::default() {
+        if self.paused && !round.is_empty() {
             return Err(format!("decided while paused: {round:?}"));
         }
-        if self.quiet_since == Some(now) && *round != Round::default() {
+        if self.quiet_since == Some(now) && !round.is_empty() {
             return Err(format!(
                 "a second round without news decided again: {round:?}"
             ));
@@ -197,12 +197,15 @@ impl Books {
         now: Timestamp,
         module: &dyn Allocator,
     ) -> Result<(), String> {
+        if self.paused || self.unfinished {
+            return Ok(());
+        }
         if let Some(deadline) = module.next_deadline().filter(|deadline| *deadline <= now) {
             return Err(format!(
                 "after a round at {now}, {deadline} is still awaited"
             ));
         }
-        if self.paused || !self.quotas.is_empty() || !module.holes().is_empty() {
+        if !self.quotas.is_empty() || !module.holes().is_empty() {
             return Ok(());
         }
         for (id, agent) in self.agents.iter().filter(|(_, agent)| agent.active) {

@@ -259,19 +259,21 @@ impl World {
         Ok(())
     }
 
-    /// Ends the history: a last round, then everything goes.
+    /// Ends the history: a last round to its end, then everything goes.
     ///
     /// # Errors
     /// The law that was broken on the way.
     pub fn wind_up(&mut self, module: &mut dyn Allocator) -> Result<(), String> {
-        let mut facts = vec![Fact::Resume, Fact::Allocate(self.now)];
-        facts.extend(self.books.agents().cloned().map(Fact::RemoveAgent));
-        facts.extend((0..FRAMEWORKS).map(|n| Fact::RemoveFramework(material::framework_id(n))));
-        facts.push(Fact::Allocate(self.now));
-        for fact in facts {
-            let told = fact.tell(module);
-            self.record(&fact, &told, module)?;
+        self.play(&Fact::Resume, module)?;
+        self.round_to_its_end(module)?;
+        let agents: Vec<AgentId> = self.books.agents().cloned().collect();
+        for agent in agents {
+            self.play(&Fact::RemoveAgent(agent), module)?;
         }
+        for framework in (0..FRAMEWORKS).map(material::framework_id) {
+            self.play(&Fact::RemoveFramework(framework), module)?;
+        }
+        self.round_to_its_end(module)?;
         match (module.next_deadline(), module.holes().as_slice()) {
             (None, []) => Ok(()),
             (deadline, holes) => Err(format!(
@@ -281,6 +283,29 @@ impl World {
         }
     }
 }
+
+impl World {
+    fn play(&mut self, fact: &Fact, module: &mut dyn Allocator) -> Result<(), String> {
+        let told = fact.tell(module);
+        self.record(fact, &told, module)
+    }
+
+    /// However little a call does, a round comes to its end.
+    fn round_to_its_end(&mut self, module: &mut dyn Allocator) -> Result<(), String> {
+        for _ in 0..CALLS_MAX {
+            self.play(&Fact::Allocate(self.now), module)?;
+            if !self.books.unfinished {
+                return Ok(());
+            }
+        }
+        Err(format!(
+            "{CALLS_MAX} calls without a fact between them did not bring a round to its end"
+        ))
+    }
+}
+
+/// A round among a handful of agents and frameworks has fewer looks than this.
+const CALLS_MAX: usize = 10_000;
 
 fn role_n(n: u8) -> Role {
     material::role(ROLES[usize::from(n) % ROLES.len()])

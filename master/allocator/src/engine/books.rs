@@ -46,8 +46,12 @@ pub(crate) struct Books {
     /// Clients that step aside from what they declined.
     pub(crate) aside: super::patience::Aside,
     pub(crate) news: News,
-    /// Calls of `allocate`.
+    /// Rounds begun, or asked for in a pause.
     pub(crate) rounds: u64,
+    /// Calls of `allocate`.
+    pub(crate) calls: u64,
+    /// A round that the last call did not bring to its end.
+    pub(crate) under_way: Option<Box<super::progress::Progress>>,
     pub(crate) paused: bool,
     /// The registration behind the agent that was granted last.
     pub(crate) turn: u64,
@@ -85,6 +89,8 @@ impl Books {
             aside: super::patience::Aside::default(),
             news: News::default(),
             rounds: 0,
+            calls: 0,
+            under_way: None,
             paused: false,
             turn: 0,
             grants: 0,

@@ -34,7 +34,13 @@ pub(crate) struct BundleInfo {
     pub(crate) unchoppable: bool,
     /// There are GPUs.
     pub(crate) gpus: bool,
+    /// Lots, and the runs of numbers that ranges are made of.
+    pieces: u64,
 }
+
+/// So many pieces of a bundle are looked at in the time of one look at a usual agent, which has
+/// about four.
+const PIECES_PER_LOOK: u64 = 16;
 
 impl BundleInfo {
     fn new(resources: Resources, kinds: &mut Kinds) -> Self {
@@ -48,6 +54,11 @@ impl BundleInfo {
             info.plain &= lot.is_plain();
             info.shared |= lot.is_shared();
             info.revocable |= lot.is_revocable();
+            info.pieces += match value {
+                Value::Scalar(_) => 1,
+                Value::Ranges(ranges) => ranges.iter().count() as u64,
+                Value::Set(set) => set.len() as u64,
+            };
             let Value::Scalar(amount) = value else {
                 continue;
             };
@@ -79,6 +90,11 @@ impl BundleInfo {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.resources.is_empty()
+    }
+
+    /// What a look at it costs beyond one: shredded bundles count by their pieces.
+    pub(crate) const fn extra_looks(&self) -> u64 {
+        self.pieces / PIECES_PER_LOOK
     }
 
     /// Whether all of `other` is here.

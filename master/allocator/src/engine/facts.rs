@@ -6,6 +6,7 @@ use allotment_types::{AgentId, FrameworkId, Role, Timestamp};
 
 use super::books::Books;
 use super::clients::{Asked, Constrained, least};
+use super::progress::Budget;
 use super::slab::Slot;
 use crate::{Demand, FrameworkSpec, Grant, Quota, Recovery, RoleSpec};
 
@@ -273,9 +274,11 @@ impl Books {
             .sweep(|agent| Some(&agents.get(agent)?.filters));
     }
 
-    /// Ends what time has ended.
-    pub(crate) fn end_by_time(&mut self, now: Timestamp) {
-        for (agent, client) in self.expiries.due(now) {
+    /// Ends what time has ended; of filters no more than half of the budget allows.
+    pub(crate) fn end_by_time(&mut self, now: Timestamp, budget: &mut Budget) {
+        let due = self.expiries.due(now, budget.half());
+        budget.spend(due.len() as u64);
+        for (agent, client) in due {
             if self.agents.get(agent).is_none() || self.clients.get(client).is_none() {
                 continue;
             }

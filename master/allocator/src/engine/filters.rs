@@ -305,11 +305,17 @@ impl Expiries {
         }));
     }
 
-    /// Agents and clients whose filters may have ended by `now`, each once.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<(Slot, Slot)> {
+    /// Whether filters ended by `now` that were not looked at.
+    pub(crate) fn any_due(&self, now: Timestamp) -> bool {
+        self.next().is_some_and(|until| until <= now)
+    }
+
+    /// Agents and clients whose filters may have ended by `now`, each once; at most so many.
+    pub(crate) fn due(&mut self, now: Timestamp, most: u64) -> Vec<(Slot, Slot)> {
         let mut due = Vec::new();
         while let Some(Reverse(expiry)) = self.heap.peek()
             && expiry.until <= now
+            && (due.len() as u64) < most
         {
             due.push((expiry.agent, expiry.client));
             self.heap.pop();
@@ -460,7 +466,7 @@ mod tests {
         let free = w.bundle("cpus:2");
         w.agent.prepare(&free, 40);
         assert!(w.agent.masks_all(&everyone));
-        for (agent, client) in w.expiries.due(at(5)) {
+        for (agent, client) in w.expiries.due(at(5), u64::MAX) {
             assert_eq!(agent, 0);
             let of = &mut w.clients[client as usize];
             assert!(w.expiries.expire(at(5), &mut w.agent, (client, of)));

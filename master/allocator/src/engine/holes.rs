@@ -8,6 +8,7 @@ use fixedbitset::FixedBitSet;
 use super::books::Books;
 use super::clients::Asked;
 use super::eligible::{Case, Phase, holds_bundle, measure};
+use super::progress::Budget;
 use super::slab::Slot;
 use super::sums::Ratio;
 use crate::Hole;
@@ -122,10 +123,11 @@ impl Books {
 
 /// Holes are kept.
 impl Books {
-    /// Keeps holes for clients that were `granted` nothing in this round.
-    pub(crate) fn keep_holes(&mut self, now: Timestamp, granted: &FixedBitSet) {
+    /// The clients that may be kept holes after this round, in their order: those that were
+    /// `granted` nothing in it.
+    pub(crate) fn waiting_for_holes(&mut self, granted: &FixedBitSet) -> Vec<Slot> {
         if !std::mem::take(&mut self.news.holes) || self.holes.wanting.is_empty() {
-            return;
+            return Vec::new();
         }
         let mut waiting: Vec<Slot> = self.holes.wanting.iter().copied().collect();
         let all = waiting.len();
@@ -133,12 +135,16 @@ impl Books {
         // Who was served in this round may be kept a hole in the next.
         self.news.holes = waiting.len() < all;
         waiting.sort_by(|left, right| self.compare(*left, *right));
-        for client in waiting {
-            if self.may_keep_hole(client)
-                && let Some(agent) = self.agent_for_hole(now, client)
-            {
-                self.keep_hole(now, client, agent);
-            }
+        waiting
+    }
+
+    /// Keeps a hole for the client, if it still wants one and there is an agent for it.
+    pub(crate) fn keep_hole_for(&mut self, now: Timestamp, client: Slot, budget: &mut Budget) {
+        if self.holes.wanting.contains(&client)
+            && self.may_keep_hole(client)
+            && let Some(agent) = self.agent_for_hole(now, client, budget)
+        {
+            self.keep_hole(now, client, agent);
         }
     }
 
@@ -153,9 +159,10 @@ impl Books {
     }
 
     /// The agent that lacks least of a bundle, when no agent has one free and some agent could.
-    fn agent_for_hole(&self, now: Timestamp, client: Slot) -> Option<Slot> {
+    fn agent_for_hole(&self, now: Timestamp, client: Slot, budget: &mut Budget) -> Option<Slot> {
         let mut nearest: Option<(Ratio, u64, Slot)> = None;
         for (slot, agent) in self.agents.iter().filter(|(_, agent)| agent.active) {
+            budget.spend(1 + agent.free.extra_looks());
             let case = self.case(now, Phase::FairShare, slot, client)?;
             let asked = case.wish.demand.as_ref()?;
             if self.is_for(&case).is_err() {

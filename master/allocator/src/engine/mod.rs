@@ -18,6 +18,7 @@ mod order;
 mod patience;
 mod placement;
 mod policy;
+mod progress;
 mod quota;
 mod registry;
 mod roles;
@@ -43,7 +44,6 @@ pub(crate) use policy::Policy;
 
 pub(crate) use placement::mix;
 pub(crate) use roles::{Branch, Flow, ROOT};
-pub(crate) use round::Turn;
 pub(crate) use slab::Slot;
 
 /// A module made of the shared books and a policy.

@@ -86,6 +86,26 @@ impl News {
         agents
     }
 
+    /// Takes one agent; says whether it had news.
+    pub(crate) fn take_agent(&mut self, agent: Slot) -> bool {
+        let had = self.agents.contains(agent as usize);
+        if had {
+            self.agents.set(agent as usize, false);
+        }
+        had
+    }
+
+    /// Agents that were taken have news again, as far as something is free there.
+    pub(crate) fn give_back(&mut self, agents: &FixedBitSet) {
+        self.agents.union_with(agents);
+        self.agents.intersect_with(&self.open);
+    }
+
+    /// Whether a round would look at anything.
+    pub(crate) fn any(&self) -> bool {
+        self.everything || !self.agents.is_clear() || self.n_clients > 0 || !self.pairs.is_empty()
+    }
+
     /// Agents that were kept for guarantees are news.
     pub(crate) fn loosen(&mut self) {
         self.agents.union_with(&self.bound);

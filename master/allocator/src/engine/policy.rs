@@ -8,7 +8,6 @@ use super::books::Books;
 use super::eligible::Phase;
 use super::order::View;
 use super::roles::{Branch, Flow};
-use super::round::Turn;
 use super::slab::Slot;
 
 /// Who comes first. What they may have, the books say.
@@ -26,10 +25,10 @@ pub(crate) trait Policy: fmt::Debug + Send + Sized {
     /// Who comes first of those for whom `eligible` says yes; `None`: that is left to chance.
     fn first(&self, books: &Books, eligible: impl FnMut(Slot) -> bool) -> Option<Slot>;
 
-    /// Decides a round.
-    fn decide(&mut self, turn: &mut Turn<'_>) {
-        turn.guarantees(self);
-        turn.fair_share(self);
+    /// Clients whose demands are met between guarantees and fair share, one after the other, each
+    /// where it leaves least.
+    fn asked_first(&self, _books: &Books) -> Vec<Slot> {
+        Vec::new()
     }
 }
 
@@ -89,6 +88,11 @@ impl Books {
 
     pub(crate) const fn round(&self) -> u64 {
         self.rounds
+    }
+
+    /// The number of the call of `allocate`: between two, anything may change.
+    pub(crate) const fn call(&self) -> u64 {
+        self.calls
     }
 
     pub(crate) const fn n_grants(&self) -> u64 {

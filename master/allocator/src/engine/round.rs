@@ -1,52 +1,27 @@
-//! A round: whom to offer what.
+//! A round: whom to offer what. What it has come to between two calls is [`Progress`].
 
 use std::cmp::Ordering;
 
 use allotment_types::{Resources, Timestamp};
-use fixedbitset::FixedBitSet;
 
 use super::books::Books;
 use super::eligible::{Case, Cut, Offer, Phase, is_enough, is_open, measure};
-use super::news::slot;
 use super::order::Key;
 use super::policy::Policy;
+use super::progress::{Budget, Progress, Stage, Who};
 use super::roles::{Flow, ROOT};
 use super::slab::Slot;
 use super::sums::Ratio;
 use crate::{Allocation, Round};
 
-/// Whom to look at on an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
-    Everybody,
-    /// Clients with news on all agents, and those with news on this one: a range of `pairs`.
-    Newcomers {
-        begin: usize,
-        end: usize,
-    },
-}
-
-/// An agent that a round looks at.
-#[derive(Debug)]
-struct Look {
-    agent: Slot,
-    who: Who,
-}
-
-/// One round at work.
+/// One round at work, within one call.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     pub(crate) books: &'a mut Books,
     pub(crate) now: Timestamp,
-    looks: Vec<Look>,
-    /// Agents as they take turns in this round: those that are looked at, and those with a hole,
-    /// which may end.
-    order: Vec<Slot>,
-    newcomers: Vec<Slot>,
-    pairs: Vec<(Slot, Slot)>,
-    /// Clients that were granted something.
-    granted: FixedBitSet,
-    allocations: Vec<Allocation>,
+    round: Progress,
+    budget: &'a mut Budget,
+    allocations: &'a mut Vec<Allocation>,
 }
 
 /// The best client for an agent, and what it is offered there.
@@ -54,29 +29,80 @@ type Pick = Option<(Slot, Offer)>;
 
 impl Books {
     pub(crate) fn allocate(&mut self, now: Timestamp, policy: &mut impl Policy) -> Round {
-        self.rounds += 1;
-        self.end_by_time(now);
+        self.calls += 1;
+        let mut budget = Budget::new(self.settings.round_looks);
+        let mut decided = Round::default();
+        self.end_by_time(now, &mut budget);
         if self.paused {
-            return Round::default();
+            decided.unfinished = self.expiries.any_due(now);
+            self.rounds += u64::from(self.under_way.is_none() && !decided.unfinished);
+            decided.looks = budget.spent();
+            return decided;
         }
-        self.note_quotas();
-        let mut turn = Turn::new(self, now);
-        if !turn.looks.is_empty() {
-            turn.books.sort();
-            policy.decide(&mut turn);
-            turn.reopen(policy);
+        let news = self.news.any();
+        if news || self.under_way.is_none() {
+            // Else only the round itself changed what counts against quotas.
+            self.note_quotas();
         }
-        let Turn {
-            granted,
-            allocations,
-            ..
-        } = turn;
-        self.keep_holes(now, &granted);
+        if let Some(progress) = self.under_way.take() {
+            let progress = *progress;
+            // What came meanwhile waits until this round is over; then it has its own at once.
+            let agents = self.news.take_agents();
+            self.news.give_back(&progress.news);
+            self.run(now, progress, policy, &mut budget, &mut decided);
+            self.news.give_back(&agents);
+            if self.under_way.is_none() && news {
+                self.begin_round(now, policy, &mut budget, &mut decided);
+            }
+        } else {
+            self.begin_round(now, policy, &mut budget, &mut decided);
+        }
         self.remember();
-        Round {
-            allocations,
-            inverse: self.ask_to_leave(now),
+        decided.unfinished = self.under_way.is_some() || self.expiries.any_due(now);
+        decided.looks = budget.spent();
+        decided
+    }
+
+    /// Begins a round, when everything is known that time has ended.
+    fn begin_round(
+        &mut self,
+        now: Timestamp,
+        policy: &mut impl Policy,
+        budget: &mut Budget,
+        decided: &mut Round,
+    ) {
+        if self.expiries.any_due(now) {
+            return;
         }
+        self.rounds += 1;
+        let progress = Progress::new(self);
+        self.run(now, progress, policy, budget, decided);
+    }
+
+    /// Brings a round to its end, or as far as the budget goes.
+    fn run(
+        &mut self,
+        now: Timestamp,
+        progress: Progress,
+        policy: &mut impl Policy,
+        budget: &mut Budget,
+        decided: &mut Round,
+    ) {
+        let mut turn = Turn {
+            books: self,
+            now,
+            round: progress,
+            budget,
+            allocations: &mut decided.allocations,
+        };
+        if !turn.is_over(policy) {
+            let mut progress = turn.round;
+            progress.ended = std::mem::take(&mut self.holes.ended);
+            progress.news = self.news.take_agents();
+            self.under_way = Some(Box::new(progress));
+            return;
+        }
+        decided.inverse.extend(self.ask_to_leave(now));
     }
 
     /// What the next round compares with.
@@ -147,75 +173,93 @@ impl Books {
     }
 }
 
-impl<'a> Turn<'a> {
-    /// Takes the news.
-    fn new(books: &'a mut Books, now: Timestamp) -> Self {
-        let newcomers = books.news.take_clients();
-        let mut pairs = std::mem::take(&mut books.news.pairs);
-        pairs.sort_unstable();
-        pairs.dedup();
-        books.holes.ended.clear();
-        let everything = std::mem::take(&mut books.news.everything);
-        let full = books.news.take_agents();
-        let mut agents = full.clone();
-        if everything || !newcomers.is_empty() {
-            agents.union_with(&books.news.open);
+impl Turn<'_> {
+    /// Goes on with the round, as far as the budget goes; says whether it is over.
+    fn is_over(&mut self, policy: &mut impl Policy) -> bool {
+        if self.round.stage != Stage::Holes {
+            self.books.sort();
         }
-        agents.extend(pairs.iter().map(|(agent, _)| *agent as usize));
-        agents.intersect_with(&books.news.open);
-        let everybody = everything || newcomers.len() * 4 > books.takers.count_ones(..);
-        let mut order: Vec<Slot> = agents.ones().map(slot).collect();
-        let with_hole = books.holes.agents();
-        order.extend(with_hole.filter(|agent| !agents.contains(*agent as usize)));
-        books.in_turn(&mut order);
-        let looked_at = order
-            .iter()
-            .filter(|agent| agents.contains(**agent as usize));
-        let looks = looked_at
-            .map(|agent| {
-                let begin = pairs.partition_point(|(a, _)| a < agent);
-                let end = pairs.partition_point(|(a, _)| a <= agent);
-                let who = if everybody || full.contains(*agent as usize) {
-                    Who::Everybody
-                } else {
-                    Who::Newcomers { begin, end }
-                };
-                Look { agent: *agent, who }
-            })
-            .collect();
-        Self {
-            books,
-            now,
-            looks,
-            order,
-            newcomers,
-            pairs,
-            granted: FixedBitSet::new(),
-            allocations: Vec::new(),
+        self.books.holes.ended = std::mem::take(&mut self.round.ended);
+        loop {
+            let stage = self.round.stage;
+            let done = match stage {
+                Stage::Guarantees => self.is_skipped() || self.phase(policy, Phase::Guarantees),
+                Stage::Demands => self.demands(),
+                Stage::FairShare => self.phase(policy, Phase::FairShare),
+                Stage::Holes => self.holes(),
+            };
+            if !done {
+                return false;
+            }
+            self.round.at = 0;
+            self.round.stage = match stage {
+                Stage::Guarantees => {
+                    self.round.line = policy.asked_first(self.books);
+                    Stage::Demands
+                }
+                Stage::Demands => Stage::FairShare,
+                Stage::FairShare if self.reopen() => Stage::Guarantees,
+                Stage::FairShare => {
+                    self.round.line = self.books.waiting_for_holes(&self.round.granted);
+                    Stage::Holes
+                }
+                Stage::Holes => return true,
+            };
         }
     }
 
-    /// Phase 1: looks at every agent in turn, when some guarantee is unsatisfied.
-    pub(crate) fn guarantees(&mut self, policy: &mut impl Policy) {
-        if !self.books.roles.required().is_zero() {
-            self.phase(policy, Phase::Guarantees);
-        }
+    /// Phase 1 is left out as a whole when no guarantee is unsatisfied.
+    fn is_skipped(&self) -> bool {
+        self.round.at == 0 && self.books.roles.required().is_zero()
     }
 
-    /// Phase 2: looks at every agent in turn.
-    pub(crate) fn fair_share(&mut self, policy: &mut impl Policy) {
-        self.phase(policy, Phase::FairShare);
+    /// Looks at every agent in turn.
+    fn phase(&mut self, policy: &mut impl Policy, phase: Phase) -> bool {
+        while self.round.at < self.round.looks.len() {
+            if !self.look(policy, phase, self.round.at) {
+                return false;
+            }
+            self.round.at += 1;
+        }
+        true
+    }
+
+    /// Meets the demands that the policy places before fair share, one client after the other.
+    fn demands(&mut self) -> bool {
+        while let Some(client) = self.round.line.get(self.round.at).copied() {
+            if self.budget.is_spent() {
+                return false;
+            }
+            if !self.place_best(client) {
+                self.round.at += 1;
+            }
+        }
+        true
+    }
+
+    /// Keeps holes for those who wait for one, one client after the other.
+    fn holes(&mut self) -> bool {
+        while let Some(client) = self.round.line.get(self.round.at).copied() {
+            if self.budget.is_spent() {
+                return false;
+            }
+            self.books.keep_hole_for(self.now, client, self.budget);
+            self.round.at += 1;
+        }
+        true
     }
 
     /// Grants the client what it may have of the agent where that leaves least of what was
     /// asked; says whether there was one.
-    pub(crate) fn place_best(&mut self, client: Slot) -> bool {
+    fn place_best(&mut self, client: Slot) -> bool {
         if !self.books.is_taker(client) {
             return false;
         }
         let mut best: Option<(Ratio, u64, usize, Offer)> = None;
-        for (at, look) in self.looks.iter().enumerate() {
-            if !self.books.news.open.contains(look.agent as usize) {
+        for (at, look) in self.round.looks.iter().enumerate() {
+            self.budget.spend(1);
+            let open = &self.books.news.open;
+            if look.who == Who::Nobody || !open.contains(look.agent as usize) {
                 continue;
             }
             let case = self
@@ -224,6 +268,7 @@ impl<'a> Turn<'a> {
             let Some(case) = case else {
                 return false;
             };
+            self.budget.spend(case.agent.free.extra_looks());
             if let Ok(offer) = self.books.judge(&case, &mut Cut::default()) {
                 let left = self.books.left_over(&case, &offer);
                 let registration = case.agent.registration;
@@ -238,53 +283,47 @@ impl<'a> Turn<'a> {
         let Some((_, _, at, offer)) = best else {
             return false;
         };
-        self.grant(self.looks[at].agent, client, offer);
+        self.grant(self.round.looks[at].agent, client, offer);
         // What is left may be for anybody.
-        self.looks[at].who = Who::Everybody;
+        self.round.looks[at].who = Who::Everybody;
         true
     }
 
-    fn phase(&mut self, policy: &mut impl Policy, phase: Phase) {
-        for at in 0..self.looks.len() {
-            self.look(policy, phase, at);
+    /// When holes ended, their agents are looked at once more, in both phases. Says whether one
+    /// did.
+    fn reopen(&mut self) -> bool {
+        if self.books.holes.ended.is_empty() {
+            return false;
         }
+        self.books.holes.ended.clear();
+        for look in &mut self.round.looks {
+            let ended = self.books.news.take_agent(look.agent);
+            look.who = if ended { Who::Everybody } else { Who::Nobody };
+        }
+        true
     }
 
-    /// When a hole ended on an agent that was looked at already, it is looked at again.
-    fn reopen(&mut self, policy: &mut impl Policy) {
-        while !self.books.holes.ended.is_empty() {
-            self.books.holes.ended.clear();
-            // The agents of holes that ended are news.
-            let again = &self.books.news.agents;
-            let agents = self
-                .order
-                .iter()
-                .filter(|agent| again.contains(**agent as usize));
-            self.looks = agents
-                .map(|agent| Look {
-                    agent: *agent,
-                    who: Who::Everybody,
-                })
-                .collect();
-            policy.decide(self);
-        }
-    }
-
-    /// Grants of one agent until nobody may be granted more.
-    fn look(&mut self, policy: &mut impl Policy, phase: Phase, at: usize) {
-        let agent = self.looks[at].agent;
+    /// Grants of one agent until nobody may be granted more; says whether it came so far.
+    fn look(&mut self, policy: &mut impl Policy, phase: Phase, at: usize) -> bool {
+        let agent = self.round.looks[at].agent;
         while self.books.news.open.contains(agent as usize) {
-            let who = self.looks[at].who;
+            if self.budget.is_spent() {
+                return false;
+            }
+            let who = self.round.looks[at].who;
             let pick = match who {
-                Who::Everybody => self.first_of_all(policy, phase, agent),
+                // In a round only a hole that ends makes news of its agent.
+                Who::Nobody if !self.books.news.agents.contains(agent as usize) => return true,
+                Who::Nobody | Who::Everybody => self.first_of_all(policy, phase, agent),
                 Who::Newcomers { begin, end } => self.first_of_newcomers(phase, agent, begin..end),
             };
             let Some((client, offer)) = pick else {
-                return;
+                return true;
             };
             self.grant(agent, client, offer);
-            self.looks[at].who = Who::Everybody;
+            self.round.looks[at].who = Who::Everybody;
         }
+        true
     }
 
     fn first_of_all(&mut self, policy: &mut impl Policy, phase: Phase, agent: Slot) -> Pick {
@@ -296,6 +335,7 @@ impl<'a> Turn<'a> {
             self.books.news.bound.grow(agent as usize + 1);
             self.books.news.bound.set(agent as usize, false);
         }
+        self.budget.spend(1);
         if self.is_hopeless(agent) {
             return None;
         }
@@ -304,7 +344,9 @@ impl<'a> Turn<'a> {
         let state = &books.agents[agent];
         let (mut pick, mut last) = (None, None);
         let mut cuts = Cuts::default();
+        let budget = &mut *self.budget;
         policy.order(books, phase, agent, |client, role| {
+            budget.spend(1);
             if state.filters.masks(client) {
                 return Flow::Next;
             }
@@ -316,6 +358,7 @@ impl<'a> Turn<'a> {
             let Some(case) = books.case(now, phase, agent, client) else {
                 return Flow::Next;
             };
+            budget.spend(free.extra_looks());
             let mut cut = Cut::default();
             let judged = books.judge(&case, &mut cut);
             cuts.note(role, cut);
@@ -369,8 +412,10 @@ impl<'a> Turn<'a> {
         let (books, now) = (&*self.books, self.now);
         let mut best: Option<(bool, Slot, Offer)> = None;
         let mut cuts = Cuts::default();
-        let here = self.pairs[pairs].iter().map(|(_, client)| *client);
-        for client in self.newcomers.iter().copied().chain(here) {
+        let here = self.round.pairs[pairs].iter().map(|(_, client)| *client);
+        let looks = 1 + books.agents[agent].free.extra_looks();
+        for client in self.round.newcomers.iter().copied().chain(here) {
+            self.budget.spend(looks);
             let Some(state) = books.clients.get(client).filter(|c| c.place.is_some()) else {
                 continue;
             };
@@ -413,7 +458,8 @@ impl<'a> Turn<'a> {
     }
 
     /// Gives `offer` of an agent to `client`.
-    pub(crate) fn grant(&mut self, agent: Slot, client: Slot, offer: Offer) {
+    fn grant(&mut self, agent: Slot, client: Slot, offer: Offer) {
+        self.budget.spend(1);
         let books = &mut *self.books;
         let (mut what, n) = match offer {
             Offer::Whole => (std::sync::Arc::clone(&books.agents[agent].free), 0),
@@ -452,7 +498,7 @@ impl<'a> Turn<'a> {
         books.wants_less(client);
         books.turn = books.agents[agent].registration + 1;
         books.news.holes = true;
-        self.granted.grow_and_insert(client as usize);
+        self.round.granted.grow_and_insert(client as usize);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use allotment_allocator::{
-    AgentSpec, Allocator, Around, Capabilities, Demand, FrameworkSpec, Grant, Quota, Recovery,
+    AgentSpec, Allocator, Around, Capabilities, Demand, Drf, FrameworkSpec, Grant, Quota, Recovery,
     Round, Settings,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
@@ -36,13 +36,15 @@ pub(crate) enum Fault {
     DependsOnTheWeather,
     DecidesAgainWithoutNews,
     WaitsForThePast,
+    NeverEndsARound,
+    EndsRoundsEarly,
     Panics,
     /// Not in [`Fault::ALL`]: only patience finds it.
     ForgetsCountsOfOne,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::GrantsTwice,
         Self::LosesWhatComesBack,
         Self::FreesWhatIsHeld,
@@ -64,6 +66,8 @@ impl Fault {
         Self::DependsOnTheWeather,
         Self::DecidesAgainWithoutNews,
         Self::WaitsForThePast,
+        Self::NeverEndsARound,
+        Self::EndsRoundsEarly,
         Self::Panics,
     ];
 }
@@ -74,7 +78,7 @@ static WEATHER: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(crate) struct Broken {
     fault: Fault,
-    inner: Reference,
+    inner: Box<dyn Allocator>,
     last: Timestamp,
     asked: Vec<allotment_allocator::InverseAllocation>,
     rounds: u64,
@@ -88,9 +92,17 @@ impl Broken {
             settings.placement = allotment_allocator::Placement::Random;
             settings.seed = WEATHER.fetch_add(1, Ordering::Relaxed);
         }
+        let inner: Box<dyn Allocator> = match fault {
+            // Only a module that works in pieces can forget the rest.
+            Fault::EndsRoundsEarly => Box::new(Drf::new(Settings {
+                round_looks: 1,
+                ..settings
+            })),
+            _ => Box::new(Reference::new(settings)),
+        };
         Self {
             fault,
-            inner: Reference::new(settings),
+            inner,
             last: Timestamp::ZERO,
             asked: Vec::new(),
             rounds: 0,
@@ -114,11 +126,11 @@ impl Broken {
 
 impl Around for Broken {
     fn inner(&self) -> &dyn Allocator {
-        &self.inner
+        &*self.inner
     }
 
     fn inner_mut(&mut self) -> &mut dyn Allocator {
-        &mut self.inner
+        &mut *self.inner
     }
 
     fn add_framework(&mut self, framework: &FrameworkId, mut spec: FrameworkSpec) {
@@ -229,6 +241,11 @@ impl Around for Broken {
         self.last = now;
         self.rounds += 1;
         let mut round = self.inner.allocate(now);
+        match self.fault {
+            Fault::NeverEndsARound => round.unfinished = true,
+            Fault::EndsRoundsEarly => round.unfinished = false,
+            _ => {}
+        }
         if self.has(Fault::GrantsTwice) {
             round.allocations.extend(round.allocations.first().cloned());
         }

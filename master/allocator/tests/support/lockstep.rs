@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use allotment_allocator::conformance::history::{AGENTS, FRAMEWORKS, ROLES, Step};
 use allotment_allocator::conformance::world::{Fact, Told, World};
-use allotment_allocator::{Allocator, Amounts, Drf, Hole, InverseAllocation, Settings, Share};
+use allotment_allocator::{
+    Allocator, Amounts, Drf, Hole, InverseAllocation, Round, Settings, Share,
+};
 use allotment_types::Timestamp;
 
 use super::reference::Reference;
 use super::{a, f, role};
 
+#[derive(Debug)]
 pub(crate) struct Lockstep {
     world: World,
     module: Box<dyn Allocator>,
@@ -17,27 +20,31 @@ pub(crate) struct Lockstep {
     /// How many facts were told.
     pub(crate) facts: u64,
     rounds: u64,
+    /// Calls that went on with a round.
+    pub(crate) calls: u64,
 }
 
-/// Plays the steps and says where the two part.
-pub(crate) fn play(settings: &Settings, steps: &[Step]) -> Result<u64, String> {
+/// Plays the steps and says where the two part. A round of the module that ends before it is over
+/// is asked to go on until it is: the pieces must be what the reference decides at once.
+pub(crate) fn play(settings: &Settings, steps: &[Step]) -> Result<Lockstep, String> {
     let mut pair = Lockstep {
         world: World::default(),
         module: Box::new(Drf::new(settings.clone())),
         reference: Reference::new(settings.clone()),
         facts: 0,
         rounds: 0,
+        calls: 0,
     };
     for step in steps {
         pair.step(step)?;
     }
-    Ok(pair.facts)
+    Ok(pair)
 }
 
 impl Lockstep {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         for fact in self.world.facts(step) {
-            let told = fact.tell(&mut *self.module);
+            let told = self.tell_module(&fact)?;
             let expected = fact.tell(&mut self.reference);
             if in_order(told.clone()) != in_order(expected.clone()) {
                 return Err(format!(
@@ -58,6 +65,29 @@ impl Lockstep {
             }
         }
         Ok(())
+    }
+
+    fn tell_module(&mut self, fact: &Fact) -> Result<Told, String> {
+        let mut told = fact.tell(&mut *self.module);
+        if let (Fact::Allocate(now), Told::Decided(round)) = (fact, &mut told) {
+            while std::mem::take(&mut round.unfinished) {
+                let Round {
+                    allocations,
+                    inverse,
+                    unfinished,
+                    looks,
+                } = self.module.allocate(*now);
+                round.allocations.extend(allocations);
+                round.inverse.extend(inverse);
+                round.unfinished = unfinished;
+                self.calls += 1;
+                if looks == 0 && unfinished {
+                    return Err(format!("a call at {now} looked at nothing and goes on"));
+                }
+            }
+            round.looks = 0;
+        }
+        Ok(told)
     }
 
     fn compare(&self) -> Result<(), String> {

@@ -57,6 +57,7 @@ impl Reference {
         Round {
             allocations: progress.allocations,
             inverse: self.inverse(now),
+            ..Round::default()
         }
     }
 
