@@ -26,6 +26,7 @@ fn read_request(task: &str, path: &str, follow: bool) -> SandboxReadRequest {
         offset: 0,
         length: None,
         follow,
+        file: None,
     }
 }
 
@@ -269,6 +270,50 @@ async fn a_follower_sees_everything_up_to_the_end_and_then_ends() {
     // Following what has ended just reads it.
     let again = read(&mut files, read_request("t", "stdout", true)).await;
     assert_eq!(again.expect("it"), "one\ntwo\nthree\n");
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_goes_on_in_the_next_file_and_loses_and_repeats_nothing() {
+    let mut c = Cluster::with(Mode::Plain, |config| {
+        config.log_size_max = Some(4096);
+        config.log_files_max = 50;
+    })
+    .await;
+    let mut files = c.files().await;
+    // In bursts and byte by byte, so that files end while they are read and while they are not.
+    let line = "seq 3000; while [ ! -e go ]; do sleep 0.01; done; \
+                for i in $(seq 3001 3300); do echo $i; done; sleep 0.3; exec seq 3301 6000";
+    let whole: String = (1..=6000).map(|i| format!("{i}\n")).collect();
+    c.master.launch(vec![shell("t", line)]).await;
+    c.master.running("t").await;
+    let answer = files.read(read_request("t", "stdout", true)).await;
+    let mut chunks = answer.expect("a stream").into_inner();
+    fs::write(c.sandbox("t").join("go"), "").expect("go");
+    let (mut text, mut begins) = (String::new(), Vec::new());
+    while let Some(chunk) = chunks.message().await.expect("no error") {
+        assert!(!chunk.gap(), "after {} bytes", text.len());
+        begins.push((text.len(), chunk.file, chunk.offset));
+        text.push_str(std::str::from_utf8(&chunk.data).expect("text"));
+    }
+    assert!(text == whole, "{} of {} bytes", text.len(), whole.len());
+    c.master.end("t").await;
+    // Who was cut off goes on from any place, whatever that file is called by now.
+    let numbers: std::collections::BTreeSet<_> = begins.iter().map(|(_, file, _)| file).collect();
+    assert!(numbers.len() > 5, "{numbers:?}");
+    for (at, file, offset) in begins {
+        let request = SandboxReadRequest {
+            file,
+            offset,
+            ..read_request("t", "stdout", true)
+        };
+        let mut chunks = files.read(request).await.expect("a stream").into_inner();
+        let mut rest = String::new();
+        while let Some(chunk) = chunks.message().await.expect("no error") {
+            rest.push_str(std::str::from_utf8(&chunk.data).expect("text"));
+        }
+        assert!(rest == whole[at..], "from byte {at}");
+    }
     c.agent.stop().await;
 }
 

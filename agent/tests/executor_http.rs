@@ -228,6 +228,31 @@ async fn an_executor_that_does_everything_wrong_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_registers_twice_goes_on_with_its_second_stream() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let double = python("double", "double");
+        c.master.launch(vec![hosted("t", "run", &double)]).await;
+        c.master.running("t").await;
+        c.waits_for("double", "the first stream ended").await;
+        c.master
+            .launch(vec![hosted("later", "finish", &double)])
+            .await;
+        let end = c.master.end("later").await;
+        assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+        c.master.kill("t", None).await;
+        assert_eq!(c.master.end("t").await.state(), TaskState::TaskKilled);
+        let log = fs::read_to_string(c.sandbox("double").join("stdout")).unwrap();
+        assert_eq!(log.matches("subscribed").count(), 2, "{log}");
+        for task in ["launch t ", "launch later "] {
+            assert_eq!(log.matches(task).count(), 1, "{log}");
+        }
+        a_neighbour_works(&mut c, "beside").await;
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_updates_is_bounded_and_ends_in_the_right_state() {
     let mut c = Cluster::start(Mode::Plain).await;
     c.master.acknowledges = false;

@@ -15,7 +15,7 @@ use allotment_proto::convert::resources_to_wire;
 use allotment_proto::mesos::executor_info::Type;
 use allotment_proto::mesos::{self, TaskInfo, TaskState};
 use apart::Apart;
-use support::{framework_id, modes, shell, task, until};
+use support::{Mode, framework_id, modes, shell, task, until};
 
 fn executor(name: &str, kind: Type) -> mesos::ExecutorInfo {
     let program = format!(
@@ -127,4 +127,57 @@ async fn a_group_goes_on_and_still_ends_together() {
         assert_eq!(a.master.end("fails").await.state(), TaskState::TaskFailed);
         assert_eq!(a.master.end("stays").await.state(), TaskState::TaskKilled);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_joins_the_processes_of_its_executor_also_under_the_next_agent() {
+    if !support::root() {
+        return;
+    }
+    let mut a = Apart::start(Mode::Isolated).await;
+    let pod = executor("pod", Type::Default);
+    let group = |tasks: Vec<TaskInfo>, running: bool| {
+        let shares = mesos::LinuxInfo {
+            share_pid_namespace: Some(true),
+            ..Default::default()
+        };
+        let tasks = tasks.into_iter().map(|task| TaskInfo {
+            executor: Some(pod.clone()),
+            container: Some(mesos::ContainerInfo {
+                r#type: mesos::container_info::Type::Mesos.into(),
+                linux_info: Some(shares.clone()),
+                ..Default::default()
+            }),
+            ..task
+        });
+        Told::Launch(allot::Launch {
+            framework: mesos::FrameworkInfo {
+                id: Some(framework_id()),
+                ..Default::default()
+            },
+            tasks: tasks.collect(),
+            group_executor: Some(Box::new(pod.clone())),
+            running_executors: running
+                .then(|| pod.executor_id.clone())
+                .into_iter()
+                .collect(),
+        })
+    };
+    let first = group(vec![shell("first", "exec sleep 4242")], false);
+    a.master.tell(first).await;
+    a.master.running("first").await;
+    a.dies();
+    a.returns().await;
+    let looks = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done; sleep 1000";
+    let second = group(vec![shell("second", looks)], true);
+    a.master.tell(second).await;
+    a.master.running("second").await;
+    let stdout = a.sandbox("pod").join("tasks/second/stdout");
+    let said = || fs::read_to_string(&stdout).unwrap_or_default();
+    until("it sees the first one's", || said().contains("sleep 4242")).await;
+    // The first one's end is not the other's.
+    a.master.kill("first", None).await;
+    assert_eq!(a.master.end("first").await.state(), TaskState::TaskKilled);
+    a.master.kill("second", None).await;
+    assert_eq!(a.master.end("second").await.state(), TaskState::TaskKilled);
 }

@@ -157,3 +157,103 @@ async fn hostile_names_and_environments_are_refused_or_harmless() {
         c.agent.stop().await;
     }
 }
+
+/// Told to die just when they end by themselves: some were faster and some were not, and each has
+/// one end that says what happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_that_exit_while_being_killed_have_one_true_end() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let mark = format!("MARK_EXITS_{mode:?}_{}", std::process::id());
+        let line = format!(
+            "export {mark}=1; trap 'exit 9' TERM; while [ ! -e go ]; do sleep 0.01; done; exit 0"
+        );
+        let ids: Vec<String> = (0..30).map(|n| format!("t{n}")).collect();
+        let tasks = ids.iter().map(|id| shell(id, &line)).collect();
+        c.master.launch(tasks).await;
+        for id in &ids {
+            c.master.running(id).await;
+        }
+        for id in &ids {
+            fs::write(c.sandbox(id).join("go"), "").unwrap();
+            c.master.kill(id, Some(Duration::from_millis(5))).await;
+        }
+        for id in &ids {
+            let end = c.master.end(id).await;
+            let exit = end.exit.as_ref().unwrap();
+            match end.state() {
+                TaskState::TaskFinished => assert_eq!(exit.code, Some(0), "{end:?}"),
+                // By its own hand on SIGTERM, by SIGTERM before it knew better, by SIGKILL, or
+                // well although a kill was under way.
+                TaskState::TaskKilled => {
+                    let how = (exit.code, exit.signal);
+                    let known = [
+                        (Some(0), None),
+                        (Some(9), None),
+                        (None, Some(15)),
+                        (None, Some(9)),
+                    ];
+                    assert!(known.contains(&how), "{end:?}");
+                }
+                _ => panic!("{end:?}"),
+            }
+        }
+        until("nothing is left", || marked_processes(&mark).is_empty()).await;
+        a_neighbour_works(&mut c, "beside").await;
+        for id in &ids {
+            assert!(!c.master.has_more(id), "{id} ended twice");
+        }
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_uris_are_refused_with_the_reason() {
+    let mut c = Cluster::start(support::Mode::Plain).await;
+    let fetching = |id: &str, value: &str, output: Option<&str>| {
+        let mut info = program(id, &["true"]);
+        let command = info.command.as_mut().unwrap();
+        command
+            .uris
+            .push(allotment_proto::mesos::command_info::Uri {
+                value: value.to_owned(),
+                output_file: output.map(str::to_owned),
+                ..Default::default()
+            });
+        info
+    };
+    let outside = c.folder.path().join("outside");
+    let local = c.folder.path().join("file");
+    fs::write(&local, "x").unwrap();
+    let local = local.display().to_string();
+    let escape = "../../../../../../../../../outside";
+    let tasks = [
+        ("up", local.as_str(), Some(escape)),
+        ("absolute", local.as_str(), Some("/tmp/outside")),
+        ("nul", local.as_str(), Some("a\0b")),
+        ("scheme", "gopher://example.org/file", None),
+        ("none", "", None),
+        ("relative", "etc/passwd", None),
+        ("nobody", "http://127.0.0.1:1/file", None),
+        ("odd", "http://[::1/\n\r file", None),
+        ("device", "file:///dev/zero", None),
+        ("folder", "file:///", None),
+    ];
+    c.master
+        .launch(
+            tasks
+                .iter()
+                .map(|(id, value, output)| fetching(id, value, *output))
+                .collect(),
+        )
+        .await;
+    for (id, ..) in tasks {
+        let end = c.master.end(id).await;
+        let states = [TaskState::TaskFailed, TaskState::TaskError];
+        assert!(states.contains(&end.state()), "{end:?}");
+        assert!(end.message().len() > 20, "{end:?}");
+    }
+    assert!(!outside.exists());
+    a_neighbour_works(&mut c, "beside").await;
+    c.agent.stop().await;
+}

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use allotment_agent::Isolation;
+use allotment_proto::convert::resources_to_wire;
 use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::Reason;
 use nix::sys::signal::{Signal, kill};
@@ -225,6 +226,60 @@ async fn a_general_ceiling_of_cpus_and_whole_cores_come_on_request() {
         let end = c.master.end("again").await;
         assert_eq!(end.reason(), Reason::ContainerLaunchFailed, "{end:?}");
         assert!(end.message().contains("whole cores"), "{end:?}");
+    }
+    c.agent.stop().await;
+}
+
+/// Whether groups of this machine's v1 hierarchy have a weight; `None` without that hierarchy.
+fn weighs_in_v1() -> Option<bool> {
+    let trial = PathBuf::from(format!(
+        "/sys/fs/cgroup/blkio/allotment-trial-{}",
+        std::process::id()
+    ));
+    fs::create_dir(&trial).ok()?;
+    let weighs = trial.join("blkio.bfq.weight").exists();
+    fs::remove_dir(&trial).expect("an empty group");
+    Some(weighs)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_weighs_on_disks_by_its_cpus_where_the_kernel_weighs_and_else_the_agent_says_so() {
+    if !root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = config(Mode::Plain, "http://127.0.0.1:1", folder.path().join("a"));
+    trial.isolation = "cgroups/blkio".parse().unwrap();
+    match allotment_agent::start(trial).await {
+        Ok(agent) => agent.stop().await,
+        Err(error) => {
+            let why = error.to_string();
+            assert!(
+                why.contains("cgroups/blkio") && why.contains("weight"),
+                "{why}"
+            );
+            return assert_ne!(weighs_in_v1(), Some(true), "{why}");
+        }
+    }
+    assert_ne!(weighs_in_v1(), Some(false));
+    let mut c = Cluster::with(Mode::Isolated, |config| {
+        config.isolation = "auto,cgroups/blkio".parse().unwrap();
+    })
+    .await;
+    for (task, cpus, weight) in [
+        ("half", "cpus:0.5; mem:64", 50),
+        ("two", "cpus:2; mem:64", 200),
+    ] {
+        let mut info = shell(task, "sleep 1000");
+        info.resources = resources_to_wire(&cpus.parse().unwrap(), Some("web"));
+        c.master.launch(vec![info]).await;
+        let found = control(&mut c, task, &["blkio.bfq.weight", "io.weight"]).await;
+        let found = found.expect("a weight");
+        assert_eq!(
+            found.rsplit(' ').next(),
+            Some(weight.to_string().as_str()),
+            "{found}"
+        );
     }
     c.agent.stop().await;
 }

@@ -6,8 +6,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use allotment_proto::allot;
+use allotment_proto::allot::master_message::Message as Told;
+use allotment_proto::convert::resources_to_wire;
 use allotment_proto::mesos::volume::{Mode as Access, Source, source};
 use allotment_proto::mesos::{ContainerInfo, TaskState, Volume};
+use allotment_types::{Resources, Role};
 use support::{Cluster, Mode, contained, modes, root, shell};
 
 fn host(path: &Path, at: &str, mode: Access) -> Volume {
@@ -192,4 +196,72 @@ async fn a_link_in_the_sandbox_is_no_way_out_for_a_volume_cve_2021_30465() {
     c.master.kill("swap", Some(std::time::Duration::ZERO)).await;
     c.master.end("swap").await;
     c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persistent_volume_is_mounted_so_that_it_cannot_be_changed() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let role = Role::parse("web").unwrap();
+        let disk: Resources = "disk:64".parse().unwrap();
+        let volume = disk.reserved(&role, None).as_volume("data", "data", None);
+        let rest: Resources = "cpus:64; mem:16384; disk:960; ports:[31000-31999]"
+            .parse()
+            .unwrap();
+        let total = resources_to_wire(&rest.plus(&volume), None);
+        let apply = Told::ApplyResources(allot::ApplyResources { total });
+        c.master.tell(apply).await;
+        let task = |id: &str, line: &str, access: Access| {
+            let mut info = shell(id, line);
+            info.resources
+                .extend(resources_to_wire(&volume, Some("web")));
+            for resource in &mut info.resources {
+                if let Some(volume) = resource.disk.as_mut().and_then(|d| d.volume.as_mut()) {
+                    volume.mode = access.into();
+                }
+            }
+            info
+        };
+        let writes = task("writes", "echo kept > data/file", Access::Rw);
+        c.master.launch(vec![writes]).await;
+        let end = c.master.end("writes").await;
+        assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+        let line = "cat data/file; echo more > data/file || echo refused";
+        c.master.launch(vec![task("reads", line, Access::Ro)]).await;
+        let end = c.master.end("reads").await;
+        match mode {
+            Mode::Isolated => assert_eq!(c.stdout("reads"), "kept\nrefused\n"),
+            // Without mounts it could not be enforced, and is not left out.
+            Mode::Plain => assert!(end.message().contains("volume/sandbox_path"), "{end:?}"),
+        }
+        c.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_at_hostile_paths_are_refused_with_the_path() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let volumes = [
+            sandbox("kept", "../../../etc"),
+            sandbox("../../..", "data"),
+            sandbox("/etc", "data"),
+            sandbox("kept", ""),
+            sandbox("a\0b", "data"),
+            host(Path::new("/../etc"), "data", Access::Ro),
+            host(Path::new("etc"), "data", Access::Ro),
+        ];
+        let tasks = volumes.into_iter().enumerate();
+        let tasks: Vec<_> = tasks
+            .map(|(n, volume)| contained(shell(&format!("t{n}"), "true"), with(vec![volume])))
+            .collect();
+        let n_tasks = tasks.len();
+        c.master.launch(tasks).await;
+        for n in 0..n_tasks {
+            let end = c.master.end(&format!("t{n}")).await;
+            assert_eq!(end.state(), TaskState::TaskError, "{end:?}");
+            assert!(end.message().contains("give "), "{end:?}");
+        }
+        c.agent.stop().await;
+    }
 }

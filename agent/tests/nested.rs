@@ -369,6 +369,214 @@ async fn a_terminal_is_resized_and_interrupted_and_watched_by_others() {
 }
 
 #[tokio::test]
+async fn the_terminal_of_a_task_is_attached_to_by_the_id_of_its_container() {
+    for mode in modes() {
+        let codec = Codec::Json;
+        let mut cluster = Cluster::start(mode).await;
+        let line = "read line; echo \"told $line\"; stty size; read line; exit 6";
+        let container = mesos::ContainerInfo {
+            tty_info: Some(window(21, 42)),
+            ..Default::default()
+        };
+        let task = support::contained(shell("t", line), container);
+        let plain = shell("plain", "sleep 1000");
+        cluster.master.launch(vec![task, plain]).await;
+        let id_of = |status: mesos::TaskStatus| status.container_status.unwrap().container_id;
+        let id = id_of(cluster.master.running("t").await).unwrap();
+        let plain = id_of(cluster.master.running("plain").await).unwrap();
+        let watch = |id: &ContainerId| Call {
+            attach_container_output: Some(call::AttachContainerOutput {
+                container_id: id.clone(),
+            }),
+            ..of(call::Type::AttachContainerOutput)
+        };
+        let mut output = Output::of(send(&cluster, codec, &watch(&id)).await, codec);
+        let keyboard = Keyboard::attach(&cluster, codec, &names(&id)).await;
+        keyboard.say(&resizes(7, 8)).await;
+        keyboard.say(&types("a line\n")).await;
+        output.sees("told a line\r\n7 8\r\n").await;
+        let second = Keyboard::attach(&cluster, codec, &names(&id)).await;
+        assert_eq!(second.ends().await.0, StatusCode::CONFLICT);
+        // The end of the stream is nothing that the task hears of, and another may go on.
+        assert_eq!(keyboard.ends().await.0, StatusCode::OK);
+        let keyboard = Keyboard::attach(&cluster, codec, &names(&id)).await;
+        keyboard.say(&types("\n")).await;
+        output.ends().await;
+        assert_eq!(keyboard.ends().await.0, StatusCode::OK);
+        let end = cluster.master.end("t").await;
+        assert_eq!(end.exit.as_ref().unwrap().code, Some(6), "{end:?}");
+        let refused = text(send(&cluster, codec, &watch(&plain)).await).await;
+        assert_eq!(refused.0, StatusCode::BAD_REQUEST);
+        assert!(refused.1.contains("tty_info"), "{refused:?}");
+        let refused = Keyboard::attach(&cluster, codec, &names(&plain)).await;
+        assert_eq!(refused.ends().await.0, StatusCode::BAD_REQUEST);
+        cluster.agent.stop().await;
+    }
+}
+
+fn launch_alone(id: &ContainerId, command: mesos::CommandInfo) -> Call {
+    Call {
+        launch_nested_container: Some(call::LaunchNestedContainer {
+            container_id: id.clone(),
+            command: Some(command),
+            container: None,
+        }),
+        ..of(call::Type::LaunchNestedContainer)
+    }
+}
+
+fn wait(id: &ContainerId) -> Call {
+    Call {
+        wait_nested_container: Some(call::WaitNestedContainer {
+            container_id: id.clone(),
+        }),
+        ..of(call::Type::WaitNestedContainer)
+    }
+}
+
+fn remove(id: &ContainerId) -> Call {
+    Call {
+        remove_nested_container: Some(call::RemoveNestedContainer {
+            container_id: id.clone(),
+        }),
+        ..of(call::Type::RemoveNestedContainer)
+    }
+}
+
+/// The wait status in an answer.
+async fn waited(answer: http::Response<Incoming>) -> i64 {
+    let (status, body) = text(answer).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let said: serde_json::Value = serde_json::from_str(&body).unwrap();
+    said["wait_nested_container"]["exit_status"]
+        .as_i64()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_nested_container_writes_to_its_own_sandbox_and_needs_no_connection() {
+    for mode in modes() {
+        let (cluster, id) = running(mode).await;
+        let codec = Codec::Json;
+        let mark = uuid::Uuid::new_v4().to_string();
+        let command = line(&format!(
+            "export MARK={mark}; echo $MESOS_TASK_ID; pwd; echo err >&2; (setsid sleep 1000 &); \
+             while [ ! -e go ]; do sleep 0.01; done; exit 5"
+        ));
+        let start = launch_alone(&id, command);
+        assert_eq!(
+            text(send(&cluster, codec, &start).await).await.0,
+            StatusCode::OK
+        );
+        let again = text(send(&cluster, codec, &start).await).await;
+        assert_eq!(again.0, StatusCode::ACCEPTED);
+        let sandbox = cluster.sandbox("t").canonicalize().unwrap();
+        let own = sandbox.join("containers/session");
+        let said = || std::fs::read_to_string(own.join("stdout")).unwrap();
+        let expected = format!("t\n{}\n", own.display());
+        until("it wrote", || said() == expected).await;
+        let early = text(send(&cluster, codec, &remove(&id)).await).await;
+        assert_eq!(early.0, StatusCode::INTERNAL_SERVER_ERROR, "{early:?}");
+        std::fs::write(own.join("go"), "").unwrap();
+        let status = waited(send(&cluster, codec, &wait(&id)).await).await;
+        assert_eq!(status, 5 << 8);
+        assert_eq!(std::fs::read(own.join("stderr")).unwrap(), b"err\n");
+        until("nothing is left", || marked_processes(&mark).is_empty()).await;
+        assert_eq!(
+            text(send(&cluster, codec, &remove(&id)).await).await.0,
+            StatusCode::OK
+        );
+        assert!(!own.exists());
+        let gone = text(send(&cluster, codec, &wait(&id)).await).await;
+        assert_eq!(gone.0, StatusCode::NOT_FOUND);
+        // Killed, and what it began with it.
+        let command = line(&format!("export MARK={mark}; sleep 1000 & exec sleep 1000"));
+        let start = launch_alone(&id, command);
+        assert_eq!(
+            text(send(&cluster, codec, &start).await).await.0,
+            StatusCode::OK
+        );
+        let kill = Call {
+            kill_nested_container: Some(call::KillNestedContainer {
+                container_id: id.clone(),
+                signal: None,
+            }),
+            ..of(call::Type::KillNestedContainer)
+        };
+        assert_eq!(
+            text(send(&cluster, codec, &kill).await).await.0,
+            StatusCode::OK
+        );
+        assert_eq!(waited(send(&cluster, codec, &wait(&id)).await).await, 9);
+        until("nothing is left", || marked_processes(&mark).is_empty()).await;
+        cluster.agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_custom_executor_launches_containers_in_its_own() {
+    for mode in modes() {
+        let mut cluster = Cluster::start(mode).await;
+        let program = format!(
+            "{}/tests/executors_py/executor.py",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let resources = allotment_proto::convert::resources_to_wire(
+            &"cpus:0.1; mem:64".parse().unwrap(),
+            Some("web"),
+        );
+        let executor = mesos::ExecutorInfo {
+            r#type: Some(mesos::executor_info::Type::Custom.into()),
+            executor_id: mesos::ExecutorId {
+                value: "e".to_owned(),
+            },
+            framework_id: Some(support::framework_id()),
+            command: Some(mesos::CommandInfo {
+                shell: Some(false),
+                value: Some("python3".to_owned()),
+                arguments: vec!["python3".to_owned(), program],
+                ..Default::default()
+            }),
+            resources,
+            ..Default::default()
+        };
+        let task = mesos::TaskInfo {
+            command: None,
+            executor: Some(executor),
+            data: Some(b"run".to_vec().into()),
+            ..shell("t", "")
+        };
+        cluster.master.launch(vec![task]).await;
+        let status = cluster.master.running("t").await;
+        let parent = status.container_status.unwrap().container_id;
+        let id = ContainerId {
+            value: "helper".to_owned(),
+            parent: parent.map(Box::new),
+        };
+        // Among the executor's processes, and not able to speak for it.
+        let command = line(
+            "echo ${MESOS_EXECUTOR_AUTHENTICATION_TOKEN:-no token}; \
+             ls /proc/[0-9]*/cmdline | xargs cat 2>/dev/null | tr '\\0' ' ' | \
+             grep -o executor.py | head -1; exit 7",
+        );
+        let codec = Codec::Protobuf;
+        let start = launch_alone(&id, command);
+        let started = text(send(&cluster, codec, &start).await).await;
+        assert_eq!(started.0, StatusCode::OK, "{started:?}");
+        assert_eq!(
+            waited(send(&cluster, Codec::Json, &wait(&id)).await).await,
+            7 << 8
+        );
+        let own = cluster.sandbox("e").join("containers/helper/stdout");
+        assert_eq!(
+            std::fs::read_to_string(own).unwrap(),
+            "no token\nexecutor.py\n"
+        );
+        cluster.agent.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_connection_or_when_it_is_killed() {
     for mode in modes() {
         let (cluster, id) = running(mode).await;
@@ -472,8 +680,8 @@ async fn what_makes_no_sense_is_refused_and_the_agent_goes_on() {
             "text/plain",
         ),
         (&json, b"{".to_vec(), 400, "JSON"),
-        (&json, b"{}".to_vec(), 501, "sessions"),
-        (&json, br#"{"type":"GET_FLAGS"}"#.to_vec(), 501, "sessions"),
+        (&json, b"{}".to_vec(), 501, "programs"),
+        (&json, br#"{"type":"GET_FLAGS"}"#.to_vec(), 501, "programs"),
         (
             &json,
             br#"{"type":"KILL_NESTED_CONTAINER"}"#.to_vec(),

@@ -92,7 +92,8 @@ async fn tasks_of_a_group_share_a_folder_and_nothing_else() {
             }
         })
         .await;
-        let writes = "echo for the other > common/note; echo mine > own; \
+        let writes = "echo for the other > common/new; mv common/new common/note; \
+                      echo mine > own; \
                       while [ ! -e common/read ]; do sleep 0.02; done";
         let reads = "while [ ! -e common/note ]; do sleep 0.02; done; cat common/note; \
                      ls; touch common/read";
@@ -246,4 +247,148 @@ async fn each_task_of_a_group_has_walls_and_limits_of_its_own() {
         groups.iter().all(|group| !group.exists())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_a_group_has_the_limits_that_it_names() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::start(Mode::Isolated).await;
+    let hungry = |id: &str, limit: Option<f64>| {
+        let script = "x = bytearray(120 << 20); import time; time.sleep(0.2)";
+        let mut info = support::program(id, &["python3", "-c", script]);
+        if let Some(value) = limit {
+            info.limits
+                .insert("mem".to_owned(), mesos::value::Scalar { value });
+            let linux = mesos::LinuxInfo {
+                share_cgroups: Some(false),
+                ..Default::default()
+            };
+            info.container = Some(mesos::ContainerInfo {
+                r#type: mesos::container_info::Type::Mesos.into(),
+                linux_info: Some(linux),
+                ..Default::default()
+            });
+        }
+        info
+    };
+    c.launch_group(vec![hungry("a", Some(256.0)), hungry("b", Some(256.0))])
+        .await;
+    for task in ["a", "b"] {
+        let end = c.master.end(task).await;
+        assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+    }
+    c.pod_ends().await;
+    // Both asked for 64 MiB.
+    c.launch_group(vec![hungry("c", None), shell("d", "sleep 1000")])
+        .await;
+    let end = c.master.end("c").await;
+    assert_eq!(end.reason(), Reason::ContainerLimitationMemory, "{end:?}");
+    c.pod_ends().await;
+    c.agent.stop().await;
+}
+
+/// The same task among its executor's processes.
+fn among_others(mut info: TaskInfo) -> TaskInfo {
+    let linux = mesos::LinuxInfo {
+        share_pid_namespace: Some(true),
+        ..Default::default()
+    };
+    let container = info.container.get_or_insert_default();
+    container.linux_info = Some(linux);
+    info
+}
+
+/// Which process namespace a task's container is in.
+fn pid_namespace(running: &mesos::TaskStatus) -> PathBuf {
+    let container = running.container_status.as_ref().unwrap();
+    let pid = container.executor_pid.unwrap();
+    fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap()
+}
+
+fn is_empty(namespace: &PathBuf) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    !processes
+        .filter_map(|entry| fs::read_link(entry.path().join("ns/pid")).ok())
+        .any(|other| other == *namespace)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_a_group_that_ask_for_it_share_their_processes_and_none_ends_anothers() {
+    if !root() {
+        return;
+    }
+    let mut c = Cluster::start(Mode::Isolated).await;
+    let leaves = "setsid sh -c 'echo $$ > common/daemon.new; mv common/daemon.new common/daemon; \
+                  exec sleep 1000' & while [ ! -e common/go ]; do sleep 0.02; done";
+    // It sees the other's process, and the first process of neither is open to it (runc's
+    // CVE-2019-5736); once the other has finished, what that left behind is gone.
+    let looks = "while [ ! -e common/daemon ]; do sleep 0.02; done; d=/proc/$(cat common/daemon); \
+                 cat $d/comm; for p in /proc/[0-9]*; do case $(cat $p/comm) in \
+                 allot*) cat $p/comm; readlink $p/exe && echo open;; esac; done; \
+                 touch common/go; while [ -e $d ]; do sleep 0.02; done; echo gone";
+    let walled = "while [ ! -e common/daemon ]; do sleep 0.02; done; \
+                  cat /proc/$(cat common/daemon)/comm || echo nothing";
+    let tasks = vec![
+        among_others(sharing(shell("leaves", leaves))),
+        among_others(sharing(shell("looks", looks))),
+        sharing(shell("walled", walled)),
+    ];
+    c.launch_group(tasks).await;
+    let mut namespaces = Vec::new();
+    for task in ["leaves", "looks"] {
+        namespaces.push(pid_namespace(&c.master.running(task).await));
+    }
+    assert_eq!(namespaces[0], namespaces[1]);
+    c.master.running("walled").await;
+    for task in ["leaves", "looks", "walled"] {
+        let end = c.master.end(task).await;
+        assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
+    }
+    let said = |task| fs::read_to_string(c.nested(task).join("stdout")).unwrap();
+    let seen = said("looks");
+    assert!(
+        seen.starts_with("sleep\n") && seen.ends_with("gone\n"),
+        "{seen}"
+    );
+    assert_eq!(seen.matches("allot-init").count(), 2, "{seen}");
+    assert!(
+        seen.contains("allot-pod") && !seen.contains("open"),
+        "{seen}"
+    );
+    assert_eq!(said("walled"), "nothing\n");
+    // A kill ends all of a task, daemons that ignore every signal included.
+    let stubborn = "(setsid sh -c \"trap '' TERM INT HUP; while :; do sleep 1; done\" &); \
+                    trap '' TERM; while :; do sleep 1; done";
+    let tasks = vec![
+        among_others(shell("stubborn", stubborn)),
+        among_others(shell("mate", "sleep 1000")),
+    ];
+    c.pod_ends().await;
+    c.launch_group(tasks).await;
+    let namespace = pid_namespace(&c.master.running("stubborn").await);
+    c.master.running("mate").await;
+    c.master
+        .kill("stubborn", Some(std::time::Duration::from_millis(50)))
+        .await;
+    for task in ["stubborn", "mate"] {
+        assert_eq!(c.master.end(task).await.state(), TaskState::TaskKilled);
+    }
+    c.pod_ends().await;
+    namespaces.push(namespace);
+    until("nothing is left", || namespaces.iter().all(is_empty)).await;
+    c.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_cannot_be_shared_where_there_are_no_walls() {
+    let mut c = Cluster::start(Mode::Plain).await;
+    c.launch_group(vec![among_others(shell("a", "true")), shell("b", "true")])
+        .await;
+    let end = c.master.end("a").await;
+    assert_eq!(end.reason(), Reason::ContainerLaunchFailed, "{end:?}");
+    assert!(end.message().contains("namespaces/pid"), "{end:?}");
+    c.pod_ends().await;
+    c.agent.stop().await;
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use allotment_framework_sdk::api::TaskState;
-use allotment_framework_sdk::{Command, Config, Event, Scheduler, Task, Update};
+use allotment_framework_sdk::{Command, Config, Event, Scheduler, Task, TerminalSize, Update};
 use allotment_proto::allot::{ListAgentsRequest, WhyRequest};
 use allotment_types::{Fixed, Resources, Role, TaskId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,7 +53,7 @@ Exit codes:
   202      wrong usage (2 when a flag is unknown or malformed)
   204      the master cannot be reached
 
-The command's standard input is empty. Its output is copied as it is written.")]
+The command's standard input is empty, also with --tty until somebody attaches. Its output is copied as it is written.")]
 pub(crate) struct Args {
     /// Cores
     #[arg(long, default_value = "1", value_name = "CORES", value_parser = amount, allow_negative_numbers = true)]
@@ -70,6 +70,10 @@ pub(crate) struct Args {
     /// An environment variable; K alone takes its value from here (repeatable)
     #[arg(long, short, value_name = "K=V")]
     env: Vec<String>,
+
+    /// Start the command at a terminal; `allot task attach` then types to it
+    #[arg(long, short)]
+    tty: bool,
 
     /// What to call the task [default: the command]
     #[arg(long)]
@@ -174,9 +178,18 @@ fn task(args: Args) -> Result<Task, Failure> {
     }
     let arguments = command.collect();
     let resources = Resources::cpus_mem(args.cpus, args.mem);
+    let terminal = args.tty.then(|| {
+        let size = crate::task::window();
+        let side = |n: u32| u16::try_from(n).unwrap_or(0);
+        TerminalSize {
+            rows: side(size.rows),
+            columns: side(size.columns),
+        }
+    });
     Ok(Task {
         name,
         env,
+        terminal,
         ..Task::new(id, resources, Command::Exec { program, arguments })
     })
 }

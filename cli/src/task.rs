@@ -1,6 +1,6 @@
 //! `allot task`: the tasks of all frameworks, their output, and their end.
 //!
-//! - [`exec`]: a command beside a task. [`attach`]: what it says from now on.
+//! - [`exec`]: a command beside a task. [`attach`]: what it says from now on, and its terminal.
 //! - `terminal`: the one we run in. `writer`: our own output.
 
 mod attach;
@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 use allotment_proto::allot::sandbox_client::SandboxClient;
 use allotment_proto::allot::{KillTaskRequest, ListTasksRequest, SandboxReadRequest, TaskView};
+
+pub(crate) use terminal::window;
 
 use crate::context::Context;
 use crate::exit;
@@ -61,7 +63,7 @@ enum Command {
     },
     /// Run a command in a task's container
     Exec(exec::Args),
-    /// Print what a task writes from now on, and exit as it does
+    /// Print what a task writes from now on, type to its terminal if it has one, and exit as it does
     Attach(attach::Args),
     /// Kill a task as its framework could
     Kill {
@@ -173,11 +175,18 @@ async fn logs(task: &TaskView, file: &str, follow: bool) -> anyhow::Result<()> {
             offset: 0,
             length: None,
             follow,
+            file: None,
         })
         .await
         .map_err(refused)?
         .into_inner();
     while let Some(chunk) = chunks.message().await.map_err(refused)? {
+        if chunk.gap() {
+            output::complain(&format!(
+                "something before this may be missing: {file} was put aside and deleted faster \
+                 than it could be read"
+            ));
+        }
         output::bytes(&chunk.data)?;
     }
     Ok(())

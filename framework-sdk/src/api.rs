@@ -342,6 +342,17 @@ pub struct Task {
     /// Of a task in a group of the default executor: folders that it shares with the others, by
     /// where it finds them, each a path in the executor's sandbox.
     pub shared_folders: BTreeMap<String, String>,
+    /// It is started at a terminal, to which people may attach (`allot task attach`).
+    pub terminal: Option<TerminalSize>,
+}
+
+/// The size of a terminal in characters; 0 for unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
 }
 
 /// What tasks run in that share it. It holds its own resources as long as it is there.
@@ -437,6 +448,7 @@ impl Task {
             health_check: None,
             discovery: None,
             shared_folders: BTreeMap::new(),
+            terminal: None,
         }
     }
 }

@@ -37,7 +37,7 @@ mod wire;
 
 pub use api::{
     Attribute, AttributeValue, Call, Command, Event, Executor, ExecutorNews, InverseOffer, Offer,
-    Operation, Task, Unavailability, Update, Uri,
+    Operation, Task, TerminalSize, Unavailability, Update, Uri,
 };
 pub use cluster::Cluster;
 pub use config::{Config, ConfigError};

@@ -49,6 +49,27 @@ pub struct Window {
     pub follow: bool,
 }
 
+/// A byte of a file, to read on from after a connection broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Which file, as [`SandboxEntry::file`] or an earlier [`Piece`] named it; `None`: the one
+    /// that has the name now.
+    pub file: Option<u64>,
+    /// The byte in it.
+    pub offset: u64,
+}
+
+/// A part of a followed file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// What was written.
+    pub bytes: Bytes,
+    /// Where the next piece begins, unless the file is put aside.
+    pub next: Position,
+    /// Something before it may be missing: it was put aside and deleted before it was read.
+    pub gap: bool,
+}
+
 impl Sandbox {
     /// Connects to an agent: [`crate::Offer::agent_url`].
     ///
@@ -87,23 +108,74 @@ impl Sandbox {
             offset: window.offset,
             length: window.length,
             follow: window.follow,
+            file: None,
         };
+        let from = Position {
+            file: None,
+            offset: window.offset,
+        };
+        let pieces = self.pieces(request, from).await?;
+        Ok(pieces.map(|piece| piece.map(|piece| piece.bytes)))
+    }
+
+    /// Streams the file `path` from a byte on, as it grows and in those that take its name when it
+    /// is put aside ("stdout" becomes "stdout.1"), until the task has ended.
+    ///
+    /// # Errors
+    /// [`SandboxError`], here or as the last item of the stream; after
+    /// [`SandboxError::Unavailable`] go on from [`Piece::next`] of the last piece.
+    pub async fn follow(
+        &self,
+        framework: &FrameworkId,
+        task: &TaskId,
+        path: &str,
+        from: Position,
+    ) -> Result<impl Stream<Item = Result<Piece, SandboxError>> + Send + Unpin + use<>, SandboxError>
+    {
+        let request = allot::SandboxReadRequest {
+            framework_id: framework.to_string(),
+            task_id: task.to_string(),
+            path: path.to_owned(),
+            offset: from.offset,
+            length: None,
+            follow: true,
+            file: from.file,
+        };
+        self.pieces(request, from).await
+    }
+
+    async fn pieces(
+        &self,
+        request: allot::SandboxReadRequest,
+        from: Position,
+    ) -> Result<impl Stream<Item = Result<Piece, SandboxError>> + Send + Unpin + use<>, SandboxError>
+    {
         let mut client = self.client.clone();
         let stream = answered(&self.place, client.read(request))
             .await?
             .into_inner();
         let place = self.place.clone();
-        let mut expected = window.offset;
+        let mut at = from;
         Ok(stream.map(move |chunk| {
             let chunk = chunk.map_err(|status| error(&place, &status))?;
-            if chunk.offset != expected {
+            // Another file, or one that was cut off, begins at its beginning.
+            let anew = chunk.gap() || at.file.is_some_and(|file| chunk.file != Some(file));
+            let due = if anew { 0 } else { at.offset };
+            if chunk.offset != due {
                 return Err(SandboxError::Unavailable(format!(
-                    "agent {place} sent byte {} where byte {expected} was due; read on from there",
+                    "agent {place} sent byte {} where byte {due} was due; read on from there",
                     chunk.offset
                 )));
             }
-            expected += chunk.data.len() as u64;
-            Ok(chunk.data)
+            at = Position {
+                file: chunk.file,
+                offset: due + chunk.data.len() as u64,
+            };
+            Ok(Piece {
+                gap: chunk.gap(),
+                bytes: chunk.data,
+                next: at,
+            })
         }))
     }
 

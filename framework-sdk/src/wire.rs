@@ -207,7 +207,7 @@ pub(crate) fn task(agent: &AgentId, task: &Task) -> mesos::TaskInfo {
         command: executors::command(&task.command, &task.env, &task.uris, task.user.as_ref()),
         executor,
         data,
-        container: executors::shared_folders(&task.shared_folders),
+        container: executors::container(task),
         health_check: task.health_check.clone(),
         kill_policy: task.kill_grace.map(kill_policy),
         labels: (!task.labels.is_empty()).then(|| mesos::Labels {

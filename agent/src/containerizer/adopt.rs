@@ -170,7 +170,7 @@ impl Launcher {
     }
 
     fn adopt(&mut self, adopt: &Adopt, trace: Option<Trace>, damaged: bool) {
-        let Adopt { id, name } = adopt;
+        let Adopt { id, name, parent } = adopt;
         let uuid = uuid::Uuid::try_parse(name).map_or(0, |id| id.as_u128());
         let Some(trace) = trace else {
             // Where records are missing, or something runs all the same, it may have begun.
@@ -190,7 +190,17 @@ impl Launcher {
         }
         self.unreleased.insert(*id, trace.file);
         match trace.alive() {
-            Some(process) => self.watch_adopted(*id, name, uuid, &trace, process),
+            Some(process) => {
+                self.watch_adopted(*id, name, uuid, &trace, process);
+                let parent = parent
+                    .as_ref()
+                    .and_then(|name| uuid::Uuid::try_parse(name).ok());
+                if let Some(container) = self.containers.get_mut(id)
+                    && !container.pid_namespace
+                {
+                    container.pod = parent.map(|id| id.as_u128());
+                }
+            }
             None => {
                 let container = self.adopted(name, uuid, &trace, None);
                 self.finish(*id, container, &sys::Usage::default());
@@ -210,6 +220,7 @@ impl Launcher {
             init: Pid::from_raw(born.map_or(0, |born| born.pid)),
             uuid,
             pid_namespace: born.is_some_and(|born| born.pid_namespace),
+            pod: None,
             orders: None,
             adopted: Some(process),
             file: trace.file,

@@ -67,6 +67,11 @@ impl Sessions {
         self.passed.extend(descriptors);
     }
 
+    /// The descriptor that came with an order which takes one.
+    pub(super) fn passed(&mut self) -> Option<OwnedFd> {
+        self.passed.pop_front()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
@@ -254,36 +259,18 @@ impl Launcher {
     /// Forks into the pid namespace of the container, where it has one. That namespace is the
     /// children's alone: this process stays in its own, and so do its later children.
     fn fork_keeper(&mut self, keeper: Keeper) -> Result<Pid, String> {
-        let cannot = |errno: Errno| match errno {
-            // A namespace whose first process is gone takes no more.
-            Errno::ENOMEM => ENDING.to_owned(),
-            errno => format!("the container cannot be entered: {}", errno.desc()),
-        };
         let enters_pids = keeper.namespaces.contains(CloneFlags::CLONE_NEWPID);
-        let own = File::open("/proc/self/ns/pid")
-            .map_err(|error| format!("/proc/self/ns/pid cannot be opened: {error}"))?;
-        // Inside, the keeper is seen by root before it can do anything about that itself: until
-        // then this program's file and memory must be out of reach (runc's CVE-2019-5736).
-        let dumpable = prctl::get_dumpable().unwrap_or(true);
-        if enters_pids {
-            setns(keeper.container.as_fd(), CloneFlags::CLONE_NEWPID).map_err(cannot)?;
-            let _ = prctl::set_dumpable(false);
-        }
-        let forked = sys::fork_into(CloneFlags::empty());
-        if matches!(forked, Ok(Fork::Child)) {
-            keeper.run(&mut self.stack);
-        }
-        if enters_pids {
-            let _ = prctl::set_dumpable(dumpable);
-            if setns(own.as_fd(), CloneFlags::CLONE_NEWPID).is_err() {
-                // Every later container would be a part of this one. The agent starts another
-                // launcher, which takes up the containers.
-                sys::exit_now(1);
-            }
-        }
-        match forked.map_err(cannot)? {
-            Fork::Parent(pid) => Ok(pid),
-            Fork::Child => sys::exit_now(1),
+        let forked = if enters_pids {
+            fork_beside(&keeper.container, CloneFlags::empty())
+        } else {
+            sys::fork_into(CloneFlags::empty())
+        };
+        match forked {
+            Ok(Fork::Child) => keeper.run(&mut self.stack),
+            Ok(Fork::Parent(pid)) => Ok(pid),
+            // A namespace whose first process is gone takes no more.
+            Err(Errno::ENOMEM) => Err(ENDING.to_owned()),
+            Err(errno) => Err(format!("the container cannot be entered: {}", errno.desc())),
         }
     }
 
@@ -302,16 +289,38 @@ impl Launcher {
     }
 }
 
+/// Forks into the pid namespace of a process and into new `namespaces`; the child is not dumpable.
+pub(super) fn fork_beside(process: &OwnedFd, namespaces: CloneFlags) -> Result<Fork, Errno> {
+    let number = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let own = File::open("/proc/self/ns/pid").map_err(number)?;
+    // Inside, the child is seen by root before it can do anything about that itself: until then
+    // this program's file and memory must be out of reach (runc's CVE-2019-5736).
+    let dumpable = prctl::get_dumpable().unwrap_or(true);
+    setns(process.as_fd(), CloneFlags::CLONE_NEWPID)?;
+    let _ = prctl::set_dumpable(false);
+    let forked = sys::fork_into(namespaces);
+    if matches!(forked, Ok(Fork::Child)) {
+        return forked;
+    }
+    let _ = prctl::set_dumpable(dumpable);
+    if setns(own.as_fd(), CloneFlags::CLONE_NEWPID).is_err() {
+        // Every later container would be a part of this one. The agent starts another launcher,
+        // which takes up the containers.
+        sys::exit_now(1);
+    }
+    forked
+}
+
 /// Why nothing more can be started in a container.
-const ENDING: &str = "the task does not run any more, or is just ending";
+pub(super) const ENDING: &str = "the task does not run any more, or is just ending";
 
 impl Container {
-    fn can_be_entered(&self) -> bool {
+    pub(super) fn can_be_entered(&self) -> bool {
         self.started && self.ended.is_none() && self.destroying.is_none()
     }
 
     /// A handle on its first process.
-    fn handle(&self) -> io::Result<OwnedFd> {
+    pub(super) fn handle(&self) -> io::Result<OwnedFd> {
         match &self.adopted {
             // Our child keeps its number until we have reaped it.
             None => Ok(sys::pidfd_open(self.init.as_raw())?),
@@ -322,13 +331,13 @@ impl Container {
 }
 
 /// Whether a process has not ended yet.
-fn is_alive(handle: &OwnedFd) -> bool {
+pub(super) fn is_alive(handle: &OwnedFd) -> bool {
     let mut waiting = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
     poll(&mut waiting, PollTimeout::ZERO) == Ok(0)
 }
 
 /// In which namespaces a process is and we are not.
-fn foreign_namespaces(pid: Pid) -> io::Result<CloneFlags> {
+pub(super) fn foreign_namespaces(pid: Pid) -> io::Result<CloneFlags> {
     let mut foreign = CloneFlags::empty();
     for (name, flag) in NAMESPACES {
         let of = |whose: &str| {

@@ -1,5 +1,6 @@
 //! The containerizer as the agent's loop sees it: orders in, facts out.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use tokio::sync::{mpsc, oneshot};
@@ -57,6 +58,8 @@ pub(crate) enum Order {
     Enter(Box<Entering>),
     /// Nobody listens to this session any more.
     Eject(u64),
+    /// Send the terminal of this container's task through the socket.
+    Attach(ContainerId, OwnedFd),
 }
 
 /// What a running container is to hold.
@@ -104,7 +107,7 @@ impl Containerizer {
             let sandbox = settings
                 .work_dir
                 .join(container.sandbox.folder(&container.agent));
-            live.add(&container.container, sandbox, true);
+            live.add(&container.container, sandbox, true, container.sandbox.run());
             if let Some((_, adopted)) = live.get(&container.container) {
                 adopted.disk_limit_bytes = container
                     .disk_limit_bytes

@@ -17,9 +17,11 @@ use super::isolators::Mounts;
 use super::journal::JOURNAL_FD;
 use super::logs::{self, Bound, Logs};
 use super::plan::task_plan;
+use super::pods;
 use super::report::{Born, Report};
 use super::reuse;
 use super::sys::{self, ChildStack, Hardening, Stage, Streams, TaskPlan, Usage, Wait};
+use super::terminal::WindowSize;
 use super::wire::{self, Launch};
 
 /// Where the launcher parks the write end of the report pipe.
@@ -27,6 +29,12 @@ pub(super) const REPORT_FD: RawFd = 3;
 
 /// Where an init that may serve again has its socket.
 const ORDERS_FD: RawFd = JOURNAL_FD + 1;
+
+/// Where an init has its side of its task's terminal.
+pub(super) const TERMINAL_FD: RawFd = JOURNAL_FD + 2;
+
+/// Where an init holds on to the first process of the pod that it is in.
+pub(super) const POD_FD: RawFd = JOURNAL_FD + 3;
 
 /// Asks an init to pass SIGTERM on to its whole tree.
 pub(super) const TERMINATE: Signal = Signal::SIGTERM;
@@ -43,8 +51,12 @@ pub(super) struct Init {
     pub(super) logs: Option<[Bound; 2]>,
     /// What it mounts first; `None` where it has the machine's mounts.
     pub(super) mounts: Option<Mounts>,
+    /// The size of the terminal that the task is to have.
+    pub(super) terminal: Option<WindowSize>,
     /// Whether this process is the first of its own pid namespace.
     pub(super) pid_namespace: bool,
+    /// It is in the pid namespace of a pod, whose first process lives as long as this is open.
+    pub(super) pod: Option<OwnedFd>,
     /// The launcher that the container ends with; `None`: it outlives it.
     pub(super) bound_to: Option<Pid>,
     /// Soft and hard limit of open files as tasks get them.
@@ -76,10 +88,19 @@ impl Init {
         let born = self.enter_journal();
         // Volumes come as descriptors, so they are mounted before these are closed.
         let mounted = self.mounts.as_ref().map_or(Ok(()), Mounts::put_up);
+        let mut kept = vec![0, 1, 2, REPORT_FD, JOURNAL_FD];
         let orders = self.orders.take();
         let serves_again = orders.is_some_and(|fd| sys::park_fd(fd, ORDERS_FD).is_ok());
+        if serves_again {
+            kept.push(ORDERS_FD);
+        }
+        if let Some(pod) = &self.pod {
+            // Nothing has that number that is still needed here.
+            let _ = pods::keep(pod, POD_FD);
+            kept.push(POD_FD);
+        }
         // The launcher's socket, above all: it must close when the launcher dies.
-        sys::close_from(if serves_again { ORDERS_FD } else { JOURNAL_FD } + 1);
+        sys::close_all_but(kept);
         let walled = born.map_err(|errno| (Stage::Journal, errno)).and(mounted);
         self.serve(walled.and_then(|()| self.start(stack)));
         while serves_again && let Some((launch, journal, lock)) = reuse::next(ORDERS_FD) {
@@ -127,7 +148,7 @@ impl Init {
 
     /// An init that the next launcher could not find must not begin anything.
     fn enter_journal(&self) -> Result<(), Errno> {
-        let pid = if self.pid_namespace {
+        let pid = if self.is_walled() {
             // `/proc` is still the launcher's: it tells our number as the host counts.
             std::fs::read_link("/proc/self")
                 .ok()
@@ -155,20 +176,48 @@ impl Init {
             };
             let _ = prctl::set_pdeathsig(signal);
         }
-        if self.pid_namespace {
+        if self.is_walled() {
             // A task of root sees this process: it must not get at this program's file or
             // memory through `/proc/1` (runc's CVE-2019-5736).
             let _ = prctl::set_dumpable(false);
-        } else {
+        }
+        if !self.pid_namespace {
             let _ = prctl::set_child_subreaper(true);
-            if self.bound_to.is_some_and(|launcher| getppid() != launcher) {
+            if self
+                .bound_to
+                .is_some_and(|launcher| self.has_lost(launcher))
+            {
                 sys::exit_now(1);
             }
         }
         self.spawn(stack)
     }
 
+    /// What is in this process' namespace cannot send it orders, and does not number processes as
+    /// the host does.
+    const fn is_walled(&self) -> bool {
+        self.pid_namespace || self.pod.is_some()
+    }
+
+    /// Whether the launcher ended before this process asked to be told of it.
+    fn has_lost(&self, launcher: Pid) -> bool {
+        if self.pod.is_some() {
+            // From inside, every parent outside has the number 0.
+            super::keeper::launcher_is_gone()
+        } else {
+            getppid() != launcher
+        }
+    }
+
     fn spawn(&self, stack: &mut ChildStack) -> Result<(Pid, Option<Logs>), (Stage, Errno)> {
+        if let Some(size) = self.terminal {
+            let place = (size, TERMINAL_FD);
+            let (directory, owner) = (self.task.directory(), self.task.owner());
+            let (logs, terminal) = Logs::of_terminal(directory, owner, self.logs, place)
+                .map_err(|errno| (Stage::Output, errno))?;
+            let main = sys::spawn_task(&self.task, Streams::Terminal(terminal), stack)?;
+            return Ok((main, Some(logs)));
+        }
         let Some(bounds) = self.logs else {
             return Ok((sys::spawn_task(&self.task, Streams::Files, stack)?, None));
         };
@@ -222,7 +271,7 @@ impl Init {
             };
             // In a pid namespace orders come from outside, which shows as sender 0; whoever is
             // inside may not give them.
-            let ordered = !self.pid_namespace || sender == 0;
+            let ordered = !self.is_walled() || sender == 0;
             if signal == TERMINATE as i32 && ordered {
                 self.signal_all(Signal::SIGTERM);
             } else if signal == DESTROY as i32 && ordered {

@@ -97,7 +97,7 @@ impl Keeper {
 
 /// Whether nobody reads reports any more. It was asked to be told of the launcher's end, but that
 /// may have been before.
-fn launcher_is_gone() -> bool {
+pub(super) fn launcher_is_gone() -> bool {
     let reports = sys::borrow_fd(REPORT_FD);
     let mut pipe = [PollFd::new(reports, PollFlags::empty())];
     let polled = poll(&mut pipe, PollTimeout::ZERO);

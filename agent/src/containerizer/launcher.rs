@@ -28,12 +28,13 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, getpid, pipe2, read, setsid};
 
 use super::adopt::{self, TakenOver, Unreleased};
-use super::enter::Sessions;
+use super::enter::{Sessions, fork_beside};
 use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::Group;
 use super::isolators::{Isolators, Walls};
 use super::journal::{JOURNAL_FD, Journal};
 use super::plan::{failure_message, task_plan};
+use super::pods::Pods;
 use super::report::{self, Report};
 use super::reuse::{self, Idle, Orders};
 use super::sys::{self, ChildStack, Fork, Usage, Wait};
@@ -101,6 +102,7 @@ pub(super) struct Launcher {
     pub(super) isolators: Isolators,
     pub(super) containers: BTreeMap<u64, Container>,
     pub(super) sessions: Sessions,
+    pub(super) pods: Pods,
     by_uuid: BTreeMap<u128, u64>,
     by_pid: BTreeMap<i32, u64>,
     /// Inits without a container.
@@ -116,6 +118,8 @@ pub(super) struct Container {
     pub(super) uuid: u128,
     /// Its init is the first process of its own pid namespace.
     pub(super) pid_namespace: bool,
+    /// The executor's run whose process namespace it is in.
+    pub(super) pod: Option<u128>,
     /// Its init may serve again afterwards, and this is how it is told.
     pub(super) orders: Option<Orders>,
     /// Set when an earlier launcher began it: a handle on its init, while that lives.
@@ -206,6 +210,7 @@ impl Launcher {
             isolators: Isolators::none(),
             containers: BTreeMap::new(),
             sessions: Sessions::default(),
+            pods: Pods::default(),
             by_uuid: BTreeMap::new(),
             by_pid: BTreeMap::new(),
             idle: Idle::default(),
@@ -336,6 +341,7 @@ impl Launcher {
                 Some(order::Kind::Release(id)) => self.release(id),
                 Some(order::Kind::Enter(enter)) => self.enter(enter),
                 Some(order::Kind::Eject(session)) => self.sessions.eject(session),
+                Some(order::Kind::Attach(id)) => self.attach(id),
                 Some(order::Kind::Resize(resize)) => {
                     if let Some(container) = self.containers.get_mut(&resize.id) {
                         self.isolators.resize(&resize, container.group.as_mut());
@@ -379,6 +385,7 @@ impl Launcher {
         let uuid = uuid::Uuid::try_parse(&launch.name)
             .map_err(|_| format!("the container's name {:?} is no uuid", launch.name))?
             .as_u128();
+        let pod = launch.pod.as_deref().map(pod_name).transpose()?;
         let journal = self.journal.as_mut().ok_or("the launcher is not set up")?;
         let file = journal
             .enter()
@@ -391,6 +398,9 @@ impl Launcher {
             Ok(begun) => begun,
             Err(clause) => {
                 self.isolators.cleanup(&launch.name);
+                if let Some(pod) = pod {
+                    self.leave_pod(pod);
+                }
                 if let Some(journal) = &mut self.journal {
                     journal.leave(file);
                 }
@@ -403,7 +413,8 @@ impl Launcher {
         let container = Container {
             init,
             uuid,
-            pid_namespace: self.isolators.pid_namespaces(),
+            pid_namespace: self.isolators.pid_namespaces() && pod.is_none(),
+            pod,
             orders,
             adopted: None,
             file,
@@ -448,13 +459,20 @@ impl Launcher {
         walls: Walls,
         group: Option<&Group>,
     ) -> Result<(Pid, Option<Orders>), String> {
-        let reusable = reuse::is_possible(&walls, group.is_some());
+        let terminal = launch.confinement.as_ref().and_then(|c| c.terminal);
+        let reusable = reuse::is_possible(&walls, group.is_some()) && terminal.is_none();
+        let pod = match launch.pod.as_deref().map(pod_name).transpose()? {
+            Some(pod) => Some(self.pod(pod)?),
+            None => None,
+        };
+        let pid_namespace = self.isolators.pid_namespaces() && pod.is_none();
+        let (pod_process, pod) = pod.unzip();
         let entrances = group.map(Group::entrances).unwrap_or_default();
         let task = task_plan(
             launch,
             entrances,
             self.open_files,
-            !self.isolators.pid_namespaces(),
+            !pid_namespace,
             walls.hardening,
         )?;
         if reusable
@@ -468,13 +486,19 @@ impl Launcher {
             container: uuid,
             task,
             logs: init::bounds(launch),
+            terminal: terminal.map(Into::into),
             mounts: walls.mounts,
-            pid_namespace: self.isolators.pid_namespaces(),
+            pid_namespace,
+            pod,
             bound_to: (!self.outlive).then(getpid),
             open_files: self.open_files,
             orders: theirs,
         };
-        match sys::fork_into(walls.namespaces) {
+        let forked = match pod_process {
+            Some(process) => fork_beside(&process, walls.namespaces),
+            None => sys::fork_into(walls.namespaces),
+        };
+        match forked {
             Ok(Fork::Child) => init.run(&mut self.stack),
             Ok(Fork::Parent(pid)) => Ok((pid, ours)),
             Err(errno) => Err(format!(
@@ -654,6 +678,9 @@ impl Launcher {
         let name = uuid::Uuid::from_u128(container.uuid).to_string();
         self.isolators.cleanup(&name);
         self.sessions.kill_those_of(id);
+        if let Some(pod) = container.pod {
+            self.leave_pod(pod);
+        }
         if container.ended.is_none() && container.failure.is_none() && !container.pid_namespace {
             // The init was killed; what it guarded has become ours.
             self.kill_orphans();
@@ -723,6 +750,7 @@ impl Launcher {
             .copied()
             .chain(self.sessions.pids())
             .chain(self.idle.pids())
+            .chain(self.pods.pids())
             .collect();
         while !tree::descendants(getpid(), &inits).is_empty() {
             tree::kill_tree(getpid(), &inits);
@@ -776,6 +804,13 @@ impl Launcher {
             let _ = self.epoll.modify(&self.socket, &mut event);
         }
     }
+}
+
+/// An executor's run by its name.
+fn pod_name(name: &str) -> Result<u128, String> {
+    uuid::Uuid::try_parse(name)
+        .map(|id| id.as_u128())
+        .map_err(|_| format!("the pod's name {name:?} is no uuid"))
 }
 
 /// A container that has an init.

@@ -21,6 +21,8 @@ pub(super) struct Live {
 pub(super) struct LiveContainer {
     pub(super) id: ContainerId,
     pub(super) sandbox: PathBuf,
+    /// The run of the default executor that it belongs to.
+    parent: Option<ContainerId>,
     /// Set while files are fetched.
     pub(super) fetch: Option<AbortHandle>,
     /// The launcher was asked for it, in this run or an earlier one.
@@ -46,13 +48,20 @@ pub(super) enum Asked {
 
 impl Live {
     /// Enters a container, already launched or not yet.
-    pub(super) fn add(&mut self, id: &ContainerId, sandbox: PathBuf, launched: bool) {
+    pub(super) fn add(
+        &mut self,
+        id: &ContainerId,
+        sandbox: PathBuf,
+        launched: bool,
+        parent: Option<&ContainerId>,
+    ) {
         let number = self.n_numbers;
         self.n_numbers += 1;
         self.numbers.insert(id.clone(), number);
         let container = LiveContainer {
             id: id.clone(),
             sandbox,
+            parent: parent.cloned(),
             fetch: None,
             launched,
             ended: false,
@@ -125,6 +134,7 @@ impl Live {
             .map(|(number, container)| Adopt {
                 id: *number,
                 name: container.id.as_str().to_owned(),
+                parent: container.parent.as_ref().map(|id| id.as_str().to_owned()),
             })
             .collect()
     }

@@ -1,7 +1,8 @@
 //! Bounded stdout and stderr: the task writes into pipes, and its init from there into files that
 //! it puts aside when they are large. So logs stay bounded and whole also while no agent is there.
 //!
-//! Tasks without bounds write into their files themselves, and no init has anything to do.
+//! Tasks without bounds write into their files themselves, and no init has anything to do; unless
+//! they have a terminal, of which the init always holds the other side.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -12,6 +13,9 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, pipe2, read, unlinkat};
+
+use super::sys;
+use super::terminal::{self, WindowSize};
 
 /// How much is moved at a time.
 const CHUNK_LEN: usize = 16 * 1024;
@@ -24,10 +28,21 @@ pub(super) struct Bound {
     pub(super) files_max: u32,
 }
 
-/// Both streams of one task.
+impl Bound {
+    /// None at all.
+    const NONE: Self = Self {
+        size_max: 0,
+        files_max: 0,
+    };
+}
+
+/// What one task writes.
 #[derive(Debug)]
 pub(super) struct Logs {
-    streams: [Stream; 2],
+    streams: Vec<Stream>,
+    /// The task's side of its terminal. While it is open here too, what the task does with its own
+    /// descriptors cuts nothing off.
+    terminal: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -79,8 +94,52 @@ impl Logs {
         let [stdout, stderr] = bounds;
         let (out, out_end) = open("stdout", stdout)?;
         let (err, err_end) = open("stderr", stderr)?;
-        let streams = [out, err];
-        Ok((Self { streams }, [out_end, err_end]))
+        let logs = Self {
+            streams: vec![out, err],
+            terminal: None,
+        };
+        Ok((logs, [out_end, err_end]))
+    }
+
+    /// Opens a terminal, our side of it under the number `ours`, and files in a sandbox that
+    /// belongs to `owner`. All that is written to the terminal comes to `stdout`.
+    pub(super) fn of_terminal(
+        sandbox: &CStr,
+        owner: Option<(u32, u32)>,
+        bounds: Option<[Bound; 2]>,
+        (size, ours): (WindowSize, RawFd),
+    ) -> Result<(Self, RawFd), Errno> {
+        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let directory = openat(AT_FDCWD, sandbox, flags, Mode::empty())?;
+        let opened = terminal::open(size)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+        let (pipe, theirs) = opened;
+        sys::park_fd(pipe, ours)?;
+        let pipe = sys::adopt_fd(ours)?;
+        if let Some((uid, gid)) = owner {
+            // So that the task may open its terminal by name.
+            fchown(&theirs, Some(uid), Some(gid))?;
+        }
+        let file = create(directory.as_fd(), "stdout", owner)?;
+        // For whoever looks for it.
+        create(directory.as_fd(), "stderr", owner)?;
+        let stream = Stream {
+            name: "stdout",
+            bound: bounds.map_or(Bound::NONE, |[stdout, _]| stdout),
+            directory,
+            owner,
+            pipe,
+            file,
+            len: 0,
+            ended: false,
+        };
+        let number = theirs.as_raw_fd();
+        let logs = Self {
+            streams: vec![stream],
+            terminal: Some(theirs),
+        };
+        Ok((logs, number))
     }
 
     /// What to wait on.
@@ -98,6 +157,7 @@ impl Logs {
 
     /// Moves everything that is there, once nobody writes any more.
     pub(super) fn drain(&mut self) {
+        self.terminal = None;
         for stream in &mut self.streams {
             while stream.pump() {}
         }

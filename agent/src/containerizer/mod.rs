@@ -5,7 +5,9 @@
 //! - `logs`: bounded stdout and stderr, moved by the init.
 //! - `adopt`: containers that an earlier launcher began.
 //! - `enter`: further programs in running containers, each with a `keeper`; `session`: their
-//!   streams, in the agent.
+//!   streams, in the agent. `attach`: the `terminal` that a task was started with.
+//! - `nest`: such programs with a sandbox of their own, that nobody listens to.
+//! - `pods`: process namespaces that several containers share.
 //! - `handle`: the agent's side; `supervisor` keeps a launcher (`process`) alive; `live`: its
 //!   books.
 //! - `disk`: measures sandboxes.
@@ -17,6 +19,7 @@
 //! What is started and ended, and when, is decided by [`crate::core`].
 
 mod adopt;
+mod attach;
 mod disk;
 mod enter;
 mod floor;
@@ -28,8 +31,10 @@ mod keeper;
 mod launcher;
 mod live;
 mod logs;
+pub(crate) mod nest;
 mod outgoing;
 mod plan;
+mod pods;
 pub(crate) mod prepare;
 mod process;
 mod report;
@@ -37,6 +42,7 @@ mod reuse;
 pub(crate) mod session;
 mod supervisor;
 mod sys;
+mod terminal;
 mod tree;
 mod wire;
 

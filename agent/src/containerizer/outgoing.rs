@@ -1,7 +1,7 @@
 //! Bytes on their way to the launcher, and descriptors that travel with some of them.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncWriteExt, Interest};
@@ -12,13 +12,13 @@ use tokio::net::unix::OwnedWriteHalf;
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
     /// Descriptors, each with the byte that carries it.
-    passed: Vec<(usize, [OwnedFd; 3])>,
+    passed: Vec<(usize, Vec<OwnedFd>)>,
 }
 
 impl Outgoing {
     /// Lets descriptors travel with the bytes that are appended next.
-    pub(super) fn pass(&mut self, descriptors: [OwnedFd; 3]) {
-        self.passed.push((self.bytes.len(), descriptors));
+    pub(super) fn pass(&mut self, descriptors: impl Into<Vec<OwnedFd>>) {
+        self.passed.push((self.bytes.len(), descriptors.into()));
     }
 
     /// Sends everything and closes the descriptors here.
@@ -39,8 +39,8 @@ impl Outgoing {
 }
 
 /// Sends one byte with descriptors.
-async fn send_with(socket: &OwnedWriteHalf, byte: &[u8], passed: &[OwnedFd; 3]) -> io::Result<()> {
-    let numbers = passed.each_ref().map(AsRawFd::as_raw_fd);
+async fn send_with(socket: &OwnedWriteHalf, byte: &[u8], passed: &[OwnedFd]) -> io::Result<()> {
+    let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&numbers)];
     let socket = socket.as_ref();
     let send = || {

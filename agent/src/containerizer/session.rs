@@ -4,24 +4,23 @@
 //! reads stays in the pipe, and a program that writes on waits.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::fcntl::OFlag;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2};
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::AsyncWriteExt;
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::handle::Order;
 use super::prepare::User;
-use super::sys;
+use super::terminal::Terminal;
+pub(crate) use super::terminal::WindowSize;
 use crate::core::{ContainerId, Launch};
 
 /// How much is read at a time.
@@ -43,13 +42,6 @@ pub(crate) enum Stdio {
     },
     /// A terminal of this size.
     Terminal(WindowSize),
-}
-
-/// The size of a terminal in characters; the kernel and programs take zero for "unknown".
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct WindowSize {
-    pub(crate) rows: u16,
-    pub(crate) columns: u16,
 }
 
 /// What the launcher says of a session.
@@ -120,10 +112,6 @@ pub(crate) struct Session {
     pub(crate) output: SessionOutput,
 }
 
-/// The master side of a pseudo terminal.
-#[derive(Debug)]
-pub(crate) struct Terminal(AsyncFd<OwnedFd>);
-
 /// An order to start one.
 #[derive(Debug)]
 pub(crate) struct Entering {
@@ -131,6 +119,8 @@ pub(crate) struct Entering {
     pub(super) user: User,
     pub(super) streams: [OwnedFd; 3],
     pub(super) terminal: bool,
+    /// Where it works; `None`: in the sandbox.
+    pub(super) directory: Option<PathBuf>,
     pub(super) events: mpsc::Sender<SessionEvent>,
 }
 
@@ -159,12 +149,10 @@ impl Sessions {
             user,
             streams,
             terminal: matches!(stdio, Stdio::Terminal(_)),
+            directory: None,
             events,
         };
-        self.orders
-            .send(Order::Enter(Box::new(entering)))
-            .await
-            .map_err(|_| "the agent is stopping".to_owned())?;
+        self.order(entering).await?;
         let output = SessionOutput {
             outputs,
             events: said,
@@ -172,6 +160,41 @@ impl Sessions {
             left: None,
         };
         Ok(Session { input, output })
+    }
+
+    /// The same with these streams, whose other ends are nobody's here, and in this folder.
+    pub(super) async fn enter_in(
+        &self,
+        launch: Launch,
+        user: User,
+        streams: [OwnedFd; 3],
+        directory: PathBuf,
+    ) -> Result<SessionOutput, String> {
+        let (events, said) = mpsc::channel(EVENTS_MAX);
+        let entering = Entering {
+            launch,
+            user,
+            streams,
+            terminal: false,
+            directory: Some(directory),
+            events,
+        };
+        self.order(entering).await?;
+        Ok(SessionOutput {
+            outputs: Outputs::Pipes {
+                stdout: None,
+                stderr: None,
+            },
+            events: said,
+            open: true,
+            left: None,
+        })
+    }
+
+    async fn order(&self, entering: Entering) -> Result<(), String> {
+        let order = Order::Enter(Box::new(entering));
+        let sent = self.orders.send(order).await;
+        sent.map_err(|_| "the agent is stopping".to_owned())
     }
 }
 
@@ -222,69 +245,6 @@ fn open(stdio: Stdio) -> io::Result<(SessionInput, Outputs, [OwnedFd; 3])> {
             (SessionInput::Terminal(terminal), output, streams)
         }
     })
-}
-
-impl Terminal {
-    fn open(size: WindowSize) -> io::Result<(Self, OwnedFd)> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let ours = openpt(flags)?;
-        unlockpt(&ours)?;
-        let theirs = ioctl_tiocgptpeer(&ours, flags)?;
-        resize(&ours, size)?;
-        rustix::fs::fcntl_setfl(&ours, rustix::fs::OFlags::NONBLOCK)?;
-        Ok((Self(sys::watch(ours)?), theirs))
-    }
-
-    /// The window has this size now; programs in it are told by SIGWINCH.
-    pub(crate) fn resize(&self, size: WindowSize) -> io::Result<()> {
-        resize(self.0.get_ref(), size)
-    }
-
-    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let mut guard = self.0.writable().await?;
-            let wrote = guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?));
-            match wrote {
-                Ok(Ok(n)) => bytes = bytes.get(n..).unwrap_or_default(),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What was written, empty once nobody has the terminal open any more.
-    fn read_now(&self) -> io::Result<Bytes> {
-        let mut buffer = vec![0; CHUNK_LEN];
-        match rustix::io::read(self.0.get_ref(), &mut buffer[..]) {
-            Ok(n) => {
-                buffer.truncate(n);
-                Ok(buffer.into())
-            }
-            Err(rustix::io::Errno::IO) => Ok(Bytes::new()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    async fn read(&self) -> io::Result<Bytes> {
-        loop {
-            let mut guard = self.0.readable().await?;
-            if let Ok(read) = guard.try_io(|_| self.read_now()) {
-                return read;
-            }
-        }
-    }
-}
-
-fn resize(terminal: impl AsFd, size: WindowSize) -> io::Result<()> {
-    let size = Winsize {
-        ws_row: size.rows,
-        ws_col: size.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    Ok(tcsetwinsize(terminal, size)?)
 }
 
 impl SessionInput {

@@ -214,6 +214,7 @@ impl Supervisor {
             user,
             streams,
             terminal,
+            directory,
             events,
         } = entering;
         let Some((number, sandbox)) = running else {
@@ -224,7 +225,7 @@ impl Supervisor {
         let enter = wire::Enter {
             session,
             name: uuid::Uuid::new_v4().to_string(),
-            launch: self.to_wire(number, &launch, &user, &sandbox),
+            launch: self.to_wire(number, &launch, &user, &directory.unwrap_or(sandbox)),
             terminal,
         };
         out.pass(streams);
@@ -286,6 +287,15 @@ impl Supervisor {
                             put_order(order::Kind::Eject(session), &mut out.bytes);
                         }
                     }
+                    // Whoever asked sees his socket closed where there is nothing to attach to.
+                    Prepare::Other(Order::Attach(id, socket)) => {
+                        if let Some((number, container)) = self.lock().get(&id)
+                            && container.launched
+                        {
+                            out.pass([socket]);
+                            put_order(order::Kind::Attach(number), &mut out.bytes);
+                        }
+                    }
                     Prepare::Other(Order::Resize(resize)) => self.resize(&resize, &mut out.bytes),
                     Prepare::Other(Order::Start(_) | Order::Release(_)) => {}
                 }
@@ -301,10 +311,17 @@ impl Supervisor {
     fn note(&self, order: &Order) {
         let mut live = self.lock();
         match order {
-            Order::Start(launch) => live.add(&launch.container, PathBuf::new(), false),
+            Order::Start(launch) => {
+                let parent = launch.sandbox.run();
+                live.add(&launch.container, PathBuf::new(), false, parent);
+            }
             Order::Terminate(id) => live.ask(id, Asked::Terminate),
             Order::Destroy(id) => live.ask(id, Asked::Destroy),
-            Order::Release(_) | Order::Resize(_) | Order::Enter(_) | Order::Eject(_) => {}
+            Order::Release(_)
+            | Order::Resize(_)
+            | Order::Enter(_)
+            | Order::Eject(_)
+            | Order::Attach(..) => {}
             Order::Fetched(prepared, _) => {
                 if let Some((_, container)) = live.get(&prepared.launch.container) {
                     container.fetch = None;
@@ -416,6 +433,11 @@ impl Supervisor {
                 stderr_size_max: launch.logs.stderr.size_max.unwrap_or(0),
                 stderr_files_max: launch.logs.stderr.files_max,
             }),
+            pod: launch
+                .sandbox
+                .run()
+                .filter(|_| launch.confinement.share_pids)
+                .map(|run| run.as_str().to_owned()),
             confinement: Some(Box::new(launch.confinement.clone())),
         }
     }

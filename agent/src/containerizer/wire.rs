@@ -11,7 +11,7 @@ const LEN_MAX: usize = allotment_proto::MESSAGE_LEN_MAX;
 /// From the agent.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Order {
-    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
+    #[prost(oneof = "order::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
     pub(super) kind: Option<order::Kind>,
 }
 
@@ -41,6 +41,10 @@ pub(super) mod order {
         /// SIGKILL to everything in this session.
         #[prost(uint64, tag = "7")]
         Eject(u64),
+        /// Answered through the descriptor that comes with its bytes, a socket: by a byte with the
+        /// terminal of this container's task, or by a sentence.
+        #[prost(uint64, tag = "8")]
+        Attach(u64),
         /// A container is to hold another amount from now on.
         #[prost(message, tag = "20")]
         Resize(super::Resize),
@@ -90,6 +94,9 @@ pub(super) struct Adopt {
     pub(super) id: u64,
     #[prost(string, tag = "2")]
     pub(super) name: String,
+    /// The run of the default executor that it belongs to.
+    #[prost(string, optional, tag = "3")]
+    pub(super) parent: Option<String>,
 }
 
 /// One container.
@@ -123,6 +130,9 @@ pub(super) struct Launch {
     /// What it asks for beyond all this.
     #[prost(message, optional, boxed, tag = "11")]
     pub(super) confinement: Option<Box<Confinement>>,
+    /// The executor's run whose process namespace it shares. Absent: it has one of its own.
+    #[prost(string, optional, tag = "12")]
+    pub(super) pod: Option<String>,
     /// Absent: the task writes into its files itself, as much as it likes.
     #[prost(message, optional, tag = "20")]
     pub(super) logs: Option<Logs>,

@@ -46,6 +46,23 @@ pub struct Confinement {
     /// Bytes of disk it was granted; none: not counted.
     #[prost(uint64, optional, tag = "10")]
     pub disk_limit_bytes: Option<u64>,
+    /// It wants a terminal.
+    #[prost(message, optional, tag = "11")]
+    pub terminal: Option<Terminal>,
+    /// It wants to be among the processes of its executor's other tasks.
+    #[prost(bool, tag = "12")]
+    pub share_pids: bool,
+}
+
+/// The size of a terminal in characters; 0 for unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Terminal {
+    /// Lines.
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    /// Characters of a line.
+    #[prost(uint32, tag = "2")]
+    pub columns: u32,
 }
 
 /// One POSIX limit.
@@ -72,7 +89,7 @@ pub struct Volume {
     #[prost(bool, tag = "2")]
     pub read_only: bool,
     /// Where it comes from.
-    #[prost(oneof = "Source", tags = "3, 4, 5")]
+    #[prost(oneof = "Source", tags = "3, 4, 5, 6")]
     pub source: Option<Source>,
 }
 
@@ -89,6 +106,9 @@ pub enum Source {
     /// missing.
     #[prost(string, tag = "5")]
     Parent(String),
+    /// An absolute path of a persistent volume of this agent's.
+    #[prost(string, tag = "6")]
+    Persistent(String),
 }
 
 /// Where a task's container stands.
@@ -147,6 +167,10 @@ impl Confinement {
         if self.effective_capabilities.is_some() || self.bounding_capabilities.is_some() {
             wishes.push(("capabilities", Isolator::LinuxCapabilities));
         }
+        if self.share_pids {
+            wishes.push(("its executor's processes", Isolator::NamespacesPid));
+            wishes.push(("its executor's processes", Isolator::FilesystemLinux));
+        }
         if !self.rlimits.is_empty() {
             wishes.push(("rlimits", Isolator::PosixRlimits));
         }
@@ -160,6 +184,10 @@ impl Confinement {
                 Some(Source::Sandbox(_) | Source::Parent(_)) => {
                     ("a sandbox path volume", Isolator::VolumeSandboxPath)
                 }
+                Some(Source::Persistent(_)) => (
+                    "a persistent volume that it cannot change",
+                    Isolator::VolumeSandboxPath,
+                ),
                 None => continue,
             });
         }
@@ -225,11 +253,24 @@ impl Confinement {
         if let Some(linux) = &container.linux_info {
             self.read_linux(linux, standing)?;
         }
+        if let Some(info) = &container.tty_info {
+            self.terminal = Some(terminal(info)?);
+        }
         let rlimits = container.rlimit_info.iter().flat_map(|info| &info.rlimits);
         for limit in rlimits {
             self.rlimits.push(rlimit(limit)?);
         }
         Ok(())
+    }
+
+    /// A persistent volume that the task finds and cannot change.
+    pub(super) fn add_persistent(
+        &mut self,
+        container_path: &str,
+        place: String,
+    ) -> Result<(), String> {
+        let mode = mesos::volume::Mode::Ro;
+        self.add_volume(container_path, mode, Source::Persistent(place))
     }
 
     fn add_volume(
@@ -267,17 +308,12 @@ impl Confinement {
                 "effective capabilities that are not among its bounding capabilities".to_owned(),
             );
         }
-        if linux.share_pid_namespace == Some(true) {
-            return Err(match standing {
-                Standing::Alone => {
-                    "the agent's process namespace, in which a task could not be ended as a whole"
-                }
-                Standing::Nested => {
-                    "its executor's process namespace, which this agent does not support yet; \
-                     leave share_pid_namespace out"
-                }
-            }
-            .to_owned());
+        self.share_pids = linux.share_pid_namespace == Some(true);
+        if self.share_pids && standing == Standing::Alone {
+            return Err(
+                "the agent's process namespace, in which a task could not be ended as a whole"
+                    .to_owned(),
+            );
         }
         if standing == Standing::Alone && linux.share_cgroups == Some(false) {
             return Err(
@@ -392,6 +428,22 @@ fn source(volume: &mesos::Volume, standing: Standing) -> Result<Source, String> 
 fn is_inside(path: &str) -> bool {
     let plain = |part| matches!(part, std::path::Component::Normal(_));
     !path.is_empty() && !path.contains('\0') && std::path::Path::new(path).components().all(plain)
+}
+
+fn terminal(info: &mesos::TtyInfo) -> Result<Terminal, String> {
+    let size = info.window_size.unwrap_or_default();
+    if size.rows > u16::MAX.into() || size.columns > u16::MAX.into() {
+        return Err(format!(
+            "a terminal of {} by {} characters; at most {} each way are",
+            size.rows,
+            size.columns,
+            u16::MAX
+        ));
+    }
+    Ok(Terminal {
+        rows: size.rows,
+        columns: size.columns,
+    })
 }
 
 fn capabilities(info: &mesos::CapabilityInfo) -> Result<u64, String> {

@@ -55,7 +55,7 @@ pub struct Launch {
     pub user: Option<String>,
     /// What to fetch before it starts.
     pub uris: Vec<Uri>,
-    /// The volumes it uses.
+    /// The persistent volumes that it may change; the others are among its `confinement`'s.
     pub volumes: Vec<Mounted>,
     /// What it holds on this agent.
     pub resources: Resources,
@@ -277,7 +277,7 @@ fn lay_out(
         info,
         sandbox,
         resources,
-        confinement,
+        mut confinement,
         own,
     } = wanted;
     let invalid = |what: String| Refusal::invalid(format!("{subject}{what}"));
@@ -291,6 +291,14 @@ fn lay_out(
              folder's disk under a relative path"
         ))
     })?;
+    let (read_only, volumes): (Vec<_>, Vec<_>) =
+        volumes.into_iter().partition(|volume| volume.read_only);
+    for volume in read_only {
+        let place = format!("{}/{}", settings.work_dir, volume.folder);
+        confinement
+            .add_persistent(&volume.path, place)
+            .map_err(|what| invalid(format!(" asks for {what}")))?;
+    }
     let (program, argv) = program(command).map_err(|what| invalid(format!(" {what}")))?;
     if command.uris.len() > URIS_MAX || argv.len() > ARGUMENTS_MAX {
         return Err(invalid(format!(
@@ -408,9 +416,6 @@ fn refuse_unsupported(container: Option<&mesos::ContainerInfo>) -> Result<(), &'
     }
     if !container.network_infos.is_empty() {
         return Err("a network of its own");
-    }
-    if container.tty_info.is_some() {
-        return Err("a terminal of its own");
     }
     if container.hostname.is_some() {
         return Err("a host name of its own");

@@ -47,7 +47,7 @@ use allotment_types::{AgentId, Effects, ExecutorId, FrameworkId, Resources, Task
 pub use check::{Probe, Probed, Which};
 pub use checkpoint::{Checkpoint, Earlier};
 pub use confinement::Confinement;
-pub use enter::{Command, NoEntry};
+pub use enter::{Attachable, Command, NoEntry};
 pub use executor::ExecutorSettings;
 use executor::{Executor, ExecutorKey, Kind};
 pub use executors::CallRefusal;

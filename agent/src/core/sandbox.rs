@@ -96,6 +96,14 @@ impl SandboxId {
         }
     }
 
+    /// The run of the default executor that it lies in.
+    pub const fn run(&self) -> Option<&ContainerId> {
+        match &self.owner {
+            Owner::Nested { parent, .. } => Some(parent),
+            Owner::Task(_) | Owner::Executor(_) => None,
+        }
+    }
+
     /// Its task, when it is one's alone.
     pub const fn task(&self) -> Option<&TaskId> {
         match &self.owner {

@@ -18,6 +18,8 @@ pub struct Mounted {
     pub folder: String,
     /// Where the task finds it, relative to its sandbox.
     pub path: String,
+    /// It cannot be changed through this mount.
+    pub read_only: bool,
 }
 
 /// Where a volume lies below the work folder; Mesos lays them out so.
@@ -37,15 +39,13 @@ pub(super) fn mounted(resources: &Resources) -> Result<Vec<Mounted>, &'static st
         if lot.disk().is_some_and(|disk| disk.source.is_some()) {
             return Err("a volume on a disk of its own");
         }
-        if volume.read_only {
-            return Err("a read-only volume");
-        }
         if volume.container_path.starts_with('/') {
             return Err("a volume at an absolute path");
         }
         mounted.push(Mounted {
             folder: folder(lot, volume),
             path: volume.container_path.clone(),
+            read_only: volume.read_only,
         });
     }
     Ok(mounted)

@@ -20,8 +20,8 @@ use crate::clock;
 use crate::containerizer::handle::{Containerizer, Order, Resize};
 use crate::containerizer::prepare;
 use crate::core::{
-    Command, ContainerId, Core, Effect, Input, Launch, NoEntry, Overview, Probe, Record,
-    outlasts_power,
+    Attachable, Command, ContainerId, Core, Effect, Input, Launch, NoEntry, Overview, Probe,
+    Record, outlasts_power,
 };
 
 /// How many queued facts one turn takes in before it writes and acts.
@@ -39,6 +39,8 @@ pub(super) enum Query {
     IsLive(FrameworkId, TaskId, oneshot::Sender<bool>),
     /// Answers at once what it takes to run a program beside the task.
     Enter(Beside, Command, oneshot::Sender<Result<Launch, NoEntry>>),
+    /// Answers at once whether there is a terminal to type to.
+    Terminal(Beside, oneshot::Sender<Result<Attachable, NoEntry>>),
     /// Answers with the custom executor that has this task, in whose sandbox it works.
     Executor(FrameworkId, TaskId, oneshot::Sender<Option<ExecutorId>>),
     /// Answers when nothing of the task runs any more.
@@ -372,6 +374,13 @@ impl Driver {
                     Beside::Container(container) => self.core.entrance_of(&container, command),
                 };
                 let _ = reply.send(entrance);
+            }
+            Query::Terminal(beside, reply) => {
+                let terminal = match beside {
+                    Beside::Task(framework, task) => self.core.terminal_of(&framework, &task),
+                    Beside::Container(container) => self.core.terminal_in(&container),
+                };
+                let _ = reply.send(terminal);
             }
             Query::Executor(framework, task, reply) => {
                 let _ = reply.send(self.core.custom_executor_of(&framework, &task));

@@ -9,14 +9,16 @@ use allotment_proto::allot::containers_server::Containers;
 use allotment_proto::allot::exec_input::Input;
 use allotment_proto::allot::exec_output::Output;
 use allotment_proto::allot::{
-    ExecExited, ExecInput, ExecOutput, ExecStart, ExecStarted, WindowSize as WireSize,
+    ExecExited, ExecInput, ExecOutput, ExecStart, ExecStarted, SandboxChunk, WindowSize as WireSize,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::attach::Attached;
 use super::driver::{Beside, Query};
-use super::files::ids;
+use super::files::{Files, ids};
+use crate::containerizer::nest::Nest;
 use crate::containerizer::session::{
     Heard, Session, SessionInput, SessionOutput, Sessions, Source, Stdio, WindowSize,
     code_or_signal,
@@ -34,7 +36,7 @@ const HEARTBEAT: (f64, f64) = (0.1, 3600.0);
 #[derive(Debug, Clone)]
 pub(super) struct Doors {
     pub(super) sessions: Sessions,
-    pub(super) queries: mpsc::Sender<Query>,
+    pub(super) files: Files,
 }
 
 /// What comes out of a session: messages, and at last perhaps an error.
@@ -50,28 +52,48 @@ impl Doors {
         let stopping = || Status::unavailable("the agent is stopping");
         let (reply, answer) = oneshot::channel();
         let query = Query::Enter(beside, command, reply);
-        self.queries.send(query).await.map_err(|_| stopping())?;
-        answer
-            .await
-            .map_err(|_| stopping())?
-            .map_err(|error| match error {
-                NoEntry::Unknown { .. } => Status::not_found(error.to_string()),
-                NoEntry::OtherUser { .. } => Status::permission_denied(error.to_string()),
-                NoEntry::NotRunning { .. } | NoEntry::Unplannable { .. } => {
-                    Status::failed_precondition(error.to_string())
-                }
-            })
+        let sent = self.files.queries.send(query).await;
+        sent.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.map_err(refused)
     }
 
     /// Starts a session; returns once its program runs.
     pub(super) async fn start(&self, launch: Launch, stdio: Stdio) -> Result<Session, Status> {
-        let started = self.sessions.enter(launch, stdio).await;
-        let mut session = started.map_err(Status::failed_precondition)?;
-        match session.output.started().await {
-            Ok(()) => Ok(session),
-            Err(Heard::Refused(why)) => Err(Status::failed_precondition(why)),
-            Err(_) => Err(lost()),
-        }
+        let entered = self.sessions.enter(launch, stdio).await;
+        let mut session = entered.map_err(Status::failed_precondition)?;
+        started(&mut session.output).await?;
+        Ok(session)
+    }
+
+    /// Starts a program that nobody listens to; returns once it runs.
+    pub(super) async fn start_alone(
+        &self,
+        launch: Launch,
+        nest: Nest,
+    ) -> Result<SessionOutput, Status> {
+        let nested = self.sessions.nest(launch, nest).await;
+        let mut output = nested.map_err(Status::failed_precondition)?;
+        started(&mut output).await?;
+        Ok(output)
+    }
+}
+
+async fn started(output: &mut SessionOutput) -> Result<(), Status> {
+    match output.started().await {
+        Ok(()) => Ok(()),
+        Err(Heard::Refused(why)) => Err(Status::failed_precondition(why)),
+        Err(_) => Err(lost()),
+    }
+}
+
+pub(super) fn refused(error: NoEntry) -> Status {
+    match error {
+        NoEntry::Unknown { .. } => Status::not_found(error.to_string()),
+        NoEntry::OtherUser { .. } => Status::permission_denied(error.to_string()),
+        NoEntry::NotRunning { .. }
+        | NoEntry::NoTerminal { .. }
+        | NoEntry::NoExecutor { .. }
+        | NoEntry::Unplannable { .. } => Status::failed_precondition(error.to_string()),
     }
 }
 
@@ -98,12 +120,37 @@ impl Containers for Doors {
         };
         let (framework, task) = ids(&start.framework_id, &start.task_id)?;
         let stdio = stdio(&start)?;
-        let patience = patience(&start)?;
+        let patience = patience(start.heartbeat_seconds)?;
         let beside = Beside::Task(framework, task);
         let launch = self.entrance(beside, command(start)?).await?;
         let session = self.start(launch, stdio).await?;
         let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
         tokio::spawn(serve(session, inputs, patience, chunks));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type AttachStream = ReceiverStream<Result<ExecOutput, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut inputs = request.into_inner();
+        let first = inputs.message().await?.and_then(|message| message.input);
+        let Some(Input::Attach(start)) = first else {
+            return Err(Status::invalid_argument(
+                "the first message says what to attach to: set `attach`",
+            ));
+        };
+        let (framework, task) = ids(&start.framework_id, &start.task_id)?;
+        let patience = patience(start.heartbeat_seconds)?;
+        let size = start.terminal.as_ref().map(window).transpose()?;
+        let attached = self.attach_to(Beside::Task(framework, task)).await?;
+        if let Some(size) = size {
+            attached.input.resize(size);
+        }
+        let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
+        tokio::spawn(serve_attached(attached, inputs, patience, chunks));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -152,9 +199,9 @@ fn window(size: &WireSize) -> Result<WindowSize, Status> {
 }
 
 /// How long the caller may be silent.
-fn patience(start: &ExecStart) -> Result<Option<Duration>, Status> {
+fn patience(heartbeat_seconds: Option<f64>) -> Result<Option<Duration>, Status> {
     let (min, max) = HEARTBEAT;
-    match start.heartbeat_seconds {
+    match heartbeat_seconds {
         None => Ok(None),
         Some(seconds) if (min..=max).contains(&seconds) => {
             Ok(Some(Duration::from_secs_f64(seconds) * MISSED_MAX))
@@ -178,7 +225,7 @@ async fn serve(
         return;
     }
     let over = tokio::select! {
-        status = feed(inputs, input, patience) => Some(status),
+        status = feed(inputs, input, patience, AtEnd::Close) => Some(status),
         status = carry(output, &chunks) => status,
         () = chunks.closed() => None,
     };
@@ -188,9 +235,63 @@ async fn serve(
     }
 }
 
+/// The same for the task itself, which goes on afterwards.
+async fn serve_attached(
+    attached: Attached,
+    inputs: Streaming<ExecInput>,
+    patience: Option<Duration>,
+    chunks: Chunks,
+) {
+    let Attached { input, output } = attached;
+    let started = Output::Started(ExecStarted {});
+    if say(&chunks, started).await.is_err() {
+        return;
+    }
+    let over = tokio::select! {
+        status = feed(inputs, input, patience, AtEnd::Leave) => Some(status),
+        status = show(output, &chunks) => status,
+        () = chunks.closed() => None,
+    };
+    if let Some(status) = over {
+        let _ = chunks.send(Err(status)).await;
+    }
+}
+
+/// Passes on what the task writes until it has ended.
+async fn show(
+    mut output: mpsc::Receiver<Result<SandboxChunk, Status>>,
+    chunks: &Chunks,
+) -> Option<Status> {
+    while let Some(chunk) = output.recv().await {
+        match chunk {
+            Ok(chunk) => say(chunks, Output::Stdout(chunk.data)).await.ok()?,
+            Err(status) => return Some(status),
+        }
+    }
+    None
+}
+
 async fn say(chunks: &Chunks, output: Output) -> Result<(), ()> {
     let output = Some(output);
     chunks.send(Ok(ExecOutput { output })).await.map_err(|_| ())
+}
+
+/// What a program finds when its caller has said everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    /// The end of its input.
+    Close,
+    /// Nothing: somebody else may go on.
+    Leave,
+}
+
+impl AtEnd {
+    async fn reached(self, input: &mut SessionInput) {
+        match self {
+            Self::Close => input.close().await,
+            Self::Leave => {}
+        }
+    }
 }
 
 /// Passes on what the caller says; returns only when that makes no sense or stops.
@@ -198,6 +299,7 @@ async fn feed(
     mut inputs: Streaming<ExecInput>,
     mut input: SessionInput,
     patience: Option<Duration>,
+    at_end: AtEnd,
 ) -> Status {
     loop {
         let message = match patience {
@@ -213,18 +315,18 @@ async fn feed(
             Ok(Some(message)) => match message.input {
                 // What the program does not read any more is gone, as in a shell's pipe.
                 Some(Input::Stdin(bytes)) => drop(input.write_all(&bytes).await),
-                Some(Input::CloseStdin(_)) => input.close().await,
+                Some(Input::CloseStdin(_)) => at_end.reached(&mut input).await,
                 Some(Input::Window(size)) => match window(&size) {
                     Ok(size) => input.resize(size),
                     Err(status) => return status,
                 },
-                Some(Input::Start(_)) => {
-                    return Status::invalid_argument("`start` comes once, and first");
+                Some(Input::Start(_) | Input::Attach(_)) => {
+                    return Status::invalid_argument("`start` or `attach` comes once, and first");
                 }
                 Some(Input::Heartbeat(_)) | None => {}
             },
             Ok(None) => {
-                input.close().await;
+                at_end.reached(&mut input).await;
                 return std::future::pending().await;
             }
             Err(status) => return status,

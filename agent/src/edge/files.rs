@@ -8,7 +8,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use allotment_proto::allot::sandbox_server::Sandbox;
 use allotment_proto::allot::{
@@ -17,22 +16,19 @@ use allotment_proto::allot::{
 use allotment_types::{AgentId, FrameworkId, TaskId};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::driver::Query;
+use super::follow::{POLL, Position, Reader, number};
 use crate::containerizer::prepare::{CONTAINERS, TASKS};
 use crate::core::{ContainerId, SandboxId};
 
-const CHUNK_LEN: usize = 64 * 1024;
 /// Chunks that may wait for a slow reader, who then holds up his own stream only.
 const CHUNKS_WAITING: usize = 4;
 pub(super) const ENTRIES_MAX: usize = 10_000;
-/// How soon and how late a growing file is looked at again.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// Serves the sandboxes below one work folder.
 #[derive(Debug, Clone)]
@@ -53,13 +49,8 @@ impl Sandbox for Files {
             path,
         } = request.into_inner();
         let (framework, task) = ids(&framework_id, &task_id)?;
-        let work_dir = self.work_dir.clone();
-        let shared = self.shared_with(&framework, &task).await;
-        let entries = spawn_blocking(move || {
-            let found = find(&work_dir, &framework, shared.as_ref().unwrap_or(&task));
-            let sandbox = found.ok_or_else(|| no_sandbox(&task))?;
-            list(&sandbox, &path)
-        });
+        let sandbox = self.sandbox_of(&framework, &task).await?;
+        let entries = spawn_blocking(move || list(&sandbox, &path));
         let entries = entries
             .await
             .map_err(|error| Status::internal(error.to_string()))??;
@@ -79,14 +70,18 @@ impl Sandbox for Files {
             framework,
             task,
             path: request.path,
-            offset: request.offset,
             left: request.length.unwrap_or(u64::MAX),
             follow: request.follow,
+            pace: POLL,
         };
-        let file = reader.open().await?;
+        let from = Position {
+            file: request.file,
+            offset: request.offset,
+        };
+        let opened = reader.open(from).await?;
         let (chunks, stream) = mpsc::channel(CHUNKS_WAITING);
         tokio::spawn(async move {
-            if let Err(status) = reader.run(file, &chunks).await {
+            if let Err(status) = reader.run(opened, &chunks).await {
                 let _ = chunks.send(Err(status)).await;
             }
         });
@@ -95,6 +90,23 @@ impl Sandbox for Files {
 }
 
 impl Files {
+    /// The sandbox in which a task works.
+    pub(super) async fn sandbox_of(
+        &self,
+        framework: &FrameworkId,
+        task: &TaskId,
+    ) -> Result<PathBuf, Status> {
+        let shared = self.shared_with(framework, task).await;
+        let (work_dir, framework, task) = (self.work_dir.clone(), framework.clone(), task.clone());
+        let found = spawn_blocking(move || {
+            let found = find(&work_dir, &framework, shared.as_ref().unwrap_or(&task));
+            found.ok_or_else(|| no_sandbox(&task))
+        });
+        found
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+    }
+
     /// The executor in whose sandbox a task works, by the name of its folder: that of a custom
     /// one, as long as the agent remembers the task.
     async fn shared_with(&self, framework: &FrameworkId, task: &TaskId) -> Option<TaskId> {
@@ -103,116 +115,6 @@ impl Files {
         let _ = self.queries.send(query).await;
         let executor = answer.await.ok().flatten()?;
         TaskId::parse(executor.as_str()).ok()
-    }
-}
-
-struct Reader {
-    files: Files,
-    framework: FrameworkId,
-    task: TaskId,
-    path: String,
-    offset: u64,
-    left: u64,
-    follow: bool,
-}
-
-impl Reader {
-    /// Opens the file; a follower of a live task waits for it to appear.
-    async fn open(&self) -> Result<tokio::fs::File, Status> {
-        let mut wait = POLL.0;
-        loop {
-            // Asked first: a file that is missing after the end will not come.
-            let live = self.follow && self.is_live().await;
-            let (work_dir, path) = (self.files.work_dir.clone(), self.path.clone());
-            let (framework, task) = (self.framework.clone(), self.task.clone());
-            let shared = self.files.shared_with(&framework, &task).await;
-            let opened = spawn_blocking(move || {
-                let found = find(&work_dir, &framework, shared.as_ref().unwrap_or(&task));
-                let sandbox = found.ok_or_else(|| no_sandbox(&task))?;
-                open_file(&sandbox, &path)
-            });
-            let opened = opened
-                .await
-                .map_err(|error| Status::internal(error.to_string()))?;
-            match opened {
-                Err(status) if live && status.code() == tonic::Code::NotFound => {
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(POLL.1);
-                }
-                other => return other.map(tokio::fs::File::from_std),
-            }
-        }
-    }
-
-    async fn run(
-        mut self,
-        mut file: tokio::fs::File,
-        chunks: &mpsc::Sender<Result<SandboxChunk, Status>>,
-    ) -> Result<(), Status> {
-        let broken = |error: io::Error| Status::internal(format!("reading stopped: {error}"));
-        file.seek(io::SeekFrom::Start(self.offset))
-            .await
-            .map_err(broken)?;
-        let mut ended = self.follow.then(|| self.when_ended());
-        let mut wait = POLL.0;
-        loop {
-            // Whether the task had ended before the file was read to its end.
-            let over = match &mut ended {
-                None => true,
-                Some(ended) => {
-                    !matches!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-                }
-            };
-            loop {
-                let len = usize::try_from(self.left)
-                    .unwrap_or(usize::MAX)
-                    .min(CHUNK_LEN);
-                let mut data = vec![0; len];
-                let n = file.read(&mut data).await.map_err(broken)?;
-                if n == 0 {
-                    break;
-                }
-                data.truncate(n);
-                let chunk = SandboxChunk {
-                    offset: self.offset,
-                    data: data.into(),
-                };
-                self.offset += n as u64;
-                self.left -= n as u64;
-                wait = POLL.0;
-                if chunks.send(Ok(chunk)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            if over || self.left == 0 || chunks.is_closed() {
-                return Ok(());
-            }
-            if let Some(ended) = &mut ended {
-                tokio::select! {
-                    _ = &mut *ended => {}
-                    () = chunks.closed() => return Ok(()),
-                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(POLL.1),
-                }
-            }
-        }
-    }
-
-    async fn is_live(&self) -> bool {
-        let (reply, answer) = oneshot::channel();
-        let query = Query::IsLive(self.framework.clone(), self.task.clone(), reply);
-        let _ = self.files.queries.send(query).await;
-        answer.await.unwrap_or(false)
-    }
-
-    /// Resolves when nothing of the task runs any more, or the agent stops.
-    fn when_ended(&self) -> oneshot::Receiver<()> {
-        let (reply, answer) = oneshot::channel();
-        let query = Query::Ended(self.framework.clone(), self.task.clone(), reply);
-        let queries = self.files.queries.clone();
-        tokio::spawn(async move {
-            let _ = queries.send(query).await;
-        });
-        answer
     }
 }
 
@@ -337,6 +239,7 @@ fn list(sandbox: &Path, path: &str) -> Result<Vec<SandboxEntry>, Status> {
             size_bytes: metadata.len(),
             directory: metadata.is_dir(),
             mode: metadata.mode() & 0o7777,
+            file: metadata.is_file().then(|| number(&metadata)),
         });
     }
     listed.sort_by(|a, b| a.name.cmp(&b.name));

@@ -1,4 +1,4 @@
-//! Mesos' agent API, `POST /api/v1`, as far as it is about sessions in running containers.
+//! Mesos' agent API, `POST /api/v1`, as far as it is about programs in running containers.
 //!
 //! Bodies are JSON or protobuf; streams are RecordIO of either (`Message-Content-Type`,
 //! `Message-Accept`). Statuses and their order follow Mesos' `slave/http.cpp`.
@@ -19,7 +19,7 @@ use axum::routing::post;
 use futures_util::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::nested::{Attached, Nested, Pieces, Refusal, bad};
+use super::nested::{Attached, Launched, Nested, Pieces, Refusal, bad};
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
@@ -118,6 +118,17 @@ async fn try_call(nested: &Nested, headers: &HeaderMap, body: Body) -> Result<Re
 
 async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Response, Refusal> {
     match call.r#type() {
+        Type::LaunchNestedContainer => {
+            let launch = part(call.launch_nested_container, "launch_nested_container")?;
+            let command = part(launch.command, "launch_nested_container.command")?;
+            let id = launch.container_id;
+            let launched = nested.launch_alone(&id, &command, launch.container.as_ref());
+            Ok(match launched.await? {
+                Launched::Now => StatusCode::OK,
+                Launched::Already => StatusCode::ACCEPTED,
+            }
+            .into_response())
+        }
         Type::LaunchNestedContainerSession => {
             let launch = part(
                 call.launch_nested_container_session,
@@ -131,7 +142,7 @@ async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Respons
         Type::AttachContainerOutput => {
             let attach = part(call.attach_container_output, "attach_container_output")?;
             Ok(stream(
-                nested.attach_output(&attach.container_id)?,
+                nested.attach_output(&attach.container_id).await?,
                 accepted,
             ))
         }
@@ -152,7 +163,9 @@ async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Respons
         Type::KillNestedContainer => {
             let kill = part(call.kill_nested_container, "kill_nested_container")?;
             if !matches!(kill.signal, None | Some(9)) {
-                return Err(bad("SIGKILL is the only signal for sessions".to_owned()));
+                return Err(bad(
+                    "SIGKILL is the only signal for nested containers".to_owned()
+                ));
             }
             nested.kill(&kill.container_id)?;
             Ok(StatusCode::OK.into_response())
@@ -164,7 +177,7 @@ async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Respons
         }
         Type::Unknown => Err((
             StatusCode::NOT_IMPLEMENTED,
-            "this agent serves only the calls about sessions in running containers here".to_owned(),
+            "this agent serves only the calls about programs in running containers here".to_owned(),
         )),
     }
 }
@@ -181,7 +194,7 @@ async fn attach_input(nested: &Nested, codec: Codec, body: Body) -> Result<Respo
         .await?
         .ok_or_else(|| bad("the stream ended before its first record".to_owned()))?;
     let id = container_of(first)?;
-    let mut attached = nested.attach_input(&id)?;
+    let mut attached = nested.attach_input(&id).await?;
     // A session that ends takes no more; what is still coming is not read.
     let over = attached.watch();
     tokio::select! {

@@ -2,13 +2,15 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `probe`: checks of tasks. `exec`: programs beside them; `nested`,
-//!   `mesos_api`: the same as Mesos names it. `files`, `mesos_files`, `http`: what the agent serves.
+//! - `probe`: checks of tasks. `exec`: programs beside them; `attach`: their own terminals; `nested`,
+//!   `mesos_api`: the same as Mesos names it. `files`, `follow`, `mesos_files`, `http`: what the agent
+//!   serves.
 //! - `executors`: connections of custom executors; `executor_http`, `executor_grpc`: their two
 //!   doors.
 //! - `store`: its work folder. `checkpoint`: what it
 //!   writes down there. `detect`: its machine.
 
+mod attach;
 mod checkpoint;
 mod detect;
 mod driver;
@@ -17,6 +19,7 @@ mod executor_grpc;
 mod executor_http;
 mod executors;
 mod files;
+mod follow;
 mod held;
 mod http;
 mod leader;
@@ -171,15 +174,15 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         config.disk_watch_interval,
         inputs.clone(),
     ));
-    let doors = exec::Doors {
-        sessions: containerizer.sessions(),
-        queries: queries.clone(),
-    };
     let executors =
         executors::ExecutorDoor::new(inputs.clone(), config.authenticate_http_executors);
     let files = files::Files {
         work_dir: work_dir.clone(),
         queries,
+    };
+    let doors = exec::Doors {
+        sessions: containerizer.sessions(),
+        files: files.clone(),
     };
     let router = http::router(files, doors, executors.clone());
     let server = tokio::spawn(async move {

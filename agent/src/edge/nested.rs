@@ -1,15 +1,17 @@
-//! Sessions under the ids that Mesos' clients give them: launched by one connection, fed and
-//! watched by others.
+//! Nested containers under the ids that Mesos' clients give them: launched by one connection, fed
+//! and watched, waited for and killed by others.
 //!
 //! As in Mesos, a session is a nested container that lives as long as the connection that
-//! launched it. Its end is remembered until somebody removes it, or many others have ended.
+//! launched it; any other one writes to files of its own, and lives until it ends. Their ends are
+//! remembered until somebody removes them, or many others have ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use allotment_proto::agent::process_io::{Control, Data, control, data};
 use allotment_proto::agent::{ProcessIo, process_io};
+use allotment_proto::allot::SandboxChunk;
 use allotment_proto::mesos;
 use axum::http::StatusCode;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, mpsc, watch};
@@ -17,10 +19,11 @@ use tonic::{Code, Status};
 
 use super::driver::Beside;
 use super::exec::Doors;
+use crate::containerizer::nest::Nest;
 use crate::containerizer::session::{
     Heard, Session, SessionInput, SessionOutput, Source, Stdio, WindowSize,
 };
-use crate::core::{Command, ContainerId};
+use crate::core::{Attachable, Command, ContainerId};
 
 /// Pieces that may wait for a slow reader, who holds up the session.
 const PIECES_WAITING: usize = 4;
@@ -49,6 +52,8 @@ type Key = (String, String);
 struct Books {
     /// `None` while one is being started.
     sessions: BTreeMap<Key, Option<Entry>>,
+    /// Tasks to whose terminals somebody types.
+    typed_to: BTreeSet<ContainerId>,
     ended: VecDeque<Key>,
 }
 
@@ -59,13 +64,60 @@ struct Entry {
     kill: Arc<Notify>,
     /// The wait status, once it has ended.
     status: watch::Receiver<Option<i32>>,
+    /// Its sandbox, where it has one.
+    nest: Option<Nest>,
 }
 
-/// The input of a session, which one connection holds at a time.
+/// What came of an order to launch one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Launched {
+    Now,
+    /// It was there.
+    Already,
+}
+
+/// The input of a session or a task, which one connection holds at a time.
 #[derive(Debug)]
 pub(super) struct Attached {
-    input: OwnedMutexGuard<SessionInput>,
+    input: Hold,
     status: watch::Receiver<Option<i32>>,
+}
+
+#[derive(Debug)]
+enum Hold {
+    Session(OwnedMutexGuard<SessionInput>),
+    Task {
+        input: SessionInput,
+        /// Nobody else may meanwhile.
+        _typing: Typing,
+    },
+}
+
+/// Somebody types to the terminal of a task.
+#[derive(Debug)]
+struct Typing {
+    nested: Nested,
+    container: ContainerId,
+}
+
+impl Drop for Typing {
+    fn drop(&mut self) {
+        self.nested.books().typed_to.remove(&self.container);
+    }
+}
+
+/// Whether anything stands in it but that it is a container of Mesos'.
+fn asks_for_something(container: &mesos::ContainerInfo) -> bool {
+    let nothing = mesos::ContainerInfo {
+        r#type: container.r#type,
+        ..Default::default()
+    };
+    *container != nothing
+}
+
+fn taken() -> Refusal {
+    let text = "its input is attached by another connection already".to_owned();
+    (StatusCode::CONFLICT, text)
 }
 
 impl Nested {
@@ -113,6 +165,44 @@ impl Nested {
         Ok(starting.started(session))
     }
 
+    /// Starts a command that nobody listens to, in a sandbox of its own in that of the container
+    /// that `id` names as its parent.
+    pub(super) async fn launch_alone(
+        &self,
+        id: &mesos::ContainerId,
+        command: &mesos::CommandInfo,
+        container: Option<&mesos::ContainerInfo>,
+    ) -> Result<Launched, Refusal> {
+        let key = key(id)?;
+        if matches!(key.1.as_str(), "." | "..") {
+            return Err(bad(format!("{:?} is no name for a sandbox", key.1)));
+        }
+        let parent = ContainerId::parse(&key.0).ok_or_else(|| not_found(&key.0))?;
+        let command = Command::of(command).map_err(|what| bad(format!("the command {what}")))?;
+        if container.is_some_and(asks_for_something) {
+            let text = "a nested container shares everything with its parent here: leave \
+                        `container` out, or launch a task group";
+            return Err(bad(text.to_owned()));
+        }
+        if self.books().sessions.contains_key(&key) {
+            return Ok(Launched::Already);
+        }
+        self.books().sessions.insert(key.clone(), None);
+        let name = key.1.clone();
+        let starting = Starting { nested: self, key };
+        let beside = Beside::Container(parent);
+        let entrance = self.doors.entrance(beside, command).await;
+        let launch = entrance.map_err(refusal)?;
+        let folder = launch.sandbox.folder(&launch.agent);
+        let nest = Nest {
+            parent: self.doors.files.work_dir.join(folder),
+            name,
+        };
+        let output = self.doors.start_alone(launch, nest.clone()).await;
+        starting.started_alone(output.map_err(refusal)?, nest);
+        Ok(Launched::Now)
+    }
+
     fn find(&self, id: &mesos::ContainerId) -> Result<(Key, Entry), Refusal> {
         let key = key(id)?;
         let entry = self.books().sessions.get(&key).cloned().flatten();
@@ -121,33 +211,78 @@ impl Nested {
             .ok_or_else(|| not_found(&key.1))
     }
 
-    /// Takes hold of the input of a session.
-    pub(super) fn attach_input(&self, id: &mesos::ContainerId) -> Result<Attached, Refusal> {
-        let (key, entry) = self.find(id)?;
+    /// The session of this id; `None`: it may be a task's.
+    fn session(&self, id: &mesos::ContainerId) -> Result<Option<(Key, Entry)>, Refusal> {
+        if id.parent.is_none() {
+            return Ok(None);
+        }
+        match self.find(id) {
+            Err((StatusCode::NOT_FOUND, _)) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// The task of this id that was started with a terminal.
+    async fn terminal(&self, id: &mesos::ContainerId) -> Result<Attachable, Refusal> {
+        let container = ContainerId::parse(&id.value).ok_or_else(|| not_found(&id.value))?;
+        let terminal = self.doors.terminal(Beside::Container(container)).await;
+        terminal.map_err(refusal)
+    }
+
+    /// Takes hold of the input of a session, or of a task that has a terminal.
+    pub(super) async fn attach_input(&self, id: &mesos::ContainerId) -> Result<Attached, Refusal> {
+        let Some((key, entry)) = self.session(id)? else {
+            return self.attach_input_of_task(id).await;
+        };
         if entry.status.borrow().is_some() {
             // What Mesos' clients take for "it has ended already".
             let text = format!("container {} has ended", key.1);
             return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
         }
-        let input = entry.input.try_lock_owned().map_err(|_| {
-            let text = "its input is attached by another connection already".to_owned();
-            (StatusCode::CONFLICT, text)
-        })?;
+        let input = entry.input.try_lock_owned().map_err(|_| taken())?;
         Ok(Attached {
-            input,
+            input: Hold::Session(input),
             status: entry.status,
         })
     }
 
-    /// What a session writes from now on.
-    pub(super) fn attach_output(&self, id: &mesos::ContainerId) -> Result<Pieces, Refusal> {
-        if id.parent.is_none() {
-            return Err(bad(
-                "the outputs of tasks are files of their sandboxes: read them at /files/read"
-                    .to_owned(),
-            ));
+    async fn attach_input_of_task(&self, id: &mesos::ContainerId) -> Result<Attached, Refusal> {
+        let task = self.terminal(id).await?;
+        let container = task.container.clone();
+        if !self.books().typed_to.insert(container.clone()) {
+            return Err(taken());
         }
-        let (key, entry) = self.find(id)?;
+        let typing = Typing {
+            nested: self.clone(),
+            container,
+        };
+        let input = self.doors.attach_input_to(&task).await.map_err(refusal)?;
+        let (ended, status) = watch::channel(None);
+        let doors = self.doors.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = doors.end_of(task) => drop(ended.send_replace(Some(0))),
+                () = ended.closed() => {}
+            }
+        });
+        Ok(Attached {
+            input: Hold::Task {
+                input,
+                _typing: typing,
+            },
+            status,
+        })
+    }
+
+    /// What a session, or a task that has a terminal, writes from now on.
+    pub(super) async fn attach_output(&self, id: &mesos::ContainerId) -> Result<Pieces, Refusal> {
+        let Some((key, entry)) = self.session(id)? else {
+            let task = self.terminal(id).await?;
+            let chunks = self.doors.watch(task).await.map_err(refusal)?;
+            let (pieces, stream) = mpsc::channel(PIECES_WAITING);
+            tokio::spawn(show(chunks, pieces));
+            return Ok(stream);
+        };
         if entry.status.borrow().is_some() {
             let text = format!("container {} has ended", key.1);
             return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
@@ -179,6 +314,15 @@ impl Nested {
         let (key, entry) = self.find(id)?;
         if entry.status.borrow().is_none() {
             let text = format!("container {} still runs; kill it first", key.1);
+            return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
+        }
+        if let Some(nest) = entry.nest
+            && let Err(error) = nest.remove()
+        {
+            let text = format!(
+                "the sandbox of container {} cannot be removed: {error}",
+                key.1
+            );
             return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
         }
         let mut books = self.books();
@@ -214,6 +358,7 @@ impl Starting<'_> {
             watchers: Arc::default(),
             kill: Arc::new(Notify::new()),
             status,
+            nest: None,
         };
         let (nested, key) = (self.nested.clone(), self.key.clone());
         nested
@@ -234,6 +379,35 @@ impl Starting<'_> {
             *entry.input.lock().await = SessionInput::None;
         });
         stream
+    }
+}
+
+impl Starting<'_> {
+    fn started_alone(self, mut output: SessionOutput, nest: Nest) {
+        let (ended, status) = watch::channel(None);
+        let entry = Entry {
+            input: Arc::new(AsyncMutex::new(SessionInput::None)),
+            watchers: Arc::default(),
+            kill: Arc::new(Notify::new()),
+            status,
+            nest: Some(nest),
+        };
+        let (nested, key) = (self.nested.clone(), self.key.clone());
+        let kill = Arc::clone(&entry.kill);
+        nested.books().sessions.insert(key.clone(), Some(entry));
+        tokio::spawn(async move {
+            let status = tokio::select! {
+                heard = output.next() => match heard {
+                    Heard::Left(status) => status,
+                    Heard::Wrote(..) | Heard::Refused(_) | Heard::Lost => libc::SIGKILL,
+                },
+                () = kill.notified() => libc::SIGKILL,
+            };
+            // However it was cut short, it is killed.
+            drop(output);
+            ended.send_replace(Some(status));
+            nested.note_end(key);
+        });
     }
 }
 
@@ -269,6 +443,26 @@ async fn carry(
         }
         lock(watchers).retain(|watcher| !watcher.is_closed());
         pieces.send(piece).await.ok()?;
+    }
+}
+
+/// Passes on what a task writes until it has ended or nobody listens.
+async fn show(
+    mut chunks: mpsc::Receiver<Result<SandboxChunk, Status>>,
+    pieces: mpsc::Sender<ProcessIo>,
+) {
+    loop {
+        let piece = tokio::select! {
+            chunk = chunks.recv() => match chunk {
+                Some(Ok(chunk)) => written(Source::Stdout, chunk.data),
+                Some(Err(_)) | None => return,
+            },
+            () = tokio::time::sleep(HEARTBEAT) => heartbeat(),
+            () = pieces.closed() => return,
+        };
+        if pieces.send(piece).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -316,6 +510,13 @@ impl Attached {
         }
     }
 
+    fn input(&mut self) -> &mut SessionInput {
+        match &mut self.input {
+            Hold::Session(input) => input,
+            Hold::Task { input, .. } => input,
+        }
+    }
+
     /// Passes one message on.
     pub(super) async fn take(&mut self, message: ProcessIo) -> Result<(), Refusal> {
         match message.r#type() {
@@ -329,9 +530,9 @@ impl Attached {
                     .ok_or_else(|| bad("process_io.data.data is missing".to_owned()))?;
                 if !bytes.is_empty() {
                     // What the program does not read any more is gone, as in a shell's pipe.
-                    let _ = self.input.write_all(&bytes).await;
-                } else if !matches!(*self.input, SessionInput::Terminal(_)) {
-                    self.input.close().await;
+                    let _ = self.input().write_all(&bytes).await;
+                } else if !matches!(self.input(), SessionInput::Terminal(_)) {
+                    self.input().close().await;
                 }
                 Ok(())
             }
@@ -345,7 +546,7 @@ impl Attached {
                             let text = "process_io.control.tty_info.window_size is missing";
                             return Err(bad(text.to_owned()));
                         }
-                        self.input.resize(size(&info)?);
+                        self.input().resize(size(&info)?);
                         Ok(())
                     }
                     control::Type::Unknown => {

@@ -2,7 +2,7 @@
 # Runs the isolation tests on a machine with cgroup v2 alone: Debian's kernel under qemu.
 #
 #   bash agent/tests/cgroup2/run.sh              what depends on the version of cgroups
-#   bash agent/tests/cgroup2/run.sh all          all isolation tests, hardening and mounts
+#   bash agent/tests/cgroup2/run.sh all          all of isolation, hardening and mounts, too
 #
 # The machine this is written on has the controllers in v1 hierarchies, which the kernel gives to
 # one version only. The virtual machine has the test binaries as its payload and no disk, no
@@ -37,6 +37,7 @@ fi
 root=$work/root
 mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,tests,usr/bin,lib64}
 built=$(cargo test -p allotment-agent --test isolation --test hardening --test mounts \
+    --test session --test pods \
     --no-run --message-format=json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 with_libraries() {
     cp -L "$1" "$2"
@@ -50,7 +51,7 @@ for binary in $built; do
     with_libraries "$binary" "$root/tests/$name"
     strip "$root/tests/$name"
 done
-for program in sh cat chmod cp cut dd env find grep head id ln ls mkdir mknod mount nsenter \
+for program in sh cat chmod cp cut dd env find grep head id ln ls mkdir mknod mount mv nsenter \
     readlink rm rmdir seq setpriv setsid sleep tail tar touch tr true unshare wc; do
     with_libraries "$(type -P "$program")" "$root/usr/bin/$program"
 done
@@ -61,10 +62,16 @@ printf 'root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' > "$
 printf 'root:x:0:\nnogroup:x:65534:\n' > "$root/etc/group"
 echo cgroup2 > "$root/etc/hostname"
 
-suites="isolation"
-# Without KVM every test counts: by default those that meet a control file.
-filters="exceeds_its_memory fork_bomb limits_ ceiling groups_and contained_task"
-[ "${1:-}" = all ] && suites="isolation hardening mounts" && filters=""
+# Without KVM every test counts: by default those that meet a control file, and one each that
+# enters a container and shares one.
+suites='isolation exceeds_its_memory fork_bomb limits_ ceiling groups_and contained_task weighs
+session walled_in sessions_end_with_their_task
+pods share_their_processes'
+[ "${1:-}" = all ] && suites='isolation
+hardening
+mounts
+session walled_in sessions_end_with_their_task
+pods share_their_processes'
 cat > "$root/init" <<EOF
 #!/bin/busybox sh
 b=/bin/busybox
@@ -80,10 +87,12 @@ b=/bin/busybox
 export PATH=/usr/bin:/bin HOME=/ ALLOT_TEST_LAUNCHER=/tests/allotment-launcher RUST_BACKTRACE=0
 echo "controllers: \$(\$b cat /sys/fs/cgroup/cgroup.controllers)"
 failed=0
-for tests in $suites; do
+while read -r tests filters; do
     echo "== \$tests"
-    /tests/\$tests --test-threads=2 $filters || failed=1
-done
+    /tests/\$tests --test-threads=2 \$filters < /dev/null || failed=1
+done <<SUITES
+$suites
+SUITES
 [ \$failed = 0 ] && echo cgroup2-all-passed
 \$b poweroff -f
 EOF

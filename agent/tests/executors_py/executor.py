@@ -2,9 +2,9 @@
 
 What a task does stands in its `data`: "run" until it is killed, "finish", "twice" (finish and say so
 twice), "flood" (a thousand updates), "die" (exit without a word), "work" (burn memory of that many
-MiB). The first argument makes the executor misbehave: "never", "deaf", "garbage", "rude".
+MiB). The first argument makes the executor misbehave: "never", "deaf", "garbage", "rude", "double".
 """
-import base64, http.client, json, os, signal, socket, sys, time, uuid
+import base64, http.client, json, os, signal, socket, sys, threading, time, uuid
 
 MODE = sys.argv[1] if len(sys.argv) > 1 else ""
 ENDPOINT = os.environ["MESOS_AGENT_ENDPOINT"]
@@ -124,7 +124,7 @@ def get():
     return connection.getresponse().status
 
 
-def serve():
+def serve(name="first"):
     for event in subscribe():
         kind = event["type"]
         if kind == "SUBSCRIBED":
@@ -136,6 +136,9 @@ def serve():
                 rude()
         elif kind == "LAUNCH":
             launch(event["launch"]["task"])
+            # Not earlier: a task that nobody has heard of yet counts as lost on the way.
+            if MODE == "double" and name == "first":
+                threading.Thread(target=serve, args=["second"]).start()
         elif kind == "LAUNCH_GROUP":
             for task in event["launch_group"]["task_group"]["tasks"]:
                 launch(task)
@@ -163,6 +166,9 @@ if MODE == "deaf":
 while True:
     try:
         serve()
+        if MODE == "double":
+            log("the first stream ended")
+            time.sleep(1000)
     except (ConnectionError, http.client.HTTPException) as error:
         log("disconnected", error)
     time.sleep(0.05)

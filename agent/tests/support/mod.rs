@@ -252,6 +252,13 @@ impl Master {
         status
     }
 
+    /// Whether an update of a task came that was not asked for.
+    pub fn has_more(&self, task: &str) -> bool {
+        self.updates
+            .get(task)
+            .is_some_and(|queue| !queue.is_empty())
+    }
+
     /// The terminal update, skipping TASK_RUNNING.
     pub async fn end(&mut self, task: &str) -> TaskStatus {
         loop {

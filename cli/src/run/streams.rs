@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allotment_framework_sdk::sandbox::{Sandbox, SandboxError, Window};
+use allotment_framework_sdk::sandbox::{Piece, Position, Sandbox, SandboxError};
 use allotment_proto::allot::SandboxSummary;
 use allotment_types::{FrameworkId, TaskId};
 use anyhow::Context as _;
@@ -121,17 +121,42 @@ impl Sizes {
     }
 }
 
+/// How far the copying of one file came.
+#[derive(Debug, Default)]
+struct Copied {
+    /// Where to read on.
+    next: Position,
+    /// Over all files that had the name.
+    n_bytes: u64,
+    /// The file was put aside at least once: its final size is not that of all that was written.
+    rotated: bool,
+}
+
+impl Copied {
+    fn add(&mut self, piece: &Piece) {
+        let before = self.next.file;
+        self.rotated |= before.is_some() && before != piece.next.file;
+        self.next = piece.next;
+        self.n_bytes += piece.bytes.len() as u64;
+    }
+
+    /// Everything is here, as far as the final size tells.
+    fn is_whole(&self, file: File, known: Sizes) -> bool {
+        !self.rotated && known.of(file) == Some(self.n_bytes)
+    }
+}
+
 async fn copy(place: &Place, file: File, mut sizes: watch::Receiver<Sizes>) -> anyhow::Result<()> {
-    let mut copied = 0;
+    let mut copied = Copied::default();
     let mut last_piece = Instant::now();
     loop {
-        let before = copied;
+        let before = copied.n_bytes;
         let ended = follow(place, file, &mut copied, &mut sizes).await?;
-        if copied > before {
+        if copied.n_bytes > before {
             last_piece = Instant::now();
         }
         let known = *sizes.borrow_and_update();
-        if known.of(file).is_some_and(|whole| copied >= whole) {
+        if copied.is_whole(file, known) {
             return Ok(());
         }
         let reason = match (ended, known) {
@@ -143,13 +168,15 @@ async fn copy(place: &Place, file: File, mut sizes: watch::Receiver<Sizes>) -> a
                 continue;
             }
             (Ended::Whole, Sizes::Unknown) => return Ok(()),
+            (Ended::Whole, Sizes::Final { .. }) if copied.rotated => return Ok(()),
             (Ended::Whole, Sizes::Final { .. }) => "its agent ended the stream early".to_owned(),
             (Ended::Broken(error), _) => error.to_string(),
         };
         if last_piece.elapsed() > known.patience() {
             let name = file.name();
             output::complain(&format!(
-                "{name} may lack its end ({copied} bytes came): {reason}"
+                "{name} may lack its end ({} bytes came): {reason}",
+                copied.n_bytes
             ));
             return Ok(());
         }
@@ -165,23 +192,19 @@ enum Ended {
     Broken(SandboxError),
 }
 
-/// Copies from byte `copied` on until the end of the file or of the connection.
+/// Copies from where `copied` is on until the end of the file or of the connection.
 async fn follow(
     place: &Place,
     file: File,
-    copied: &mut u64,
+    copied: &mut Copied,
     sizes: &mut watch::Receiver<Sizes>,
 ) -> anyhow::Result<Ended> {
-    let window = Window {
-        offset: *copied,
-        length: None,
-        follow: true,
-    };
+    let from = copied.next;
     let reading = async {
         let sandbox = Sandbox::connect(&place.agent_url).await?;
         let name = file.name();
         sandbox
-            .read(&place.framework, &place.task, name, window)
+            .follow(&place.framework, &place.task, name, from)
             .await
     };
     let mut pieces = match reading.await {
@@ -190,15 +213,12 @@ async fn follow(
     };
     loop {
         let known = *sizes.borrow_and_update();
-        if known.of(file).is_some_and(|whole| *copied >= whole) {
-            return Ok(Ended::Whole);
-        }
         tokio::select! {
             biased;
             piece = pieces.next() => match piece {
                 Some(Ok(piece)) => {
-                    *copied += piece.len() as u64;
-                    file.write(piece).await?;
+                    copied.add(&piece);
+                    file.write(piece.bytes).await?;
                 }
                 Some(Err(error)) => return Ok(Ended::Broken(error)),
                 None => return Ok(Ended::Whole),

@@ -22,9 +22,9 @@ use crate::exit::Failure;
 use crate::rpc::{self, Peer};
 
 /// How often the agent hears that we are still here.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Pieces of input that wait for the connection.
-const INPUTS_WAITING: usize = 8;
+pub(super) const INPUTS_WAITING: usize = 8;
 
 /// What to run and how.
 #[derive(Debug, clap::Args)]
@@ -120,7 +120,7 @@ pub(super) async fn run(task: &TaskView, args: Args) -> anyhow::Result<u8> {
 }
 
 /// Why writing ended before the command did.
-fn closed(
+pub(super) fn closed(
     result: Result<anyhow::Result<()>, tokio::sync::oneshot::error::RecvError>,
 ) -> anyhow::Error {
     match result {
@@ -129,7 +129,7 @@ fn closed(
     }
 }
 
-async fn say(inputs: &mpsc::Sender<ExecInput>, input: Input) {
+pub(super) async fn say(inputs: &mpsc::Sender<ExecInput>, input: Input) {
     let input = Some(input);
     // A call that has ended takes no more, and says itself how it ended.
     let _ = inputs.send(ExecInput { input }).await;

@@ -37,7 +37,7 @@ impl Drop for RawMode {
 }
 
 /// The size of the window, as the first of our streams that is a terminal knows it.
-pub(super) fn window() -> WindowSize {
+pub(crate) fn window() -> WindowSize {
     let size = tcgetwinsize(stdout())
         .or_else(|_| tcgetwinsize(stdin()))
         .or_else(|_| tcgetwinsize(stderr()));

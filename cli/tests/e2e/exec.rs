@@ -264,3 +264,41 @@ fn attached_one_sees_what_comes_next_and_how_the_task_ends() {
     assert!(ended.stdout.ends_with(b"now\nafter\n") || ended.stdout == b"after\n");
     assert_eq!(ended.stderr, b"oops\n");
 }
+
+#[test]
+fn who_attaches_to_a_task_at_a_terminal_types_to_it_and_may_leave_it_alone() {
+    let line = "stty size; read a; echo told $a; stty size; trap 'echo interrupted; exit 4' INT; \
+                echo ready; while :; do sleep 0.01; done";
+    let cluster = Cluster::start(&["cpus:2;mem:512"]);
+    let mut run = command(&["run", "--tty", "--mem=64", "--", "sh", "-c", line]);
+    run.env("ALLOT_MASTER", &cluster.url);
+    let mut run = Process::start_command(run);
+    let id = eventually("the task runs", || {
+        let tasks = cluster.list("task");
+        let running = tasks.iter().find(|task| task["state"] == "TASK_RUNNING")?;
+        Some(running["id"].as_str()?.to_owned())
+    });
+    // Whatever size there is where this test runs.
+    run.line(" ");
+    let mut terminal = Terminal::start(&cluster, &["task", "attach", &id]);
+    eventually("every key is passed on", || {
+        let modes = terminal.modes().local_modes;
+        (!modes.contains(LocalModes::ISIG)).then_some(())
+    });
+    terminal.types("hello\r");
+    terminal.shows("told hello");
+    terminal.shows("33 111");
+    terminal.types("\x10\x11");
+    terminal.shows("goes on");
+    assert_eq!(terminal.exit_code(), 0);
+    assert!(terminal.modes().local_modes.contains(LocalModes::ISIG));
+    let mut terminal = Terminal::start(&cluster, &["task", "attach", &id]);
+    eventually("every key is passed on", || {
+        let modes = terminal.modes().local_modes;
+        (!modes.contains(LocalModes::ISIG)).then_some(())
+    });
+    terminal.types("\x03");
+    terminal.shows("interrupted");
+    assert_eq!(terminal.exit_code(), 4);
+    assert_eq!(run.wait(), 4);
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use allotment_proto::{convert, mesos, scheduler};
 use allotment_types::{AgentId, ExecutorId};
 
-use crate::api::{Command, Event, Executor, ExecutorNews, Uri};
+use crate::api::{Command, Event, Executor, ExecutorNews, Task, Uri};
 
 /// Writes an executor.
 pub(crate) fn executor(executor: &Executor) -> mesos::ExecutorInfo {
@@ -60,28 +60,37 @@ pub(crate) fn command(
     })
 }
 
-/// Writes the folders that a task shares with the others of its group.
-pub(crate) fn shared_folders(folders: &BTreeMap<String, String>) -> Option<mesos::ContainerInfo> {
+/// Writes what a task asks of its container.
+pub(crate) fn container(task: &Task) -> Option<mesos::ContainerInfo> {
     use mesos::volume::source::{self, SandboxPath, sandbox_path};
-    if folders.is_empty() {
+    if task.shared_folders.is_empty() && task.terminal.is_none() {
         return None;
     }
-    let volumes = folders.iter().map(|(here, there)| mesos::Volume {
-        mode: mesos::volume::Mode::Rw.into(),
-        container_path: here.clone(),
-        source: Some(mesos::volume::Source {
-            r#type: Some(source::Type::SandboxPath.into()),
-            sandbox_path: Some(SandboxPath {
-                r#type: Some(sandbox_path::Type::Parent.into()),
-                path: there.clone(),
+    let volumes = task
+        .shared_folders
+        .iter()
+        .map(|(here, there)| mesos::Volume {
+            mode: mesos::volume::Mode::Rw.into(),
+            container_path: here.clone(),
+            source: Some(mesos::volume::Source {
+                r#type: Some(source::Type::SandboxPath.into()),
+                sandbox_path: Some(SandboxPath {
+                    r#type: Some(sandbox_path::Type::Parent.into()),
+                    path: there.clone(),
+                }),
+                ..Default::default()
             }),
             ..Default::default()
-        }),
-        ..Default::default()
-    });
+        });
     Some(mesos::ContainerInfo {
         r#type: mesos::container_info::Type::Mesos.into(),
         volumes: volumes.collect(),
+        tty_info: task.terminal.map(|size| mesos::TtyInfo {
+            window_size: Some(mesos::tty_info::WindowSize {
+                rows: size.rows.into(),
+                columns: size.columns.into(),
+            }),
+        }),
         ..Default::default()
     })
 }

@@ -89,7 +89,7 @@ impl Isolate for Filesystem {
             None
         };
         walls.mounts = Some(Mounts {
-            own_proc: walls.namespaces.contains(CloneFlags::CLONE_NEWPID),
+            own_proc: walls.namespaces.contains(CloneFlags::CLONE_NEWPID) || launch.pod.is_some(),
             protect_proc: root,
             shm_bytes,
             tmp,

@@ -46,8 +46,13 @@ impl Isolate for Namespace {
     }
 
     fn isolate(&mut self, launch: &Launch, walls: &mut Walls) -> Result<(), String> {
-        let hosts_ipc = launch.confinement.as_ref().is_some_and(|c| c.host_ipc);
-        if !(self.isolator == Isolator::NamespacesIpc && hosts_ipc) {
+        let shared = match self.isolator {
+            Isolator::NamespacesIpc => launch.confinement.as_ref().is_some_and(|c| c.host_ipc),
+            // That of its pod, which is there already.
+            Isolator::NamespacesPid => launch.pod.is_some(),
+            _ => false,
+        };
+        if !shared {
             walls.namespaces |= self.flag;
         }
         Ok(())

@@ -45,7 +45,7 @@ impl Volumes {
     fn is_mine(&self, volume: &Volume) -> bool {
         match volume.source {
             Some(Source::Host(_)) => self.isolator == Isolator::VolumeHostPath,
-            Some(Source::Sandbox(_) | Source::Parent(_)) => {
+            Some(Source::Sandbox(_) | Source::Parent(_) | Source::Persistent(_)) => {
                 self.isolator == Isolator::VolumeSandboxPath
             }
             None => false,
@@ -113,6 +113,13 @@ impl Volumes {
                     format!("the executor's sandbox cannot be opened: {}", errno.desc())
                 })?;
                 open_in_sandbox(parent.as_fd(), executors, path, owner)
+            }
+            Some(Source::Persistent(path)) => {
+                let path = Path::new(path);
+                let opened = folder(path).map_err(|errno| {
+                    format!("the persistent volume cannot be opened: {}", errno.desc())
+                })?;
+                Ok((opened, path.to_owned()))
             }
             None => Err("a volume comes from nowhere".to_owned()),
         }

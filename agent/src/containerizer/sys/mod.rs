@@ -23,7 +23,7 @@ mod spawn;
 
 pub(super) use harden::{Capabilities, Hardening, Instruction, try_filter};
 pub(super) use mounts::{Refuses, attach, clone_tree, restrict, restrict_path};
-pub(super) use pidfd::{began_by, pidfd_kill, pidfd_open, since_boot};
+pub(super) use pidfd::{began_by, pidfd_getfd, pidfd_kill, pidfd_open, since_boot};
 pub(super) use spawn::{ChildStack, Credentials, Entrance, Stage, Streams, TaskPlan, spawn_task};
 
 /// Takes ownership of a descriptor that this process was started with.

@@ -68,3 +68,22 @@ pub(in super::super) fn began_by(pid: i32, instant: Duration) -> bool {
         u128::from(ticks) <= at
     })
 }
+
+/// A copy of the descriptor that another process has under this number.
+///
+/// # Errors
+/// `EBADF` when it has none, `EPERM` when this process may not look into that one, `ENOSYS` before
+/// Linux 5.6.
+#[expect(unsafe_code, reason = "pidfd_getfd has no safe wrapper")]
+pub(in super::super) fn pidfd_getfd(
+    process: BorrowedFd<'_>,
+    number: c_int,
+) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call has no memory arguments.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0)
+    })?;
+    let fd = c_int::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -388,7 +388,11 @@ impl Batch for Server {
                 let mut offset = 0;
                 let chunks = pieces.map(move |piece| {
                     let data = piece.map_err(|error| Status::unavailable(error.to_string()))?;
-                    let chunk = allot::SandboxChunk { offset, data };
+                    let chunk = allot::SandboxChunk {
+                        offset,
+                        data,
+                        ..Default::default()
+                    };
                     offset += chunk.data.len() as u64;
                     Ok(chunk)
                 });
@@ -454,7 +458,11 @@ fn file(path: String) -> Streamed<allot::SandboxChunk> {
                 Ok(0) => return,
                 Ok(n) => {
                     let data: Bytes = piece.freeze();
-                    let chunk = allot::SandboxChunk { offset, data };
+                    let chunk = allot::SandboxChunk {
+                        offset,
+                        data,
+                        ..Default::default()
+                    };
                     offset += n as u64;
                     if out.send(Ok(chunk)).await.is_err() {
                         return;
