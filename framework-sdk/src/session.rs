@@ -40,8 +40,10 @@ pub const HEARTBEATS_MISSED_MAX: u32 = 5;
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between two rounds.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// A subscription that lived this long forgives earlier failures.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
+/// For each of these that a subscription lived, one that broke before is forgiven: a cluster whose
+/// leader changes every few seconds is no reason to stay away from it, a master that drops every
+/// subscription at once is.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 /// How many acknowledged updates are remembered: what a cluster of a few thousand tasks can send
 /// twice after a reconnection. Beyond it an update may be delivered again, as Mesos allows.
 const ACKNOWLEDGED_MAX: usize = 16_384;
@@ -130,6 +132,8 @@ pub struct Session {
     master: usize,
     /// Masters tried in a row without a subscription.
     failures: u32,
+    /// Subscriptions that broke and are not forgiven yet.
+    broken: u32,
     connections: u64,
     jitter: u64,
     suppressed: bool,
@@ -166,6 +170,7 @@ impl Session {
             },
             master: 0,
             failures: 0,
+            broken: 0,
             connections: 0,
             jitter: seed,
             suppressed: config.suppressed,
@@ -322,14 +327,14 @@ impl Session {
         self.offers.clear();
         let until = match self.link {
             Link::Subscribed { since, .. } => {
-                if now.since(since) >= FORGIVEN_AFTER {
-                    self.failures = 0;
-                }
+                let forgiven = now.since(since).as_secs() / FORGIVEN_AFTER.as_secs();
+                let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+                self.broken = self.broken.saturating_sub(forgiven);
                 self.told.clear();
                 // The same master first: a broken stream is no reason to suspect it. A fleet of
                 // frameworks must not come back in the same instant.
-                let pause = BACKOFF_MIN * 2u32.saturating_pow(self.failures.min(16));
-                self.failures = self.failures.saturating_add(1);
+                let pause = BACKOFF_MIN * 2u32.saturating_pow(self.broken.min(16));
+                self.broken = self.broken.saturating_add(1);
                 now + self.spread(pause.min(BACKOFF_MAX))
             }
             Link::Waiting { .. } | Link::Subscribing { .. } | Link::Ended => {
@@ -506,6 +511,7 @@ impl Session {
                 Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))
             });
         self.framework = Some(framework.clone());
+        self.failures = 0;
         self.link = Link::Subscribed {
             connection,
             since: now,

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use allotment_framework_sdk::api::{Reason, TaskState};
-use allotment_framework_sdk::session::{BACKOFF_MAX, Effect, Input, SUBSCRIBE_TIMEOUT, Session};
+use allotment_framework_sdk::session::{
+    BACKOFF_MAX, BACKOFF_MIN, Effect, Input, SUBSCRIBE_TIMEOUT, Session,
+};
 use allotment_framework_sdk::{Call, Command, Config, Event, Task};
 use allotment_proto::{convert, mesos, scheduler};
 use allotment_types::{AgentId, Timestamp};
@@ -259,6 +261,37 @@ fn every_master_is_tried_before_the_pause_and_each_reason_is_told_once() {
     assert!(rounds[0] >= Duration::from_millis(50) && rounds[0] <= Duration::from_millis(100));
     assert!(rounds.iter().all(|pause| *pause <= BACKOFF_MAX));
     assert!(*rounds.last().unwrap() >= BACKOFF_MAX / 2);
+}
+
+/// The pauses before each of ten reconnections, when every subscription lives this long.
+fn pauses_after_subscriptions_of(life: Duration) -> Vec<Duration> {
+    let mut s = Story::subscribed();
+    let again = |_| {
+        s.now = s.now + life;
+        s.breaks(false);
+        s.delivers_disconnected();
+        let (pause, _) = s.connects_to("m1:1");
+        s.hears(subscribed("F1"));
+        s.delivers_subscribed("F1");
+        pause
+    };
+    (0..10).map(again).collect()
+}
+
+#[test]
+fn leaders_that_change_every_few_seconds_are_followed_without_delay() {
+    let pauses = pauses_after_subscriptions_of(Duration::from_secs(3));
+    assert!(
+        pauses.iter().all(|pause| *pause <= BACKOFF_MIN),
+        "{pauses:?}"
+    );
+}
+
+#[test]
+fn a_master_that_drops_every_subscription_at_once_is_asked_ever_less_often() {
+    let pauses = pauses_after_subscriptions_of(Duration::from_millis(10));
+    assert!(pauses.iter().all(|pause| *pause <= BACKOFF_MAX));
+    assert!(*pauses.last().unwrap() >= BACKOFF_MAX / 2, "{pauses:?}");
 }
 
 #[test]

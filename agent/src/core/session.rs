@@ -24,6 +24,9 @@ pub struct Session {
     /// Numbers connections.
     n_sessions: u64,
     n_failures: u32,
+    /// How many masters of the list are passed over, so that agents which lose their leader in
+    /// the same instant do not all ask the same one.
+    passed_over: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,6 +55,7 @@ impl Session {
             state: State::Waiting { until: now },
             n_sessions: 0,
             n_failures: 0,
+            passed_over: 0,
         }
     }
 
@@ -154,6 +158,10 @@ impl Session {
     }
 
     fn back_off(&mut self, now: Timestamp, settings: &Settings, random: &mut Random) {
+        if self.registered() && settings.n_masters > 2 {
+            let others = settings.n_masters.saturating_sub(1).max(1);
+            self.passed_over = random.next_u64() % others as u64;
+        }
         let doubled = settings
             .reconnect_min
             .saturating_mul(1 << self.n_failures.min(16));
@@ -174,7 +182,9 @@ impl Session {
                 let session = self.n_sessions;
                 self.n_sessions += 1;
                 // Each failure moves on to the next master.
-                let master = self.n_failures as usize % settings.n_masters.max(1);
+                let place = self.passed_over.saturating_add(self.n_failures.into());
+                let master = place % (settings.n_masters.max(1) as u64);
+                let master = usize::try_from(master).unwrap_or_default();
                 let until = now + ANSWER_TIMEOUT;
                 self.state = State::Connecting { session, until };
                 Some(Effect::Connect { session, master })

@@ -49,6 +49,14 @@ impl Fence {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.is_some()
     }
+
+    /// Whether somebody leads who did not when this agent last heard of a leader.
+    fn is_behind(&self, cluster: &str, term: u64) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .as_ref()
+            .is_some_and(|(of, latest)| of == cluster && *latest < term)
+    }
 }
 
 /// A connection to the leader.
@@ -64,7 +72,7 @@ impl Leader {
     /// Finds the leader by the master at `url`.
     pub(super) async fn find(url: &str, fence: &Fence) -> Result<Self, String> {
         let first = connect(url).await?;
-        let returns = fence.was_here_before();
+        let mut returns = fence.was_here_before();
         let mut unlike = None;
         let (channel, answer) = loop {
             let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
@@ -74,6 +82,13 @@ impl Leader {
                     cluster: None,
                 });
             };
+            // All agents hear of a new leader in the same instant, and none of them should go
+            // there then. The one that they lost is asked at once: it is either dead or theirs.
+            let named = answer.leader.is_some();
+            if returns && named && fence.is_behind(&answer.cluster_id, answer.term) {
+                tokio::time::sleep(share_of(answer.spread_seconds)).await;
+                returns = false;
+            }
             if answer.here {
                 break (first, answer);
             }
@@ -169,6 +184,8 @@ mod tests {
         assert!(fence.admit("a", 5));
         assert!(!fence.admit("a", 4));
         assert!(fence.admit("a", 5));
+        assert!(fence.is_behind("a", 6));
+        assert!(!fence.is_behind("a", 5) && !fence.is_behind("b", 6));
         assert!(fence.admit("b", 1));
         assert!(fence.was_here_before());
     }

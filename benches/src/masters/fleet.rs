@@ -123,6 +123,9 @@ impl Agent {
                 let part = fastrand::f64();
                 tokio::time::sleep(found.spread.mul_f64(part)).await;
             }
+            if !found.leads().await {
+                continue;
+            }
             let client = AgentClient::new(found.channel);
             // However it ended: on to the next one.
             let _ = self.session(client).await;

@@ -1,7 +1,8 @@
 //! One connection to whoever leads, shared by some simulated agents.
 //!
 //! It looks for the leader as an agent does (`docs/design/replication.md`, finding the leader):
-//! it asks any master, and is answered the moment that somebody leads.
+//! it asks any master, and is answered the moment that somebody leads. The connection is made when
+//! the first of its agents has waited its part of the spread.
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How long a master is asked to wait until somebody leads.
 const WAIT_MS: u32 = 4000;
+/// How long the one that was named is waited for.
+const READY_MS: u32 = 1000;
 /// Nobody answers: the pause before all are asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -24,6 +27,19 @@ pub(super) struct Found {
     /// Agents that return wait a random part of this first.
     pub(super) spread: Duration,
     url: String,
+}
+
+impl Found {
+    /// Whether it leads: it may have been elected a moment ago and not be ready, or be gone again.
+    pub(super) async fn leads(&self) -> bool {
+        let mut client = MastersClient::new(self.channel.clone());
+        let request = allot::GetLeaderRequest {
+            wait_ms: Some(READY_MS),
+            unlike: None,
+        };
+        let answer = client.get_leader(request).await;
+        answer.is_ok_and(|answer| answer.into_inner().here)
+    }
 }
 
 #[derive(Debug)]
@@ -49,7 +65,9 @@ impl Line {
         }
         let old = found.take();
         loop {
-            for master in &self.masters {
+            let first = fastrand::usize(..self.masters.len().max(1));
+            let (before, from) = self.masters.split_at(first.min(self.masters.len()));
+            for master in from.iter().chain(before) {
                 let unlike = old.as_ref().map(|old| old.url.clone());
                 if let Some((url, channel, answer)) = ask(master, unlike).await {
                     let spread = Duration::try_from_secs_f64(answer.spread_seconds);
@@ -68,17 +86,17 @@ impl Line {
     }
 }
 
-async fn connect(url: &str) -> Option<Channel> {
+fn endpoint(url: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
-    endpoint.tcp_nodelay(true).connect().await.ok()
+    Some(endpoint.tcp_nodelay(true))
 }
 
-/// Asks one master, and the leader that it names.
+/// Asks one master who leads; a connection to that one is made when it is used.
 async fn ask(
     url: &str,
     unlike: Option<String>,
 ) -> Option<(String, Channel, allot::GetLeaderResponse)> {
-    let channel = connect(url).await?;
+    let channel = endpoint(url)?.connect().await.ok()?;
     let wait_ms = Some(WAIT_MS);
     let request = allot::GetLeaderRequest { wait_ms, unlike };
     let mut client = MastersClient::new(channel.clone());
@@ -86,10 +104,7 @@ async fn ask(
     if answer.here {
         return Some((url.to_owned(), channel, answer));
     }
-    let leader = answer.leader?;
-    let channel = connect(&leader).await?;
-    let mut client = MastersClient::new(channel.clone());
-    let answer = client.get_leader(allot::GetLeaderRequest::default()).await;
-    let answer = answer.ok()?.into_inner();
-    answer.here.then_some((leader, channel, answer))
+    let leader = answer.leader.clone()?;
+    let channel = endpoint(&leader)?.connect_lazy();
+    Some((leader, channel, answer))
 }

@@ -143,9 +143,7 @@ pub async fn start_with(
         listen: config.listen,
         source,
     };
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
-        .map_err(bind)?;
+    let listener = listen(config.listen).map_err(bind)?;
     let bound = listener.local_addr().map_err(bind)?;
     let host = advertised_host(&config, bound);
     let address = format!("{host}:{}", bound.port());
@@ -238,6 +236,22 @@ async fn open(config: &Config) -> Result<(Folder, Option<Home>, Option<String>),
         .await
         .map_err(|join| StartError::Died(join.to_string()))?
         .map_err(StartError::Registry)
+}
+
+/// Agents and frameworks that lose their leader come to another master in one instant. Those that
+/// find the kernel's queue full try again only after a second, so it is as long as the kernel
+/// allows (`net.core.somaxconn`).
+const BACKLOG: u32 = 65_535;
+
+fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // A master that restarts finds its port free although connections of the old one linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn advertised_host(config: &Config, address: SocketAddr) -> String {
