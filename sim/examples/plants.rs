@@ -3,7 +3,8 @@
 //!
 //!     cargo run --release -p allotment-sim --example plants [SEEDS] [PLANT…]
 //!
-//! SEEDS: how many seeds to try, 500 unless given.
+//! SEEDS: how many seeds to try, 500 unless given. The plant `None`, which has to be named, is the
+//! honest system: no seed may find it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,6 +23,12 @@ fn main() {
     let plants: Vec<Plant> = Plant::ALL
         .into_iter()
         .filter(|plant| wanted.is_empty() || wanted.contains(&format!("{plant:?}")))
+        .chain(
+            wanted
+                .iter()
+                .any(|name| name == "None")
+                .then_some(Plant::None),
+        )
         .collect();
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use allotment_batch::core::job::JobKey;
 use allotment_batch::core::{Action, Core, Durable, Effect, Effects, Input, Record, Settings};
-use allotment_framework_sdk::Event;
+use allotment_framework_sdk::{Call, Event, Update};
 use allotment_proto::allot;
+use allotment_proto::mesos::TaskState;
 use allotment_types::{FrameworkId, Role, TaskId, Timestamp};
 use fastrand::Rng;
 
@@ -22,6 +23,8 @@ pub(crate) struct Batch {
     core: Core,
     rng: Rng,
     durable: Durable,
+    /// The runs of jobs that were launched and not heard to be over, as its user sees them.
+    runs: BTreeMap<String, TaskId>,
     /// Every job whose end was recorded, for ever.
     recorded: BTreeSet<JobKey>,
     /// Submissions to come: jobs and how long each runs.
@@ -60,6 +63,7 @@ impl Batch {
             core: Core::recover(settings(&mut rng), durable.clone(), Timestamp::ZERO),
             rng,
             durable,
+            runs: BTreeMap::new(),
             recorded: BTreeSet::new(),
             script: script.into(),
             submitted: 0,
@@ -148,6 +152,11 @@ impl Batch {
     }
 
     pub(crate) fn on_event(&mut self, now: Timestamp, event: &Event) -> Result<Vec<Deed>, String> {
+        if let Event::Update(update) = event
+            && !self.dead
+        {
+            self.on_heard(update);
+        }
         let input = match event.clone() {
             Event::Subscribed { framework } => Input::Subscribed(framework),
             Event::Disconnected { .. } => Input::Disconnected,
@@ -168,7 +177,13 @@ impl Batch {
         if self.dead {
             return Ok(Vec::new());
         }
-        let Effects { persist, then } = self.core.step(now, input);
+        let Effects { persist, mut then } = self.core.step(now, input);
+        let mut deeds = Vec::new();
+        if self.plant == Plant::BatchActsEarly {
+            let (calls, others) = then.into_iter().partition(|e| matches!(e, Effect::Call(_)));
+            deeds = self.perform(now, calls)?;
+            then = others;
+        }
         let dies = self.die_at.filter(|_| !persist.is_empty());
         if dies != Some(CrashPoint::BeforeSync) {
             for record in persist {
@@ -177,16 +192,21 @@ impl Batch {
         }
         if dies.is_some() {
             self.dead = true;
-            let calls = then.into_iter().filter_map(|effect| match effect {
-                Effect::Call(call) if self.plant == Plant::BatchActsEarly => Some(Deed::Call(call)),
-                _ => None,
-            });
-            return Ok(calls.chain([Deed::Die]).collect());
+            deeds.push(Deed::Die);
+            return Ok(deeds);
         }
+        deeds.extend(self.perform(now, then)?);
+        Ok(deeds)
+    }
+
+    fn perform(&mut self, now: Timestamp, effects: Vec<Effect>) -> Result<Vec<Deed>, String> {
         let mut deeds = Vec::new();
-        for effect in then {
+        for effect in effects {
             match effect {
-                Effect::Call(call) => deeds.push(Deed::Call(call)),
+                Effect::Call(call) => {
+                    self.on_launch(&call)?;
+                    deeds.push(Deed::Call(call));
+                }
                 Effect::Transfer(transfer) => {
                     let max = Duration::from_millis(500);
                     let at = now + rng::between(&mut self.rng, Duration::from_millis(1), max);
@@ -203,6 +223,48 @@ impl Batch {
             }
         }
         Ok(deeds)
+    }
+
+    /// Nothing is launched that another process would not know of, and a job that runs is not
+    /// started again before it is heard that its run is over, or out of reach.
+    fn on_launch(&mut self, call: &Call) -> Result<(), String> {
+        let Call::Accept { tasks, .. } = call else {
+            return Ok(());
+        };
+        for task in tasks {
+            let mut runs = self
+                .durable
+                .jobs
+                .values()
+                .filter_map(|job| job.run.as_ref());
+            if !runs.any(|run| run.task == task.id.as_str()) {
+                return Err(format!(
+                    "nothing is told before it is durable: batch launches task {}, of which its \
+                     database has no run",
+                    task.id
+                ));
+            }
+            let job = job_of(&task.id).to_owned();
+            if let Some(before) = self.runs.insert(job, task.id.clone()) {
+                return Err(format!(
+                    "a batch job runs once at a time: {} is launched although nobody said that \
+                     {before} is over",
+                    task.id
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_heard(&mut self, update: &Update) {
+        let away = matches!(
+            update.state,
+            TaskState::TaskUnreachable | TaskState::TaskUnknown
+        );
+        let job = job_of(&update.task);
+        if (update.is_terminal() || away) && self.runs.get(job) == Some(&update.task) {
+            self.runs.remove(job);
+        }
     }
 
     /// The database, as `allotment_batch::store` keeps it.
@@ -260,6 +322,12 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// The job of which this is a run: `CLUSTER.PROC.START-NONCE`.
+fn job_of(task: &TaskId) -> &str {
+    let task = task.as_str();
+    task.rsplit_once('.').map_or(task, |(job, _)| job)
 }
 
 fn release_all() -> Input {

@@ -1,7 +1,7 @@
 //! What sits behind a framework's session: the elastic framework, or the cores of the two that
 //! ship with Allotment.
 
-use allotment_framework_sdk::{Call, Event};
+use allotment_framework_sdk::{Call, Event, Task};
 use allotment_master::core::registry::Registry;
 use allotment_proto::allot;
 use allotment_types::{FrameworkId, Timestamp};
@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::elastic::Elastic;
 use crate::fault::CrashPoint;
 use crate::lab::Tenant;
-use crate::services::Services;
+use crate::services::{self, Services};
 
 /// What a framework does to the world.
 #[derive(Debug)]
@@ -103,6 +103,15 @@ impl Brain {
             Self::Elastic(_) | Self::Tenant(_) => Ok(None),
             Self::Services(brain) => brain.restart(registry),
             Self::Batch(brain) => Ok(brain.restart(now)),
+        }
+    }
+
+    /// Whether the masters' store has what a framework that lives from it must know of tasks that
+    /// it launches now.
+    pub(crate) fn check_kept(&self, launched: &[Task], registry: &Registry) -> Result<(), String> {
+        match self {
+            Self::Services(_) => services::check_kept(launched, registry),
+            Self::Elastic(_) | Self::Batch(_) | Self::Tenant(_) => Ok(()),
         }
     }
 

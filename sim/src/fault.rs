@@ -43,6 +43,24 @@ impl fmt::Display for Whom {
     }
 }
 
+/// A process that can be exchanged for one of another version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// By its place.
+    Master(usize),
+    /// An agent or a framework.
+    Peer(Peer),
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Master(place) => write!(f, "master {place}"),
+            Self::Peer(peer) => write!(f, "{peer}"),
+        }
+    }
+}
+
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -129,6 +147,8 @@ pub(crate) enum Fault {
     /// A machine is installed anew under its old name: its tasks and its id are gone, and its
     /// size is another.
     Reimage { machine: usize, cpus: u64 },
+    /// A process that was of an older version until now gives way to one of the present version.
+    Upgrade(Node),
 }
 
 impl fmt::Display for Fault {
@@ -240,6 +260,7 @@ impl fmt::Display for Fault {
             Self::Reimage { machine, cpus } => {
                 write!(f, "machine {machine} is installed anew with {cpus} cpus")
             }
+            Self::Upgrade(node) => write!(f, "{node} is upgraded"),
         }
     }
 }
@@ -284,8 +305,32 @@ pub(crate) fn draw(seed: u64, scenario: &Scenario) -> Vec<(Timestamp, Fault)> {
         let at = rng::between(&mut rng, scenario.busy / 4, scenario.busy);
         faults.push((Timestamp::ZERO + at, Fault::FrameworkLeaves(cast::PASSING)));
     }
+    if scenario.faults > 0 {
+        faults.append(&mut rolling_upgrade(seed, scenario));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
+}
+
+/// In one of three runs all processes begin in an older version and are upgraded one after the
+/// other, in the order that operators are told to keep: masters, agents, frameworks.
+fn rolling_upgrade(seed: u64, scenario: &Scenario) -> Vec<(Timestamp, Fault)> {
+    let mut rng = rng::stream(seed, "upgrade");
+    if rng.u8(0..3) > 0 {
+        return Vec::new();
+    }
+    let masters = (0..scenario.masters).map(Node::Master);
+    let agents = (0..scenario.agents).map(|i| Node::Peer(Peer::Agent(i)));
+    let frameworks = (0..cast::FRAMEWORKS).map(|i| Node::Peer(Peer::Framework(i)));
+    let nodes: Vec<Node> = masters.chain(agents).chain(frameworks).collect();
+    let begun = rng::between(&mut rng, Duration::ZERO, scenario.busy / 2);
+    let each = (scenario.busy - begun) / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+    let mut at = Timestamp::ZERO + begun;
+    let upgrade = |node| {
+        at = at + rng::between(&mut rng, each / 8, each);
+        (at, Fault::Upgrade(node))
+    };
+    nodes.into_iter().map(upgrade).collect()
 }
 
 fn one(rng: &mut Rng, scenario: &Scenario) -> Fault {

@@ -97,6 +97,13 @@ impl Host {
         }
     }
 
+    /// What it wrote down is gone, for planted faults.
+    pub(crate) fn forget_records(&mut self) {
+        if let Self::Real(agent) = self {
+            agent.forget_records();
+        }
+    }
+
     /// When [`Self::on_tick`] is due.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         match self {

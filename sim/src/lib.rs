@@ -44,6 +44,7 @@ pub mod sharing;
 mod shrink;
 mod trace;
 mod watched;
+mod wire;
 mod witness;
 mod words;
 mod world;

@@ -398,16 +398,6 @@ impl Net {
         found.map(|(number, _)| *number)
     }
 
-    /// The newest stream of this stream's peer to the same master, for planted faults.
-    pub(crate) fn newest_of_same_peer(&self, number: u64) -> Option<u64> {
-        let of = self.streams.get(&number)?;
-        let mut streams = self.streams.iter().rev();
-        let found = streams.find(|(_, s)| {
-            s.peer == of.peer && s.master == of.master && s.master_open && s.peer_open
-        });
-        found.map(|(newest, _)| *newest)
-    }
-
     fn forget(&mut self, number: u64) {
         if self
             .streams

@@ -74,8 +74,6 @@ pub enum Plant {
     AgentLossUntold,
     /// Agents do not hear that a framework is gone for good.
     ShutdownForgotten,
-    /// What comes late over an old stream counts as of the new one.
-    StaleStreamHeard,
     /// An agent starts some tasks twice.
     StartedTwice,
     /// An old update of a task comes again after its last one.
@@ -84,6 +82,8 @@ pub enum Plant {
     TaskHidden,
     /// An agent does not report how some tasks ended.
     EndUnreported,
+    /// An agent that is upgraded begins without what the older version wrote down.
+    UpgradeForgets,
     /// The services framework acts on what it has not written yet.
     ServicesActEarly,
     /// The batch framework does not write that a job runs.
@@ -125,11 +125,11 @@ impl Plant {
         Self::TimersForgotten,
         Self::AgentLossUntold,
         Self::ShutdownForgotten,
-        Self::StaleStreamHeard,
         Self::StartedTwice,
         Self::OldUpdateAgain,
         Self::TaskHidden,
         Self::EndUnreported,
+        Self::UpgradeForgets,
         Self::ServicesActEarly,
         Self::BatchForgetsJobs,
         Self::BatchActsEarly,

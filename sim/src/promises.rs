@@ -4,11 +4,11 @@
 //! exactly which registries the next reign may begin with: the promised one, and what was
 //! proposed after it up to some point, and nothing else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use allotment_master::core::registry::{Record, Registry};
-use allotment_types::Timestamp;
+use allotment_types::{FrameworkId, Timestamp};
 
 /// Who leads in which term, and what was acknowledged.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Promises {
     acknowledged: u64,
     /// When the latest was.
     acknowledged_at: Timestamp,
+    /// Frameworks that were told that they are subscribed.
+    subscribed: BTreeSet<FrameworkId>,
 }
 
 /// How long a copy may lack what was acknowledged: a follower learns with the next heartbeat what
@@ -37,11 +39,22 @@ impl Promises {
         self.leaders.len()
     }
 
+    /// All that was acknowledged.
+    pub(crate) fn promised(&self) -> &Registry {
+        &self.promised
+    }
+
+    /// A master told a framework that it is subscribed: each later one knows it, or that it was
+    /// removed, and how long it may stay away.
+    pub(crate) fn on_subscribed(&mut self, framework: FrameworkId) {
+        self.subscribed.insert(framework);
+    }
+
     /// A master begins to lead with this registry.
     ///
     /// # Errors
-    /// When somebody else led in this term or in a later one, or when the registry is not what
-    /// was acknowledged and proposed before.
+    /// When somebody else led in this term or in a later one, when the registry is not what was
+    /// acknowledged and proposed before, or when it lacks a framework that was told otherwise.
     pub(crate) fn on_lead(
         &mut self,
         place: usize,
@@ -71,6 +84,13 @@ impl Promises {
             for record in records {
                 self.promised.apply(record);
             }
+        }
+        let known = |id: &&FrameworkId| self.promised.frameworks.contains_key(*id);
+        if let Some(lost) = self.subscribed.iter().find(|id| !known(id)) {
+            return Err(format!(
+                "an acknowledged registry write survives: master {place} begins term {term} and \
+                 does not know framework {lost}, which was told that it is subscribed"
+            ));
         }
         self.term = term;
         self.proposed.clear();
@@ -191,6 +211,14 @@ mod tests {
         for wrong in [vec![], vec![700]] {
             assert!(promises().on_lead(1, 3, &after(&wrong)).is_err());
         }
+    }
+
+    #[test]
+    fn a_framework_that_was_told_that_it_is_subscribed_is_known_to_the_next_leader() {
+        let mut promises = promises();
+        promises.on_subscribed(FrameworkId::parse("F1").unwrap());
+        let lost = promises.on_lead(1, 3, &after(&[1500])).unwrap_err();
+        assert!(lost.contains("F1"), "{lost}");
     }
 
     #[test]

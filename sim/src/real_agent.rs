@@ -106,6 +106,12 @@ impl RealAgent {
         self.containers.clear();
     }
 
+    /// What was written down is gone, and nobody else knows: a planted fault.
+    pub(crate) fn forget_records(&mut self) {
+        self.records.clear();
+        self.n_durable = 0;
+    }
+
     pub(crate) fn id(&self) -> Option<AgentId> {
         self.core.overview().agent
     }

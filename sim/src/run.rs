@@ -3,6 +3,7 @@
 use allotment_types::Timestamp;
 
 use crate::cast;
+use crate::fault::Fault;
 use crate::module::Module;
 use crate::plan::Plan;
 use crate::report::{Report, Violation};
@@ -37,6 +38,9 @@ pub(crate) fn play(seed: u64, scenario: &Scenario, plan: &Plan) -> Report {
         Err(invariant) => return Report::not_begun(seed, invariant),
     };
     for (at, fault) in &plan.faults {
+        if let Fault::Upgrade(node) = fault {
+            world.begin_older(*node);
+        }
         world.schedule(*at, *fault);
     }
     let end = Timestamp::ZERO + scenario.busy + scenario.settle;

@@ -1,10 +1,10 @@
 //! The services framework in the simulator: its real core, a scripted user, and the way of its
 //! records into the masters' store as its own edge goes it: effects wait for their write.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use allotment_framework_sdk::Event;
+use allotment_framework_sdk::{Event, Task};
 use allotment_master::core::registry::Registry;
 use allotment_proto::allot;
 use allotment_services::core::health::Outcome;
@@ -12,7 +12,7 @@ use allotment_services::core::{Core, Effect, Input, Record, Request, Settings};
 use allotment_types::{Effects, FrameworkId, TaskId, Timestamp};
 use bytes::Bytes;
 use fastrand::Rng;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::brain::Deed;
 use crate::fault::CrashPoint;
@@ -284,6 +284,29 @@ impl Services {
             ));
         }
         Ok(())
+    }
+}
+
+/// Nothing is launched that another process would not know of.
+pub(crate) fn check_kept(launched: &[Task], registry: &Registry) -> Result<(), String> {
+    let entries = registry.store.get(NAMESPACE).into_iter().flatten();
+    let instances = entries.filter(|(key, _)| key.starts_with("instance/"));
+    let kept: BTreeSet<String> = instances
+        .filter_map(|(_, entry)| {
+            let instance: Value = serde_json::from_slice(&entry.value).ok()?;
+            Some(instance["task"]["id"].as_str()?.to_owned())
+        })
+        .collect();
+    match launched
+        .iter()
+        .find(|task| !kept.contains(task.id.as_str()))
+    {
+        Some(task) => Err(format!(
+            "nothing is told before it is durable: services launches task {}, of which the store \
+             has no instance",
+            task.id
+        )),
+        None => Ok(()),
     }
 }
 

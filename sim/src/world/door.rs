@@ -1,11 +1,11 @@
 //! A master's door: what reaches it over streams, and what it says there.
 
 use allotment_master::core::{self as master, ConnId};
+use allotment_types::FrameworkId;
 
 use super::{Checked, Happening, World};
 use crate::mishaps;
 use crate::net::{Down, Peer, Up};
-use crate::plant::Plant;
 use crate::words;
 
 impl World {
@@ -21,17 +21,12 @@ impl World {
             self.net.closed_at_master(stream);
             return Ok(());
         }
-        let mut stream = stream;
         if !self.net.heard_by_master(stream, closing) {
-            if closing || !self.saboteur.is(Plant::StaleStreamHeard) {
-                return Ok(());
-            }
-            // Nobody looks which stream it came over.
-            match self.net.newest_of_same_peer(stream) {
-                Some(newest) => stream = newest,
-                None => return Ok(()),
-            }
+            return Ok(());
         }
+        let Some(up) = self.as_heard_up(stream, up) else {
+            return Ok(());
+        };
         let peer = self.net.peer(stream);
         let now = self.now();
         self.trace.note(now, || {
@@ -91,6 +86,11 @@ impl World {
             master::Effect::ToFramework { conn, event } => {
                 if checked {
                     process.ledger.on_event(conn.0, &event)?;
+                }
+                if let Some(subscribed) = &event.subscribed
+                    && let Ok(id) = FrameworkId::try_from(&subscribed.framework_id)
+                {
+                    self.promises.on_subscribed(id);
                 }
                 self.down(conn.0, Down::Event(event));
             }

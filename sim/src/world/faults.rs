@@ -161,6 +161,7 @@ impl World {
             } => self.crash_agent(machine, down, torn),
             Fault::PowerLoss { machine, down } => self.lose_power(machine, down)?,
             Fault::Reimage { machine, cpus } => self.reimage(machine, cpus),
+            Fault::Upgrade(node) => self.upgrade(node)?,
         }
         Ok(())
     }
@@ -244,7 +245,13 @@ impl World {
         }
     }
 
-    fn on_master_crash(&mut self, master: usize, at: CrashPoint, down: Duration, clock_jumps: i32) {
+    pub(super) fn on_master_crash(
+        &mut self,
+        master: usize,
+        at: CrashPoint,
+        down: Duration,
+        clock_jumps: i32,
+    ) {
         let Some(node) = self.masters.get_mut(master) else {
             return;
         };
@@ -369,7 +376,7 @@ impl World {
         }
     }
 
-    fn crash_agent(&mut self, machine: usize, down: Duration, torn: bool) {
+    pub(super) fn crash_agent(&mut self, machine: usize, down: Duration, torn: bool) {
         let now = self.now();
         let Some(node) = self.machines.get_mut(machine) else {
             return;

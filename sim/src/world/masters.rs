@@ -53,6 +53,8 @@ pub(super) struct MasterNode {
     /// Where it dies next while it leads, and for how long.
     pub(super) crash: Option<(CrashPoint, Duration)>,
     pub(super) wake: Option<Ticket>,
+    /// Of the version that knows less of the wire and of the records.
+    pub(super) older: bool,
 }
 
 /// A master that runs.
@@ -94,6 +96,7 @@ impl MasterNode {
             disk: Disk::new(rng::stream(seed, &format!("disk-{place}"))),
             crash: None,
             wake: None,
+            older: false,
         }
     }
 

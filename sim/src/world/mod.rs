@@ -11,6 +11,7 @@ mod masters;
 mod operators;
 mod peers;
 mod store;
+mod upgrade;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -127,6 +128,8 @@ struct MachineNode {
     clock: Clock,
     /// The latest term of which a master gave it orders.
     term: u64,
+    /// Of the version that knows less of the wire.
+    older: bool,
 }
 
 struct FrameworkNode {
@@ -147,6 +150,8 @@ struct FrameworkNode {
     gone: bool,
     /// An operator removed it.
     removed: bool,
+    /// Of the version that knows less of the wire.
+    older: bool,
 }
 
 /// A framework and how it subscribes.
@@ -274,6 +279,7 @@ impl World {
                 wake: None,
                 clock,
                 term: 0,
+                older: false,
             }
         });
         let machines = machines.collect();
@@ -300,6 +306,7 @@ impl World {
                 away: false,
                 gone: seat.absent,
                 removed: false,
+                older: false,
             });
         }
         let mut clocks = rng::stream(seed, "master-clocks");

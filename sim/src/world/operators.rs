@@ -65,6 +65,11 @@ impl World {
             return Ok(());
         };
         self.queue.at(self.now() + PAUSE, Happening::Administer);
+        // A master that does not know a record stops: limits, weights and drains came later than
+        // the older version, and operators are told to wait with what is new.
+        if !self.masters_are_upgraded() {
+            return Ok(());
+        }
         if let Some((_, looks)) = &mut self.ordered {
             *looks += 1;
             if *looks < PATIENCE {

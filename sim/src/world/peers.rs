@@ -27,6 +27,9 @@ impl World {
         let Some(peer) = self.net.heard_by_peer(stream, closing) else {
             return Ok(());
         };
+        let Some(down) = self.as_said_down(stream, down) else {
+            return Ok(());
+        };
         let now = self.now();
         self.trace.note(now, || {
             format!(
@@ -134,6 +137,9 @@ impl World {
     }
 
     pub(super) fn up(&mut self, stream: u64, up: Up) {
+        let Some(up) = self.as_said_up(stream, up) else {
+            return;
+        };
         for copy in 0..self.copies(mishaps::of_up(&up)) {
             if let Some(at) = self.net.send_up(self.now(), stream) {
                 if copy > 0 {
@@ -351,10 +357,15 @@ impl World {
                         for task in tasks {
                             self.witness.on_launch(i, &task.id, machine)?;
                         }
+                        if let Some(node) = self.frameworks.get(i) {
+                            node.brain.check_kept(tasks, self.promises.promised())?;
+                        }
                     }
                     inputs.push(session::Input::Call(call));
                 }
                 Deed::Die => {
+                    // What it said before is on its way.
+                    self.session_steps(i, inputs)?;
                     self.kill_framework(i)?;
                     return Ok(Vec::new());
                 }
