@@ -38,8 +38,8 @@ impl Default for Settings {
             // framework whose work comes back is not forgotten.
             aside_for: Duration::from_secs(60),
             holes_per_role: 1,
-            // Offering all of 50,000 agents anew takes 150,000. So many looks in vain take a
-            // twentieth of a second, in which no call of a framework waits too long.
+            // Offering all of 50,000 agents anew takes about three looks an agent. A million in vain
+            // took a tenth of a second; half of that is not long to wait for a framework's call.
             round_looks: 500_000,
             // As long as tasks that large jobs wait for usually take; a hole that is not filled by
             // then costs more than it is worth.
