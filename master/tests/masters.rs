@@ -267,6 +267,45 @@ async fn an_exchanged_disk_and_a_removed_master_come_back_as_new_members() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_noted_as_a_learner_has_the_registry_and_votes_only_once_promoted() {
+    use allot::change_masters_request::Change;
+    let [a, b, _] = folders();
+    let first = begin(a.path()).await;
+    put(first.url(), "k", "v").await.unwrap();
+    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = place.local_addr().unwrap();
+    drop(place);
+    let change = async |change| {
+        let change = allot::ChangeMastersRequest {
+            change: Some(change),
+        };
+        masters(&first).await.change(change).await.unwrap();
+    };
+    change(Change::Add(allot::AddMaster {
+        address: listen.to_string(),
+        keep_learner: true,
+    }))
+    .await;
+    let second = Config {
+        listen,
+        join: vec![address(&first)],
+        ..config(b.path())
+    };
+    let second = start(second).await.unwrap();
+    let learned = |status: &allot::MasterStatus| {
+        let learner = status.masters.iter().find(|m| m.role == "learner");
+        learner.is_some_and(|m| m.matched.is_some_and(|at| at >= status.committed))
+    };
+    until(&first, learned).await;
+    put(first.url(), "l", "v").await.unwrap();
+    until(&first, learned).await;
+    assert_eq!(voters(&status(&first).await), 1);
+
+    change(Change::Promote(listen.to_string())).await;
+    until(&second, |status| voters(status) == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_members_of_other_clusters_are_refused() {
     let [a, b, c] = folders();
     let first = begin(a.path()).await;
