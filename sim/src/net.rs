@@ -94,6 +94,8 @@ struct Stream {
     down_at: Timestamp,
     /// Nothing gets to the master over this stream, whatever its peer's other streams do.
     stalled: bool,
+    /// The master's end has had a message of the peer's.
+    spoken: bool,
     /// What has come to the place where it is held up.
     held_up: VecDeque<Up>,
     held_down: VecDeque<Down>,
@@ -142,6 +144,7 @@ impl Net {
             up_at: now,
             down_at: now,
             stalled: false,
+            spoken: false,
             held_up: VecDeque::new(),
             held_down: VecDeque::new(),
         };
@@ -292,8 +295,17 @@ impl Net {
                 stream.held_up.push_back(up);
                 None
             }
-            _ => Some(up),
+            Some(stream) => {
+                stream.spoken |= matches!(up, Up::Call(_) | Up::Message(_));
+                Some(up)
+            }
+            None => Some(up),
         }
+    }
+
+    /// Whether the first message has got to the master over this stream.
+    pub(crate) fn has_spoken(&self, number: u64) -> bool {
+        self.streams.get(&number).is_some_and(|s| s.spoken)
     }
 
     /// Holds what came down when it cannot pass; gives it back when it can.

@@ -67,7 +67,9 @@ impl World {
                 }
             }
             Fault::HalfOpen { peer, lasts } => {
-                if let Some(stream) = self.stream_of(peer) {
+                let stream = self.stream_of(peer);
+                // A SUBSCRIBE that comes after that of the next stream ends a framework, as in Mesos.
+                if let Some(stream) = stream.filter(|stream| self.net.has_spoken(*stream)) {
                     self.net.stall(stream, true);
                     self.relieve(lasts / 4, Relief::PeerReset(stream));
                     self.relieve(lasts, Relief::Unstall(stream));
