@@ -52,7 +52,7 @@ for binary in $built; do
     strip "$root/tests/$name"
 done
 for program in sh cat chmod cp cut dd env find grep head id ln ls mkdir mknod mount mv nsenter \
-    readlink rm rmdir seq setpriv setsid sleep tail tar touch tr true unshare wc; do
+    readlink rm rmdir seq setpriv setsid sleep sort tail tar touch tr true unshare wc; do
     with_libraries "$(type -P "$program")" "$root/usr/bin/$program"
 done
 ln -s ../usr/bin/sh "$root/bin/sh"
