@@ -12,13 +12,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
+use super::container::{self, Container, MemoryWatch};
 use super::journal::{self, Journal, Past, Trace};
-use super::launcher::{self, Container, Launcher, MemoryWatch, NAME, TOKEN_ADOPTED};
+use super::launcher::{Launcher, NAME, TOKEN_ADOPTED};
 use super::sys;
 use super::wire::{Adopt, Gone, SetUp, Started, news};
 
@@ -241,7 +241,7 @@ impl Launcher {
         let watched = self.epoll.add(&process, event);
         let mut container = self.adopted(name, uuid, trace, Some(process));
         if let Some(group) = &container.group {
-            container.memory_watch = launcher::watch(&self.epoll, group, id);
+            container.memory_watch = container::watch(&self.epoll, group, id);
         }
         let (started, pid) = (container.started, container.init.as_raw());
         self.containers.insert(id, container);
@@ -296,25 +296,6 @@ impl Launcher {
     fn disown(&mut self, id: u64) {
         if let Some(container) = self.containers.get_mut(&id) {
             container.disowned = true;
-        }
-    }
-}
-
-impl Container {
-    pub(super) const fn is_starting_adopted(&self) -> bool {
-        self.adopted.is_some() && !self.started && self.failure.is_none()
-    }
-
-    /// Sends a signal to its first process and to no other that may have the same number.
-    pub(super) fn signal(&mut self, signal: Signal) -> Result<(), Errno> {
-        use std::os::fd::AsFd;
-        // It could come when the init already serves another container.
-        self.orders = None;
-        match &self.adopted {
-            // Our child keeps its number until we have reaped it.
-            None => kill(self.init, signal),
-            Some(Some(process)) => sys::pidfd_kill(process.as_fd(), signal),
-            Some(None) => Err(Errno::ESRCH),
         }
     }
 }

@@ -16,10 +16,11 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::container::Container;
 use super::init::DESTROY;
 use super::isolators::cgroups::Group;
 use super::keeper::Keeper;
-use super::launcher::{Container, Launcher};
+use super::launcher::Launcher;
 use super::plan::{failure_message, task_plan};
 use super::report::Report;
 use super::sys::{self, Fork};

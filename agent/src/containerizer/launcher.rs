@@ -19,7 +19,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -28,6 +27,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, getpid, pipe2, read, setsid};
 
 use super::adopt::{self, TakenOver, Unreleased};
+use super::container::{Container, MemoryWatch, watch};
 use super::enter::{Sessions, fork_beside};
 use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::Group;
@@ -111,44 +111,6 @@ pub(super) struct Launcher {
     pub(super) unreleased: Unreleased,
     /// Groups whose removal the kernel refused for the moment.
     pub(super) leftover_groups: Vec<Group>,
-}
-
-pub(super) struct Container {
-    pub(super) init: Pid,
-    pub(super) uuid: u128,
-    /// Its init is the first process of its own pid namespace.
-    pub(super) pid_namespace: bool,
-    /// The executor's run whose process namespace it is in.
-    pub(super) pod: Option<u128>,
-    /// Its init may serve again afterwards, and this is how it is told.
-    pub(super) orders: Option<Orders>,
-    /// Set when an earlier launcher began it: a handle on its init, while that lives.
-    pub(super) adopted: Option<Option<OwnedFd>>,
-    /// Its file of the journal.
-    pub(super) file: u64,
-    /// The agent does not know it.
-    pub(super) disowned: bool,
-    pub(super) group: Option<Group>,
-    pub(super) memory_watch: MemoryWatch,
-    /// The kernel said so before it killed, or we killed first.
-    pub(super) memory_exceeded: bool,
-    pub(super) program: String,
-    pub(super) started: bool,
-    pub(super) failure: Option<(i32, i32)>,
-    pub(super) ended: Option<(i32, Usage)>,
-    /// Set when it is being destroyed: how often that was retried.
-    pub(super) destroying: Option<u32>,
-}
-
-/// How it is noticed that a container hits its memory limit.
-pub(super) enum MemoryWatch {
-    /// By nobody, or by the kernel.
-    Off,
-    /// Not yet, after so many retries. Most containers end before; what became of their limit
-    /// shows in their groups.
-    Later(u32),
-    /// Readable when the limit is hit, for as long as it is open.
-    On(#[expect(dead_code, reason = "the poll set holds its number")] EventFd),
 }
 
 impl Launcher {
@@ -660,7 +622,7 @@ impl Launcher {
             return;
         };
         let init = container.init;
-        if self.agent_gone || self.idle.add(init, orders).is_some() {
+        if self.agent_gone || !self.idle.add(init, orders) {
             // It ends, and its container with it.
             return;
         }
@@ -818,22 +780,6 @@ struct Begun {
     init: Pid,
     orders: Option<Orders>,
     group: Option<Group>,
-}
-
-impl Container {
-    const fn is_unwatched(&self) -> bool {
-        matches!(self.memory_watch, MemoryWatch::Later(_))
-    }
-}
-
-/// Watches the memory limit of a container. Without a descriptor to do it with, the kernel still
-/// keeps the limit, and the container's end says so.
-pub(super) fn watch(epoll: &Epoll, group: &Group, id: u64) -> MemoryWatch {
-    let event = EpollEvent::new(EpollFlags::EPOLLIN, id);
-    match group.watch_memory() {
-        Ok(Some(watch)) if epoll.add(&watch, event).is_ok() => MemoryWatch::On(watch),
-        _ => MemoryWatch::Off,
-    }
 }
 
 /// With the first process of a pid namespace, all others die, surely and at once.

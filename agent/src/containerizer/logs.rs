@@ -70,26 +70,13 @@ impl Logs {
     ) -> Result<(Self, Ends), Errno> {
         let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
         let open = |name, bound| {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let directory = openat(AT_FDCWD, sandbox, flags, Mode::empty())?;
             let (pipe, end) = pipe2(OFlag::O_CLOEXEC)?;
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             if let Some((uid, gid)) = owner {
                 // So that the task may open /dev/stdout.
                 fchown(&end, Some(uid), Some(gid))?;
             }
-            let file = create(directory.as_fd(), name, owner)?;
-            let stream = Stream {
-                name,
-                bound,
-                directory,
-                owner,
-                pipe,
-                file,
-                len: 0,
-                ended: false,
-            };
-            Ok((stream, end))
+            Ok((Stream::open(name, sandbox, owner, bound, pipe)?, end))
         };
         let [stdout, stderr] = bounds;
         let (out, out_end) = open("stdout", stdout)?;
@@ -110,30 +97,22 @@ impl Logs {
         (size, ours): (WindowSize, RawFd),
     ) -> Result<(Self, RawFd), Errno> {
         let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let directory = openat(AT_FDCWD, sandbox, flags, Mode::empty())?;
         let opened = terminal::open(size)
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
-        let (pipe, theirs) = opened;
+        let (pipe, low) = opened;
+        // Out of the way first: it may have the very number that ours is to get.
+        let theirs = sys::dup_above(low.as_fd(), 10)?;
+        drop(low);
         sys::park_fd(pipe, ours)?;
         let pipe = sys::adopt_fd(ours)?;
         if let Some((uid, gid)) = owner {
             // So that the task may open its terminal by name.
             fchown(&theirs, Some(uid), Some(gid))?;
         }
-        let file = create(directory.as_fd(), "stdout", owner)?;
+        let bound = bounds.map_or(Bound::NONE, |[stdout, _]| stdout);
+        let stream = Stream::open("stdout", sandbox, owner, bound, pipe)?;
         // For whoever looks for it.
-        create(directory.as_fd(), "stderr", owner)?;
-        let stream = Stream {
-            name: "stdout",
-            bound: bounds.map_or(Bound::NONE, |[stdout, _]| stdout),
-            directory,
-            owner,
-            pipe,
-            file,
-            len: 0,
-            ended: false,
-        };
+        create(stream.directory.as_fd(), "stderr", owner)?;
         let number = theirs.as_raw_fd();
         let logs = Self {
             streams: vec![stream],
@@ -165,6 +144,29 @@ impl Logs {
 }
 
 impl Stream {
+    /// What comes through `pipe` goes into a file of this name.
+    fn open(
+        name: &'static str,
+        sandbox: &CStr,
+        owner: Option<(Uid, Gid)>,
+        bound: Bound,
+        pipe: OwnedFd,
+    ) -> Result<Self, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let directory = openat(AT_FDCWD, sandbox, flags, Mode::empty())?;
+        let file = create(directory.as_fd(), name, owner)?;
+        Ok(Self {
+            name,
+            bound,
+            directory,
+            owner,
+            pipe,
+            file,
+            len: 0,
+            ended: false,
+        })
+    }
+
     /// Moves a chunk; false when there was none.
     fn pump(&mut self) -> bool {
         if self.ended {

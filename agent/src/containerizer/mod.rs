@@ -2,6 +2,7 @@
 //!
 //! - [`launcher`](launcher_main): that process; it forks an `init` for each container, which puts
 //!   up the walls of `isolators`, starts the task and reports through a pipe and to the `journal`.
+//! - `container`: the launcher's books of one; `reuse`: inits that serve one after another.
 //! - `logs`: bounded stdout and stderr, moved by the init.
 //! - `adopt`: containers that an earlier launcher began.
 //! - `enter`: further programs in running containers, each with a `keeper`; `session`: their
@@ -20,6 +21,7 @@
 
 mod adopt;
 mod attach;
+mod container;
 mod disk;
 mod enter;
 mod floor;

@@ -220,19 +220,9 @@ async fn serve(
     chunks: Chunks,
 ) {
     let Session { input, output } = session;
-    let started = Output::Started(ExecStarted {});
-    if say(&chunks, started).await.is_err() {
-        return;
-    }
-    let over = tokio::select! {
-        status = feed(inputs, input, patience, AtEnd::Close) => Some(status),
-        status = carry(output, &chunks) => status,
-        () = chunks.closed() => None,
-    };
+    let fed = feed(inputs, input, patience, AtEnd::Close);
     // Whatever made it end, the program ends too: nobody listens to it any more.
-    if let Some(status) = over {
-        let _ = chunks.send(Err(status)).await;
-    }
+    both_ways(fed, carry(output, &chunks), &chunks).await;
 }
 
 /// The same for the task itself, which goes on afterwards.
@@ -243,13 +233,23 @@ async fn serve_attached(
     chunks: Chunks,
 ) {
     let Attached { input, output } = attached;
+    let fed = feed(inputs, input, patience, AtEnd::Leave);
+    both_ways(fed, show(output, &chunks), &chunks).await;
+}
+
+/// Says that it begins, and goes on until either way has ended or the caller is gone.
+async fn both_ways(
+    fed: impl Future<Output = Status>,
+    shown: impl Future<Output = Option<Status>>,
+    chunks: &Chunks,
+) {
     let started = Output::Started(ExecStarted {});
-    if say(&chunks, started).await.is_err() {
+    if say(chunks, started).await.is_err() {
         return;
     }
     let over = tokio::select! {
-        status = feed(inputs, input, patience, AtEnd::Leave) => Some(status),
-        status = show(output, &chunks) => status,
+        status = fed => Some(status),
+        status = shown => status,
         () = chunks.closed() => None,
     };
     if let Some(status) = over {

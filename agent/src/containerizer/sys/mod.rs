@@ -58,7 +58,8 @@ pub(super) fn park_fd(fd: OwnedFd, to: RawFd) -> Result<(), Errno> {
         return Ok(());
     }
     // SAFETY: dup3 has no memory arguments; `to` is not owned by any `OwnedFd` of this process:
-    // the launcher takes these numbers before it opens other descriptors and keeps them.
+    // the launcher takes these numbers before it opens other descriptors and keeps them, and an
+    // init, a fork that never returns, is done with what it has inherited under them.
     Errno::result(unsafe { libc::dup3(fd.as_raw_fd(), to, libc::O_CLOEXEC) })?;
     Ok(())
 }
