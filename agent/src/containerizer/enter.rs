@@ -218,9 +218,11 @@ impl Launcher {
             .as_u128();
         let container = self
             .containers
-            .get(&launch.id)
+            .get_mut(&launch.id)
             .filter(|container| container.can_be_entered())
             .ok_or(ENDING)?;
+        // What is entered may be there when the task has ended.
+        container.orders = None;
         let handle = container.handle().map_err(|_| ENDING)?;
         let namespaces = foreign_namespaces(container.init)
             .map_err(|error| format!("the container's namespaces cannot be seen: {error}"))?;

@@ -4,13 +4,19 @@
 //! container ([`super::reuse`]).
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpid, getppid, write};
 
 use super::isolators::Mounts;
@@ -19,8 +25,8 @@ use super::logs::{self, Bound, Logs};
 use super::plan::task_plan;
 use super::pods;
 use super::report::{Born, Report};
-use super::reuse;
-use super::sys::{self, ChildStack, Hardening, Stage, Streams, TaskPlan, Usage, Wait};
+use super::reuse::{self, Arrived};
+use super::sys::{self, ChildStack, Stage, Streams, TaskPlan, Usage, Wait};
 use super::terminal::WindowSize;
 use super::wire::{self, Launch};
 
@@ -35,6 +41,9 @@ pub(super) const TERMINAL_FD: RawFd = JOURNAL_FD + 2;
 
 /// Where an init holds on to the first process of the pod that it is in.
 pub(super) const POD_FD: RawFd = JOURNAL_FD + 3;
+
+/// Where an init that may serve again has the mounts that each of its containers begins with.
+const LASTING_MOUNTS_FD: RawFd = JOURNAL_FD + 4;
 
 /// Asks an init to pass SIGTERM on to its whole tree.
 pub(super) const TERMINATE: Signal = Signal::SIGTERM;
@@ -63,6 +72,10 @@ pub(super) struct Init {
     pub(super) open_files: (u64, u64),
     /// Where the next container comes from; `None`: it serves one.
     pub(super) orders: Option<OwnedFd>,
+    /// The namespaces that each container gets anew.
+    pub(super) renewed: CloneFlags,
+    /// The number of this process as the host counts, once it is known.
+    pub(super) number: Option<i32>,
 }
 
 /// The bounds that a launch puts to stdout and stderr.
@@ -87,13 +100,19 @@ impl Init {
         // finds every init in the journal.
         let born = self.enter_journal();
         // Volumes come as descriptors, so they are mounted before these are closed.
-        let mounted = self.mounts.as_ref().map_or(Ok(()), Mounts::put_up);
+        let mounted = self.mount();
         let mut kept = vec![0, 1, 2, REPORT_FD, JOURNAL_FD];
         let orders = self.orders.take();
-        let serves_again = orders.is_some_and(|fd| sys::park_fd(fd, ORDERS_FD).is_ok());
+        let mut serves_again = orders.is_some_and(|fd| sys::park_fd(fd, ORDERS_FD).is_ok());
         if serves_again {
             kept.push(ORDERS_FD);
         }
+        let mounted = mounted.map(|lasting| {
+            if let Some(lasting) = lasting {
+                serves_again &= sys::park_fd(lasting, LASTING_MOUNTS_FD).is_ok();
+                kept.push(LASTING_MOUNTS_FD);
+            }
+        });
         if let Some(pod) = &self.pod {
             // Nothing has that number that is still needed here.
             let _ = pods::keep(pod, POD_FD);
@@ -103,12 +122,31 @@ impl Init {
         sys::close_all_but(kept);
         let walled = born.map_err(|errno| (Stage::Journal, errno)).and(mounted);
         self.serve(walled.and_then(|()| self.start(stack)));
-        while serves_again && let Some((launch, journal, lock)) = reuse::next(ORDERS_FD) {
-            let begun = self.take(&launch, journal);
-            drop(lock);
+        while serves_again && let Some(arrived) = reuse::next(ORDERS_FD) {
+            let begun = self.take(arrived);
             self.serve(begun.and_then(|()| self.spawn(stack)));
         }
         sys::exit_now(0)
+    }
+
+    /// Mounts what the container has of its own; what lasts beyond it, where this init may serve
+    /// another one.
+    fn mount(&mut self) -> Result<Option<OwnedFd>, (Stage, Errno)> {
+        let Some(mounts) = &mut self.mounts else {
+            return Ok(None);
+        };
+        mounts.put_up_lasting()?;
+        let mut lasting = None;
+        if self.orders.is_some() {
+            let failed = |errno| (Stage::Mount, errno);
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            let namespace = open("/proc/self/ns/mnt", flags, Mode::empty()).map_err(failed)?;
+            unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
+            lasting = Some(namespace);
+        }
+        mounts.put_up_own()?;
+        mounts.let_go();
+        Ok(lasting)
     }
 
     /// Sees a container through to its end; ends itself when there was none.
@@ -132,23 +170,54 @@ impl Init {
         }
     }
 
-    /// Becomes the init of another container. Its journal may be another file by now.
-    fn take(&mut self, launch: &Launch, journal: OwnedFd) -> Result<(), (Stage, Errno)> {
+    /// Becomes the init of another container, behind walls like those of the last.
+    fn take(&mut self, arrived: Arrived) -> Result<(), (Stage, Errno)> {
+        let Arrived {
+            launch,
+            entrances,
+            journal,
+            lock,
+            trees,
+        } = arrived;
+        // It may be another file by now.
         let _ = sys::park_fd(journal, JOURNAL_FD);
         let uuid = uuid::Uuid::try_parse(&launch.name).map(|id| id.as_u128());
         self.container = uuid.map_err(|_| (Stage::Journal, Errno::EINVAL))?;
-        self.logs = bounds(launch);
+        self.logs = bounds(&launch);
         // The launcher has laid it out as well, and would have refused what cannot be.
-        let hardening = Hardening::default();
-        self.task = task_plan(launch, Vec::new(), self.open_files, true, hardening)
-            .map_err(|_| (Stage::Exec, Errno::EINVAL))?;
+        let hardening = self.task.hardening().clone();
+        self.task = task_plan(
+            &launch,
+            entrances,
+            self.open_files,
+            !self.pid_namespace,
+            hardening,
+        )
+        .map_err(|_| (Stage::Exec, Errno::EINVAL))?;
         self.enter_journal()
-            .map_err(|errno| (Stage::Journal, errno))
+            .map_err(|errno| (Stage::Journal, errno))?;
+        drop(lock);
+        let failed = |errno| (Stage::Mount, errno);
+        if self.mounts.is_some() {
+            setns(sys::borrow_fd(LASTING_MOUNTS_FD), CloneFlags::CLONE_NEWNS).map_err(failed)?;
+        }
+        if !self.renewed.is_empty() {
+            unshare(self.renewed).map_err(failed)?;
+        }
+        if let Some(mounts) = &mut self.mounts {
+            let sandbox = Path::new(OsStr::from_bytes(&launch.directory));
+            mounts.take(trees.into_iter(), sandbox);
+            mounts.put_up_own()?;
+            mounts.let_go();
+        }
+        Ok(())
     }
 
     /// An init that the next launcher could not find must not begin anything.
-    fn enter_journal(&self) -> Result<(), Errno> {
-        let pid = if self.is_walled() {
+    fn enter_journal(&mut self) -> Result<(), Errno> {
+        let pid = if let Some(number) = self.number {
+            number
+        } else if self.is_walled() {
             // `/proc` is still the launcher's: it tells our number as the host counts.
             std::fs::read_link("/proc/self")
                 .ok()
@@ -157,6 +226,7 @@ impl Init {
         } else {
             getpid().as_raw()
         };
+        self.number = Some(pid);
         let born = Report::Born(Born {
             pid,
             since_boot: sys::since_boot(),

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -31,15 +32,15 @@ use super::container::{Container, MemoryWatch, watch};
 use super::enter::{Sessions, fork_beside};
 use super::init::{self, Init, REPORT_FD};
 use super::isolators::cgroups::Group;
-use super::isolators::{Isolators, Walls};
+use super::isolators::{Isolators, Mounts, Walls};
 use super::journal::{JOURNAL_FD, Journal};
 use super::plan::{failure_message, task_plan};
 use super::pods::Pods;
 use super::report::{self, Report};
-use super::reuse::{self, Idle, Orders};
-use super::sys::{self, ChildStack, Fork, Usage, Wait};
+use super::reuse::{Idle, Kind, Orders};
+use super::sys::{self, ChildStack, Entrance, Fork, Usage, Wait};
 use super::tree;
-use super::wire::{Ended, Failed, Gone, Inbox, Launch, News, Order, Ready, SetUp, Started};
+use super::wire::{Ended, Failed, Gone, Inbox, Launch, News, Next, Order, Ready, SetUp, Started};
 use super::wire::{news, order, put};
 
 /// Orders handled before looking at what else happened: reaping must keep up with forking.
@@ -422,7 +423,7 @@ impl Launcher {
         group: Option<&Group>,
     ) -> Result<(Pid, Option<Orders>), String> {
         let terminal = launch.confinement.as_ref().and_then(|c| c.terminal);
-        let reusable = reuse::is_possible(&walls, group.is_some()) && terminal.is_none();
+        let kind = Kind::of(launch, &walls);
         let pod = match launch.pod.as_deref().map(pod_name).transpose()? {
             Some(pod) => Some(self.pod(pod)?),
             None => None,
@@ -430,6 +431,10 @@ impl Launcher {
         let pid_namespace = self.isolators.pid_namespaces() && pod.is_none();
         let (pod_process, pod) = pod.unzip();
         let entrances = group.map(Group::entrances).unwrap_or_default();
+        let next = match &kind {
+            Some(kind) if !self.idle.is_empty() => Some((kind, next(launch, &entrances))),
+            _ => None,
+        };
         let task = task_plan(
             launch,
             entrances,
@@ -437,13 +442,16 @@ impl Launcher {
             !pid_namespace,
             walls.hardening,
         )?;
-        if reusable
+        if let Some((kind, next)) = next
             && let Some(lock) = &self.lock
-            && let Some((init, orders)) = self.idle.give(launch, [JOURNAL_FD, lock.as_raw_fd()])
         {
-            return Ok((init, Some(orders)));
+            let mut passed = vec![JOURNAL_FD, lock.as_raw_fd()];
+            passed.extend(walls.mounts.iter().flat_map(Mounts::trees));
+            if let Some((init, orders)) = self.idle.give(kind, &next, &passed) {
+                return Ok((init, Some(orders)));
+            }
         }
-        let (ours, theirs) = reusable.then(reuse::orders).flatten().unzip();
+        let (ours, theirs) = kind.and_then(Orders::new).unzip();
         let init = Init {
             container: uuid,
             task,
@@ -455,6 +463,8 @@ impl Launcher {
             bound_to: (!self.outlive).then(getpid),
             open_files: self.open_files,
             orders: theirs,
+            renewed: walls.namespaces - CloneFlags::CLONE_NEWPID,
+            number: None,
         };
         let forked = match pod_process {
             Some(process) => fork_beside(&process, walls.namespaces),
@@ -520,6 +530,7 @@ impl Launcher {
     fn needs_retry(&self) -> bool {
         !self.leftover_groups.is_empty()
             || !self.idle.is_empty()
+            || self.isolators.has_spares()
             || self.sessions.needs_retry()
             || self
                 .containers
@@ -530,6 +541,7 @@ impl Launcher {
     /// Orders that were not followed and groups that were not removed, once more.
     fn retry(&mut self) {
         self.idle.trim();
+        self.leftover_groups.append(&mut self.isolators.trim());
         self.leftover_groups.retain_mut(|group| {
             group.kill_members();
             !group.remove()
@@ -622,10 +634,11 @@ impl Launcher {
             return;
         };
         let init = container.init;
-        if self.agent_gone || !self.idle.add(init, orders) {
+        if self.agent_gone {
             // It ends, and its container with it.
             return;
         }
+        self.idle.add(init, orders);
         self.by_pid.remove(&init.as_raw());
         if let Some(container) = self.containers.remove(&id) {
             self.finish(id, container, &Usage::default());
@@ -648,8 +661,14 @@ impl Launcher {
             self.kill_orphans();
         }
         let verdict = container.group.as_ref().and_then(Group::memory_verdict);
+        let undisturbed = container.ended.is_some() && container.destroying.is_none();
+        let as_it_was = undisturbed && verdict.is_none_or(|verdict| !verdict.exceeded);
+        let group = match container.group.take() {
+            Some(group) if as_it_was => self.isolators.keep(group),
+            group => group,
+        };
         // Usually nothing is left in it, and then there is nothing to kill.
-        if let Some(mut group) = container.group.take()
+        if let Some(mut group) = group
             && !group.remove()
         {
             group.kill_members();
@@ -765,6 +784,18 @@ impl Launcher {
             let mut event = EpollEvent::new(interest, TOKEN_SOCKET);
             let _ = self.epoll.modify(&self.socket, &mut event);
         }
+    }
+}
+
+/// An order to an init that is there already.
+fn next(launch: &Launch, entrances: &[Entrance]) -> Next {
+    let path = |entrance: &Entrance| match entrance {
+        Entrance::Path(path) => Some(path.to_bytes().to_vec()),
+        Entrance::Open(_) => None,
+    };
+    Next {
+        launch: launch.clone(),
+        entrances: entrances.iter().filter_map(path).collect(),
     }
 }
 

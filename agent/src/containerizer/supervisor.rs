@@ -427,6 +427,7 @@ impl Supervisor {
             cpus_milli: launch.resources.cpus().thousandths(),
             memory_bytes: launch.memory_bytes,
             pids_max: self.settings.pids_max,
+            framework: launch.sandbox.framework.as_str().to_owned(),
             logs: launch.logs.are_set().then(|| wire::Logs {
                 stdout_size_max: launch.logs.stdout.size_max.unwrap_or(0),
                 stdout_files_max: launch.logs.stdout.files_max,

@@ -133,9 +133,23 @@ pub(super) struct Launch {
     /// The executor's run whose process namespace it shares. Absent: it has one of its own.
     #[prost(string, optional, tag = "12")]
     pub(super) pod: Option<String>,
+    /// Whose it is.
+    #[prost(string, tag = "13")]
+    pub(super) framework: String,
     /// Absent: the task writes into its files itself, as much as it likes.
     #[prost(message, optional, tag = "20")]
     pub(super) logs: Option<Logs>,
+}
+
+/// The next container of an init. With its bytes come the journal, the launcher's lock and, for a
+/// container with a `/tmp` of its own, what [`super::isolators::Mounts::trees`] names.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Next {
+    #[prost(message, required, tag = "1")]
+    pub(super) launch: Launch,
+    /// The files through which its task moves into its groups.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub(super) entrances: Vec<Vec<u8>>,
 }
 
 /// One more program in a running container.

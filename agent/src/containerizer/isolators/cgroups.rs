@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::sys::Entrance;
+use super::spares::{self, Spares};
 use super::walls::{Setting, Walls};
 use super::{Version, memory};
 
@@ -70,14 +71,19 @@ pub(super) struct Cgroups {
     /// Every group of this agent that an earlier run left, in hierarchies that are not used any
     /// more too: its containers may still be there.
     earlier: Vec<(Version, PathBuf)>,
+    spares: Spares,
 }
 
 /// The groups of one container, one per hierarchy.
 #[derive(Debug)]
 pub(in super::super) struct Group {
-    paths: Vec<(Version, PathBuf)>,
-    memory: Option<(Version, PathBuf)>,
-    limit_bytes: u64,
+    pub(super) paths: Vec<(Version, PathBuf)>,
+    pub(super) memory: Option<(Version, PathBuf)>,
+    pub(super) limit_bytes: u64,
+    /// What was written into it.
+    pub(super) settings: Vec<Setting>,
+    /// Whether it may serve another container afterwards ([`super::spares`]).
+    pub(super) may_keep: bool,
 }
 
 /// What the memory controller has to tell about an ended container.
@@ -91,11 +97,12 @@ pub(in super::super) struct MemoryVerdict {
 
 impl Cgroups {
     /// No hierarchy at all.
-    pub(super) const fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self {
             agent: String::new(),
             hierarchies: Vec::new(),
             earlier: Vec::new(),
+            spares: Spares::default(),
         }
     }
 
@@ -110,6 +117,7 @@ impl Cgroups {
             agent: agent.to_owned(),
             hierarchies: Vec::new(),
             earlier: earlier.collect(),
+            spares: Spares::default(),
         }
     }
 
@@ -119,6 +127,8 @@ impl Cgroups {
             paths: Vec::with_capacity(self.earlier.len()),
             memory: None,
             limit_bytes: 0,
+            settings: Vec::new(),
+            may_keep: false,
         };
         for (version, root) in &self.earlier {
             let path = root.join(container);
@@ -228,14 +238,25 @@ impl Cgroups {
     ///
     /// # Errors
     /// The file that could not be written and why, as a clause.
-    pub(super) fn create(&self, container: &str, walls: &Walls) -> Result<Option<Group>, String> {
+    pub(super) fn create(
+        &mut self,
+        container: &str,
+        walls: &Walls,
+    ) -> Result<Option<Group>, String> {
         if self.hierarchies.is_empty() {
             return Ok(None);
         }
+        let out_of_reach = spares::are_out_of_reach(walls);
+        if out_of_reach && let Some(group) = self.spares.take(container, &walls.settings) {
+            return Ok(Some(group));
+        }
+        let may_keep = |h: &Hierarchy| spares::may_keep(h.version, &walls.settings);
         let mut group = Group {
             paths: Vec::with_capacity(self.hierarchies.len()),
             memory: None,
             limit_bytes: walls.memory_limit_bytes.unwrap_or(0),
+            settings: walls.settings.clone(),
+            may_keep: out_of_reach && self.hierarchies.iter().all(may_keep),
         };
         for hierarchy in &self.hierarchies {
             let path = hierarchy.root.join(container);
@@ -265,6 +286,22 @@ impl Cgroups {
             }
         }
         Ok(Some(group))
+    }
+
+    /// A container is over that left this group as it found it; gives it back when it is not kept
+    /// for another.
+    pub(super) fn keep(&mut self, group: Group) -> Option<Group> {
+        self.spares.keep(group)
+    }
+
+    /// Removes groups that were kept for long enough; those that the kernel does not remove now.
+    pub(super) fn trim(&mut self) -> Vec<Group> {
+        self.spares.trim()
+    }
+
+    /// Whether groups are kept.
+    pub(super) const fn has_spares(&self) -> bool {
+        !self.spares.is_empty()
     }
 
     /// Removes this agent's groups, once no container is left in them.
@@ -405,7 +442,8 @@ impl Group {
     }
 
     /// Writes a setting anew; what the kernel refuses stays as it was.
-    pub(super) fn change(&self, setting: &Setting) {
+    pub(super) fn change(&mut self, setting: &Setting) {
+        self.may_keep = false;
         for (_, path) in &self.paths {
             let _ = write_existing(&path.join(setting.file), &setting.value);
         }
@@ -490,7 +528,7 @@ fn apply(group: &Path, setting: &Setting) -> io::Result<()> {
 }
 
 /// Control files are never created, and a short write is refused by the kernel itself.
-fn write_existing(file: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_existing(file: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new()
         .write(true)
         .open(file)?

@@ -7,9 +7,9 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
@@ -170,8 +170,8 @@ fn own_tmp(launch: &Launch) -> Result<OwnTmp, String> {
 /// What a container needs for a `/tmp` of its own.
 #[derive(Debug)]
 pub(super) struct OwnTmp {
-    tree: std::os::fd::OwnedFd,
-    sandbox: Option<(std::os::fd::OwnedFd, std::path::PathBuf)>,
+    tree: OwnedFd,
+    sandbox: Option<(OwnedFd, PathBuf)>,
 }
 
 fn sandbox_path(launch: &Launch) -> &Path {
@@ -180,12 +180,12 @@ fn sandbox_path(launch: &Launch) -> &Path {
 }
 
 impl Mounts {
-    /// Mounts everything; called by the container's init in its own mount namespace, before any
-    /// program of the task runs in it.
+    /// Mounts what the next container of this init finds as well; called by the init in its own
+    /// mount namespace, before any program of a task runs in it.
     ///
     /// # Errors
     /// The stage and the kernel's reason.
-    pub(in super::super) fn put_up(&self) -> Result<(), (Stage, Errno)> {
+    pub(in super::super) fn put_up_lasting(&self) -> Result<(), (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
         if self.own_proc {
             own_proc().map_err(at(Stage::Mount))?;
@@ -193,6 +193,15 @@ impl Mounts {
         if self.protect_proc {
             protect_proc().map_err(at(Stage::Mount))?;
         }
+        Ok(())
+    }
+
+    /// Mounts what one container alone finds.
+    ///
+    /// # Errors
+    /// The stage and the kernel's reason.
+    pub(in super::super) fn put_up_own(&self) -> Result<(), (Stage, Errno)> {
+        let at = |stage| move |errno| (stage, errno);
         if let Some(bytes) = self.shm_bytes {
             own_shm(bytes).map_err(at(Stage::Mount))?;
         }
@@ -205,6 +214,53 @@ impl Mounts {
         }
         Ok(())
     }
+
+    /// Closes what was mounted.
+    pub(in super::super) fn let_go(&mut self) {
+        self.tmp = None;
+        self.volumes.clear();
+    }
+
+    /// What an init has to do in the same way for every container that it serves; `None` where a
+    /// container has mounts that no other has.
+    pub(in super::super) fn shape(&self) -> Option<Shape> {
+        self.volumes.is_empty().then_some(Shape {
+            own_proc: self.own_proc,
+            protect_proc: self.protect_proc,
+            shm_bytes: self.shm_bytes,
+            own_tmp: self.tmp.is_some(),
+        })
+    }
+
+    /// What another process needs to mount the same `/tmp`: that folder, and the sandbox where
+    /// that lies below `/tmp` itself.
+    pub(in super::super) fn trees(&self) -> impl Iterator<Item = RawFd> {
+        self.tmp.iter().flat_map(|tmp| {
+            let sandbox = tmp.sandbox.iter().map(|(tree, _)| tree.as_raw_fd());
+            std::iter::once(tmp.tree.as_raw_fd()).chain(sandbox)
+        })
+    }
+
+    /// Takes [`trees`](Self::trees) from another process, for the container in `sandbox`.
+    pub(in super::super) fn take(
+        &mut self,
+        mut trees: impl Iterator<Item = OwnedFd>,
+        sandbox: &Path,
+    ) {
+        self.tmp = trees.next().map(|tree| OwnTmp {
+            tree,
+            sandbox: trees.next().map(|tree| (tree, sandbox.to_owned())),
+        });
+    }
+}
+
+/// How the mounts of containers are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Shape {
+    own_proc: bool,
+    protect_proc: bool,
+    shm_bytes: Option<u64>,
+    own_tmp: bool,
 }
 
 impl OwnTmp {
@@ -240,7 +296,7 @@ fn own_shm(bytes: u64) -> Result<(), Errno> {
 
 /// Where a volume goes, as this namespace knows it. No link is followed in what a task could
 /// have prepared, so the place is the one that was checked (runc's CVE-2021-30465).
-fn open_target(target: &super::walls::Target) -> Result<std::os::fd::OwnedFd, Errno> {
+fn open_target(target: &super::walls::Target) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     match target {

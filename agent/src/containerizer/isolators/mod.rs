@@ -3,7 +3,7 @@
 //! Every isolator is one file behind [`Isolate`]: it probes the machine once, and then adds what
 //! one container needs to its [`Walls`], which the container's init and the task itself put up.
 //!
-//! - [`cgroups`]: hierarchies and the group of one container; [`cpu`], [`memory`], [`pids`],
+//! - [`cgroups`]: hierarchies and the group of one container, [`spares`] those of none; [`cpu`], [`memory`], [`pids`],
 //!   [`cpuset`], [`blkio`], [`freezer`] say what to write there, for both versions.
 //! - [`namespaces`]: own processes, IPC and host name; [`filesystem`]: own mounts; [`devices`]:
 //!   an own `/dev`; [`volumes`]: folders at other places.
@@ -30,6 +30,7 @@ mod pids;
 mod resize;
 mod rlimits;
 mod seccomp;
+mod spares;
 mod volumes;
 mod walls;
 
@@ -40,7 +41,7 @@ use super::sys::Hardening;
 use super::wire::{Isolating, Launch, SetUp};
 use crate::isolation::Isolator;
 use cgroups::{Cgroups, Group};
-pub(super) use filesystem::see_own_processes;
+pub(super) use filesystem::{Shape, see_own_processes};
 use walls::Setting;
 pub(super) use walls::{Mounts, Walls};
 
@@ -171,6 +172,22 @@ impl Isolators {
     /// The groups that an earlier run made for a container; `None` when there are none.
     pub(super) fn adopt(&self, container: &str) -> Option<Group> {
         self.host.cgroups.adopt(container)
+    }
+
+    /// A container is over that left its groups as it found them; gives them back when they are
+    /// not kept for another.
+    pub(super) fn keep(&mut self, group: Group) -> Option<Group> {
+        self.host.cgroups.keep(group)
+    }
+
+    /// Removes groups that were kept for long enough; those that the kernel does not remove now.
+    pub(super) fn trim(&mut self) -> Vec<Group> {
+        self.host.cgroups.trim()
+    }
+
+    /// Whether groups are kept for the next containers.
+    pub(super) const fn has_spares(&self) -> bool {
+        self.host.cgroups.has_spares()
     }
 
     /// Whether containers have process numbers of their own.

@@ -30,13 +30,6 @@ pub(in super::super) struct Hardening {
     pub(in super::super) seccomp: Option<Rc<[Instruction]>>,
 }
 
-impl Hardening {
-    /// Nothing is taken.
-    pub(in super::super) fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Capabilities of a task, one bit each by Linux' numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Capabilities {

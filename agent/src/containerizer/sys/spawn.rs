@@ -143,6 +143,11 @@ impl TaskPlan {
         &self.directory
     }
 
+    /// What it loses right before it runs.
+    pub(in super::super) const fn hardening(&self) -> &Hardening {
+        &self.hardening
+    }
+
     /// The user and group that it runs as, where it is not ours.
     pub(in super::super) fn owner(&self) -> Option<(u32, u32)> {
         self.credentials.as_ref().map(|user| (user.uid, user.gid))
