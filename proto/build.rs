@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "mesos/v1/executor.proto",
         "mesos/v1/agent.proto",
         "allot/v1/demand.proto",
+        "allot/v1/subscription.proto",
         "allot/v1/task.proto",
         "allot/v1/scheduler.proto",
         "allot/v1/agent.proto",

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use allotment_proto::mesos::TaskState;
 use allotment_proto::mesos::task_status::{Reason, Source};
-use allotment_proto::{mesos, scheduler};
+use allotment_proto::{allot, mesos, scheduler};
 use allotment_types::{AgentId, Effects, FrameworkId, OfferId, Resources, Role, TaskId, Timestamp};
 use bytes::Bytes;
 
@@ -135,6 +135,8 @@ pub struct Session {
     /// Subscriptions that broke and are not forgiven yet.
     broken: u32,
     connections: u64,
+    /// Names this session to masters.
+    process: u64,
     jitter: u64,
     suppressed: bool,
     /// What the latest SUBSCRIBE said of it; the framework may change its mind before the answer.
@@ -152,8 +154,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that connects at its first [`Input::Tick`]. `seed` spreads reconnections of many
-    /// frameworks over time.
+    /// A session that connects at its first [`Input::Tick`]. `seed` is drawn at random for each
+    /// session: it names it to masters, which tell by it a SUBSCRIBE that comes late from one of
+    /// another process, and spreads reconnections of many frameworks over time.
     ///
     /// # Errors
     /// [`ConfigError`] from [`Config::validate`].
@@ -172,6 +175,7 @@ impl Session {
             failures: 0,
             broken: 0,
             connections: 0,
+            process: seed,
             jitter: seed,
             suppressed: config.suppressed,
             subscribed_suppressed: config.suppressed,
@@ -298,6 +302,10 @@ impl Session {
                 framework_info: info,
                 suppressed_roles,
                 offer_constraints: wire::wants::constraints(&self.wants),
+                attempt: Some(allot::SubscribeAttempt {
+                    process: self.process,
+                    number: connection,
+                }),
             }),
             ..Default::default()
         };

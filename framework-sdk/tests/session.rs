@@ -57,6 +57,12 @@ impl Story {
         waited
     }
 
+    /// Which SUBSCRIBE of which process this is.
+    fn attempt_of(subscribe: &scheduler::Call) -> (u64, u64) {
+        let attempt = subscribe.subscribe.as_ref().unwrap().attempt.unwrap();
+        (attempt.process, attempt.number)
+    }
+
     fn hears(&mut self, event: scheduler::Event) {
         let connection = self.connection;
         let event = Box::new(event);
@@ -713,4 +719,23 @@ fn demands_and_wants_reach_the_wire_and_wants_outlive_the_connection() {
     let subscribe = subscribe.subscribe.unwrap();
     assert_eq!(subscribe.framework_info.roles, ["db"]);
     assert!(subscribe.offer_constraints.is_some());
+}
+
+#[test]
+fn every_subscribe_says_whose_and_which_it_is() {
+    let mut story = Story::new(&["m1:1"]);
+    let (_, first) = story.connects_to("m1:1");
+    assert_eq!(Story::attempt_of(&first), (7, 1));
+    story.breaks(false);
+    story.seen.clear();
+    let (_, second) = story.connects_to("m1:1");
+    assert_eq!(Story::attempt_of(&second), (7, 2));
+    // What a master says to one that came late reaches a stream that counts for nothing.
+    story.input(Input::Closed {
+        connection: 1,
+        reason: "this is SUBSCRIBE number 1".to_owned(),
+        clean: true,
+    });
+    story.hears(subscribed("F1"));
+    story.delivers_subscribed("F1");
 }

@@ -79,6 +79,9 @@ pub(crate) enum Fault {
     /// The peer's end of a stream breaks and it comes back over another, while what it said over
     /// the old one reaches the master only later.
     HalfOpen { peer: Peer, lasts: Duration },
+    /// A framework's stream breaks, and the SUBSCRIBE that follows is late by so much: the one after
+    /// it comes first.
+    LateSubscribe { framework: usize, lasts: Duration },
     /// The network is there and gone and there, again and again.
     Flapping(Peer),
     /// Every message takes many times as long, for a while.
@@ -176,6 +179,11 @@ impl fmt::Display for Fault {
             Self::HalfOpen { peer, lasts } => write!(
                 f,
                 "{peer} comes back over a new stream, the old one is late by {lasts:.1?}"
+            ),
+            Self::LateSubscribe { framework, lasts } => write!(
+                f,
+                "the stream of framework {framework} breaks, and the next SUBSCRIBE is late by \
+                 {lasts:.1?}"
             ),
             Self::Flapping(peer) => write!(f, "the network of {peer} flaps"),
             Self::SlowNetwork(lasts) => write!(f, "the network is slow for {lasts:.1?}"),
@@ -307,9 +315,24 @@ pub(crate) fn draw(seed: u64, scenario: &Scenario) -> Vec<(Timestamp, Fault)> {
     }
     if scenario.faults > 0 {
         faults.append(&mut rolling_upgrade(seed, scenario));
+        faults.extend(late_subscribe(seed, scenario));
     }
     faults.sort_by_key(|(at, _)| *at);
     faults
+}
+
+/// In one of three runs a framework subscribes twice and the first is heard after the second.
+fn late_subscribe(seed: u64, scenario: &Scenario) -> Option<(Timestamp, Fault)> {
+    let mut rng = rng::stream(seed, "late subscribe");
+    if rng.u8(0..3) > 0 {
+        return None;
+    }
+    let at = rng::between(&mut rng, Duration::ZERO, scenario.busy);
+    let fault = Fault::LateSubscribe {
+        framework: rng.usize(0..cast::FRAMEWORKS),
+        lasts: seconds(&mut rng, 4, 60),
+    };
+    Some((Timestamp::ZERO + at, fault))
 }
 
 /// In one of three runs all processes begin in an older version and are upgraded one after the

@@ -70,6 +70,10 @@ pub enum Plant {
     FrameworkLossUnnoticed,
     /// The master's timers stop, the failover timer among them.
     TimersForgotten,
+    /// The master does not look which SUBSCRIBE of a framework's process came last.
+    LateSubscribeHeard,
+    /// A master that is asked to let another lead begins a new reign in the same term.
+    LedTwice,
     /// Frameworks do not hear that their tasks became unreachable.
     AgentLossUntold,
     /// Agents do not hear that a framework is gone for good.
@@ -96,7 +100,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every plant, the honest system left out.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::FreedTwice,
         Self::FreedNever,
         Self::LimitIgnored,
@@ -123,6 +127,8 @@ impl Plant {
         Self::ReconciliationUnanswered,
         Self::FrameworkLossUnnoticed,
         Self::TimersForgotten,
+        Self::LateSubscribeHeard,
+        Self::LedTwice,
         Self::AgentLossUntold,
         Self::ShutdownForgotten,
         Self::StartedTwice,
@@ -290,6 +296,15 @@ impl Saboteur {
         match self.plant {
             Plant::FrameworkLossUnnoticed => matches!(input, Input::FrameworkClosed { .. }),
             _ => false,
+        }
+    }
+
+    /// What a framework says, as the master takes it.
+    pub(crate) fn hears(&self, call: &mut scheduler::Call) {
+        if self.plant == Plant::LateSubscribeHeard
+            && let Some(subscribe) = &mut call.subscribe
+        {
+            subscribe.attempt = None;
         }
     }
 

@@ -63,7 +63,8 @@ impl Promises {
     ) -> Result<(), String> {
         if let Some(other) = self.leaders.insert(term, place) {
             return Err(format!(
-                "one leader in a term: in term {term} both master {other} and master {place} lead"
+                "one leader in a term, and once: in term {term} master {other} led and master \
+                 {place} begins to lead"
             ));
         }
         if term < self.term {
@@ -222,9 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn nobody_leads_in_the_term_of_another_or_before_it() {
-        for term in [2, 1] {
-            assert!(promises().on_lead(1, term, &after(&[1500])).is_err());
+    fn nobody_leads_in_the_term_of_another_or_before_it_or_twice_in_its_own() {
+        for (place, term) in [(1, 2), (1, 1), (0, 2)] {
+            assert!(promises().on_lead(place, term, &after(&[1500])).is_err());
         }
     }
 

@@ -46,6 +46,7 @@ fn older_call(call: &mut Call) -> bool {
     );
     if let Some(subscribe) = &mut call.subscribe {
         subscribe.offer_constraints = None;
+        subscribe.attempt = None;
         subscribe.framework_info.offer_filters.clear();
     }
     for request in call.request.iter_mut().flat_map(|r| &mut r.requests) {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use allotment_sim::{Plant, Scenario, TraceDepth, run_seed};
 
 /// Plants and the first seed that finds each.
-const FOUND_BY: [(Plant, u64); 37] = [
+const FOUND_BY: [(Plant, u64); 39] = [
     (Plant::FreedTwice, 0),
     (Plant::FreedNever, 0),
     (Plant::OfferedTwice, 0),
@@ -33,6 +33,8 @@ const FOUND_BY: [(Plant, u64); 37] = [
     (Plant::SnapshotIncomplete, 0),
     (Plant::DiskEmptied, 5),
     (Plant::ReconciliationUnanswered, 1),
+    (Plant::LateSubscribeHeard, 4),
+    (Plant::LedTwice, 2),
     (Plant::AgentLossUntold, 1),
     (Plant::TimersForgotten, 0),
     (Plant::FrameworkLossUnnoticed, 16),

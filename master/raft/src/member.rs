@@ -197,6 +197,8 @@ pub struct Member {
     clock: GroupClock,
     /// The term in which the application was told to lead.
     leading: Option<u64>,
+    /// The term whose leadership this member gave away.
+    resigned: Option<u64>,
     /// Whom the application was told to follow.
     following: Option<(u64, Option<u64>)>,
     last_tick: Timestamp,
@@ -289,6 +291,7 @@ impl Member {
             lease: Lease::new(config.tick, config.election_ticks),
             clock: GroupClock::new(now),
             leading: None,
+            resigned: None,
             following: None,
             last_tick: now,
             ticks: 0,
@@ -495,6 +498,23 @@ impl Member {
         let best = able.max_by_key(|(id, progress)| (progress.matched, **id));
         if let Some(id) = best.map(|(id, _)| *id) {
             self.node.transfer_leader(id);
+            let raft = &self.node.raft;
+            self.resigned = raft.lead_transferee.map(|_| raft.term);
+        }
+    }
+
+    /// Whoever gave a term away leads in it no more, also when nobody took it: the order to take
+    /// over may still be under way, and followers vote for whoever has it whatever they promised
+    /// to a lease; and what was proposed before may still be committed, behind the back of an
+    /// application that begins anew. raft-rs would go on leading.
+    fn step_down(&mut self) {
+        let raft = &mut self.node.raft;
+        let term = raft.term;
+        if self.resigned == Some(term)
+            && raft.state == StateRole::Leader
+            && raft.lead_transferee.is_none()
+        {
+            raft.become_follower(term, raft::INVALID_ID);
         }
     }
 
@@ -587,6 +607,7 @@ impl Member {
 
     /// Tells the application whether it leads, when that changed.
     fn announce(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        self.step_down();
         let raft = &self.node.raft;
         let term = raft.term;
         let leads = raft.state == StateRole::Leader

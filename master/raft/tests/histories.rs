@@ -66,6 +66,36 @@ fn a_leader_that_was_stopped_wakes_without_a_lease_and_follows() {
 }
 
 #[test]
+fn a_leader_whose_heir_hears_nothing_leads_again_only_in_another_term() {
+    let mut group = Group::new(3, 5);
+    group.live(Night::quiet(), 40);
+    let old = group.leader().unwrap();
+    let unheard = group.resign();
+    assert!(!unheard.is_empty() && !group.has_lease(old));
+    // The group looks that no term is led twice.
+    group.live(Night::quiet(), 80);
+    assert!(group.leader().is_some());
+    group.expect_agreement();
+}
+
+#[test]
+fn an_order_to_take_over_that_comes_late_ends_no_lease() {
+    // Whenever it comes and whoever leads by then: nobody else has a lease, for the group looks.
+    for ticks in 0..60 {
+        let mut group = Group::new(3, 5);
+        group.live(Night::quiet(), 40);
+        let old = group.leader().unwrap();
+        let late = group.resign();
+        group.live(Night::quiet(), ticks);
+        group.cut_off(old);
+        group.arrives(late);
+        group.live(Night::apart(), 60);
+        group.live(Night::quiet(), 60);
+        group.expect_agreement();
+    }
+}
+
+#[test]
 fn a_member_on_an_older_disk_says_so_and_votes_no_more() {
     let mut group = Group::new(3, 9);
     group.live(Night::quiet(), 40);

@@ -8,6 +8,7 @@ use allotment_proto::mesos::framework_info::capability;
 use allotment_proto::{convert, mesos};
 use allotment_types::{FrameworkId, Resources, Role, TaskId, Timestamp};
 
+use super::attempts::Attempts;
 use super::io::ConnId;
 use super::offer_news::OfferNews;
 use super::out::Out;
@@ -64,6 +65,7 @@ pub(super) struct Framework {
     pub(super) capabilities: Capabilities,
     pub(super) failover_timeout: Duration,
     pub(super) state: FrameworkState,
+    pub(super) attempts: Attempts,
     /// Whether the registry knows it; one that only an agent told of may still change its
     /// principal.
     pub(super) registered: bool,
@@ -231,6 +233,7 @@ impl Framework {
             capabilities: checked.capabilities,
             failover_timeout: checked.failover_timeout,
             state,
+            attempts: Attempts::default(),
             registered: false,
             tasks: BTreeMap::new(),
             n_executors: 0,

@@ -141,7 +141,7 @@ impl Core {
             // Killed when the agent is back.
             return self.forget_task(framework_id, task_id);
         }
-        if task.is_terminal() {
+        if task.end_is_told() {
             // Its agent would have repeated this until it was acknowledged.
             let last = task.status.as_deref().filter(|_| task.unacknowledged);
             if let Some(status) = last.cloned() {
@@ -149,9 +149,6 @@ impl Core {
             }
             return;
         }
-        task.state = TaskState::TaskUnreachable;
-        task.since = now;
-        task.unacknowledged = false;
         let mut status = master_status(
             now,
             task_id.into(),
@@ -161,6 +158,14 @@ impl Core {
             format!("agent {agent} is unreachable"),
         );
         status.unreachable_time = Some(time_info(now));
+        task.unacknowledged = false;
+        if task.is_terminal() {
+            // How it ended its framework has not heard: that comes with the agent, if it comes.
+            task.status = Some(Box::new(status.clone()));
+        } else {
+            task.state = TaskState::TaskUnreachable;
+            task.since = now;
+        }
         let message = format!("task {task_id} of {} is unreachable", framework.info.name);
         self.out.publish(
             "task-unreachable",
@@ -197,17 +202,24 @@ impl Core {
                 .frameworks
                 .get(&framework_id)
                 .and_then(|f| f.tasks.get(&task_id));
-            if task.is_some_and(|t| !t.is_terminal()) {
-                self.end_task(
-                    &framework_id,
-                    &task_id,
-                    TaskState::TaskGone,
-                    Reason::AgentRemoved,
-                    "the agent left the cluster".to_owned(),
-                );
-            } else {
-                self.forget_task(&framework_id, &task_id);
-            }
+            let (state, message) = match task {
+                Some(task) if task.end_is_told() => {
+                    self.forget_task(&framework_id, &task_id);
+                    continue;
+                }
+                Some(task) if task.is_terminal() => (
+                    task.state,
+                    "the agent said so and left the cluster before it told the details",
+                ),
+                Some(_) | None => (TaskState::TaskGone, "the agent left the cluster"),
+            };
+            self.end_task(
+                &framework_id,
+                &task_id,
+                state,
+                Reason::AgentRemoved,
+                message.to_owned(),
+            );
         }
         self.release_executors(id);
         self.rescind_inverse_offers_of_agent(id);

@@ -14,6 +14,7 @@
 mod accept;
 mod adopt;
 mod agent;
+mod attempts;
 mod calls;
 mod check;
 mod checkin;

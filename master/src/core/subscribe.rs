@@ -1,26 +1,47 @@
 //! SUBSCRIBE: frameworks arrive and come back.
 
+use allotment_proto::allot::SubscribeAttempt;
 use allotment_proto::{mesos, scheduler};
 use allotment_types::FrameworkId;
 
 use super::Core;
+use super::attempts::Late;
 use super::framework::{Checked, Framework, FrameworkState};
 use super::io::ConnId;
 use super::out::{About, event_of};
 use super::timers::Timer;
 
+/// What a process hears when another has taken its place; Mesos' words.
+const FAILED_OVER: &str = "Framework failed over";
+
+/// Why a SUBSCRIBE is refused.
+enum Refused {
+    /// The subscriber is told with an ERROR, after which it should not come again.
+    ForGood(String),
+    /// Nobody waits for an answer on this stream any more.
+    Late(String),
+}
+
+impl From<String> for Refused {
+    fn from(message: String) -> Self {
+        Self::ForGood(message)
+    }
+}
+
 impl Core {
     pub(super) fn on_subscribe(&mut self, conn: ConnId, call: scheduler::Call) {
-        match self.subscribe(conn, call) {
-            Ok(()) => {}
-            Err(message) => {
-                self.framework_conns.remove(&conn);
-                self.out.fail_framework(conn, message);
-            }
+        let Err(refused) = self.subscribe(conn, call) else {
+            return;
+        };
+        self.framework_conns.remove(&conn);
+        match refused {
+            Refused::ForGood(message) => self.out.fail_framework(conn, message),
+            // By an ERROR a subscriber knows that it is over, which this one is not.
+            Refused::Late(reason) => self.out.close_framework(conn, reason),
         }
     }
 
-    fn subscribe(&mut self, conn: ConnId, call: scheduler::Call) -> Result<(), String> {
+    fn subscribe(&mut self, conn: ConnId, call: scheduler::Call) -> Result<(), Refused> {
         let subscribe = call
             .subscribe
             .ok_or_else(|| "the SUBSCRIBE call has no body".to_owned())?;
@@ -29,17 +50,19 @@ impl Core {
         if let (Some(outer), Some(inner)) = (&call.framework_id, &wire_id)
             && outer != inner
         {
-            return Err(format!(
+            return Err(Refused::ForGood(format!(
                 "the call names framework {} but its framework_info {}; name one",
                 super::accept::truncated(&outer.value),
                 super::accept::truncated(&inner.value)
-            ));
+            )));
         }
+        let attempt = subscribe.attempt;
         let id = wire_id.or(call.framework_id);
         let id = id
             .filter(|id| !id.value.is_empty())
             .map(|id| FrameworkId::try_from(&id).map_err(|e| e.to_string()))
-            .transpose()?;
+            .transpose()?
+            .or_else(|| self.given_before(attempt.as_ref()?));
         let checked = Checked::new(&info).map_err(|e| e.to_string())?;
         let suppressed = checked
             .suppressed(&subscribe.suppressed_roles)
@@ -51,13 +74,13 @@ impl Core {
         let connected = FrameworkState::Connected { conn, since };
         let id = match id {
             Some(id) if self.barred.contains(&id) => {
-                return Err(format!(
+                return Err(Refused::ForGood(format!(
                     "Framework has been removed: {id} was torn down or did not come back within \
                      its failover_timeout; subscribe without an id to begin anew"
-                ));
+                )));
             }
             Some(id) if self.frameworks.contains_key(&id) => {
-                self.resubscribe(conn, &id, info, checked)?;
+                self.resubscribe(conn, &id, info, checked, attempt.as_ref())?;
                 id
             }
             given => {
@@ -82,6 +105,7 @@ impl Core {
         };
         framework.suppressed = suppressed;
         framework.constraints = constraints;
+        framework.attempts.take(attempt);
         framework.registered = true;
         self.allocator.add_framework(&id, framework.spec());
         self.out.persist(framework.record());
@@ -99,6 +123,14 @@ impl Core {
         Ok(())
     }
 
+    /// The framework that this process already is: it subscribed without an id, and comes again
+    /// before it heard the one that it was given.
+    fn given_before(&self, attempt: &SubscribeAttempt) -> Option<FrameworkId> {
+        let mut there = self.frameworks.values().filter(|f| !f.is_removed());
+        let framework = there.find(|framework| framework.attempts.is_of(attempt.process))?;
+        Some(framework.id.clone())
+    }
+
     /// A known framework comes back on a new stream; a stream that it still has is closed.
     fn resubscribe(
         &mut self,
@@ -106,18 +138,31 @@ impl Core {
         id: &FrameworkId,
         mut info: mesos::FrameworkInfo,
         checked: Checked,
-    ) -> Result<(), String> {
+        attempt: Option<&SubscribeAttempt>,
+    ) -> Result<(), Refused> {
         let framework = self
             .frameworks
             .get_mut(id)
             .ok_or_else(|| format!("framework {id} is gone"))?;
         if framework.registered && framework.info.principal != info.principal {
-            return Err(format!(
+            return Err(Refused::ForGood(format!(
                 "framework {id} belongs to principal {} and cannot be taken over by {}; subscribe \
                  with its principal",
                 principal(framework.info.principal.as_deref()),
                 principal(info.principal.as_deref())
-            ));
+            )));
+        }
+        let connected = framework.conn().is_some();
+        match framework.attempts.check(attempt, connected) {
+            Ok(()) => {}
+            Err(Late::Older { newest }) => {
+                let number = attempt.map_or(0, |attempt| attempt.number);
+                return Err(Refused::Late(format!(
+                    "this is SUBSCRIBE number {number} of a process whose number {newest} came \
+                     before it; its newer stream is the one that counts"
+                )));
+            }
+            Err(Late::Replaced) => return Err(Refused::ForGood(FAILED_OVER.to_owned())),
         }
         let previous = framework.state;
         if framework.registered {
@@ -147,8 +192,7 @@ impl Core {
         match previous {
             FrameworkState::Connected { conn: old, .. } => {
                 self.framework_conns.remove(&old);
-                self.out
-                    .fail_framework(old, "Framework failed over".to_owned());
+                self.out.fail_framework(old, FAILED_OVER.to_owned());
             }
             FrameworkState::Disconnected { until, .. }
             | FrameworkState::Recovered { until, .. } => {

@@ -62,6 +62,12 @@ impl Task {
         convert::is_terminal(self.state)
     }
 
+    /// Whether it ended and the framework was told how; what it has not acknowledged may have to
+    /// be repeated.
+    pub(super) fn end_is_told(&self) -> bool {
+        self.is_terminal() && convert::is_terminal(self.told_state())
+    }
+
     /// The state that the framework was last told, before its capabilities are looked at.
     pub(super) fn told_state(&self) -> TaskState {
         if self.state == TaskState::TaskUnreachable {

@@ -3,6 +3,7 @@
 use allotment_proto::allot::agent_message::Message as Says;
 use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::mesos::{self, TaskState};
+use allotment_proto::scheduler::Event;
 use allotment_proto::{allot, scheduler};
 
 use crate::cluster::{Ag, Cluster, Fw, SECOND, held, record, resources, task};
@@ -260,6 +261,65 @@ fn an_end_whose_details_the_agent_lost_is_told_all_the_same() {
     );
     c.turn();
     c.offers(&fw);
+}
+
+/// The task runs for its framework, and has ended for its agent.
+fn ended_untold(c: &mut Cluster, fw: &Fw) -> (Ag, mesos::TaskInfo) {
+    let (agent, t) = running(c, fw, "t");
+    let (told, latest) = (TaskState::TaskRunning, TaskState::TaskFinished);
+    c.reports_late(&agent, fw, "t", told, latest);
+    c.update(fw);
+    (agent, t)
+}
+
+#[test]
+fn a_task_whose_end_was_not_told_is_unreachable_with_its_agent_and_ends_when_that_is_back() {
+    let mut c = Cluster::new();
+    let fw = c.framework("web");
+    let (agent, t) = ended_untold(&mut c, &fw);
+    c.turn();
+    c.all_heard_by(&fw);
+    c.loses_session(&agent);
+    c.pass(75 * SECOND, &[]);
+    let heard: Vec<_> = c.all_heard_by(&fw);
+    let states = |events: &[Event]| -> Vec<TaskState> {
+        let updates = events.iter().filter_map(|event| event.update.as_ref());
+        updates.map(|update| update.status.state()).collect()
+    };
+    assert_eq!(states(&heard), [TaskState::TaskUnreachable]);
+    // Whoever asks hears the same, and nothing that was so once.
+    c.reconciles(&fw, &[("t", Some(&agent.id))]);
+    assert_eq!(c.update(&fw).1, TaskState::TaskUnreachable);
+    let finished = record(&fw, &t, TaskState::TaskFinished);
+    let agent = c.returns(&agent, vec![finished], &[&fw]);
+    c.reports(&agent, &fw, "t", TaskState::TaskFinished);
+    c.turn();
+    assert_eq!(states(&c.all_heard_by(&fw)), [TaskState::TaskFinished]);
+}
+
+#[test]
+fn a_task_whose_end_was_not_told_ends_when_its_agent_leaves_or_comes_back_without_it() {
+    for leaves in [true, false] {
+        let mut c = Cluster::new();
+        let fw = c.framework("web");
+        let (agent, _) = ended_untold(&mut c, &fw);
+        if leaves {
+            c.says(&agent, Says::Unregister(allot::Unregister {}));
+            c.closed(agent.conn);
+        } else {
+            c.loses_session(&agent);
+            c.pass(75 * SECOND, &[]);
+            c.returns(&agent, Vec::new(), &[]);
+        }
+        c.turn();
+        c.all_heard_by_agent(&agent);
+        let heard = c.all_heard_by(&fw);
+        let last = heard
+            .iter()
+            .filter_map(|event| event.update.as_ref())
+            .last();
+        assert_eq!(last.unwrap().status.state(), TaskState::TaskFinished);
+    }
 }
 
 #[test]

@@ -327,6 +327,34 @@ impl Cluster {
         }
     }
 
+    /// That SUBSCRIBE of that process arrives, over a new stream; nothing is heard yet.
+    pub(crate) fn attempts(
+        &mut self,
+        info: &mesos::FrameworkInfo,
+        (process, number): (u64, u64),
+    ) -> Fw {
+        let conn = self.conn();
+        self.step(Input::FrameworkOpened { conn });
+        let mut call = call_of(call::Type::Subscribe);
+        call.framework_id = info.id.clone();
+        call.subscribe = Some(call::Subscribe {
+            framework_info: info.clone(),
+            attempt: Some(allot::SubscribeAttempt { process, number }),
+            ..Default::default()
+        });
+        self.step(Input::FrameworkCall { conn, call });
+        let (id, info) = (String::new(), info.clone());
+        Fw { conn, id, info }
+    }
+
+    /// The id that it hears first.
+    pub(crate) fn subscribed(&mut self, fw: &mut Fw) {
+        let event = self.hears_a(fw, event::Type::Subscribed);
+        let id = event.subscribed.unwrap().framework_id;
+        fw.id.clone_from(&id.value);
+        fw.info.id = Some(id);
+    }
+
     /// The framework's process starts anew and subscribes with its id.
     pub(crate) fn comes_back(&mut self, fw: &Fw) -> Fw {
         self.subscribe(fw.info.clone()).unwrap()

@@ -1,5 +1,7 @@
 //! Frameworks arrive, come back, and leave.
 
+use allotment_master::core::Request;
+use allotment_proto::allot;
 use allotment_proto::mesos::TaskState;
 use allotment_proto::scheduler::call;
 
@@ -34,6 +36,86 @@ fn a_new_instance_takes_over_and_the_old_one_hears_why() {
         [("t".to_owned(), "TASK_STAGING".to_owned())]
     );
     c.goes(&agent, &new, "t", TaskState::TaskRunning);
+}
+
+#[test]
+fn a_subscribe_that_comes_after_a_later_one_of_its_process_is_closed_and_harms_nobody() {
+    let mut c = Cluster::new();
+    let mut fw = c.attempts(&info("web"), (7, 1));
+    c.subscribed(&mut fw);
+    c.disconnects(&fw);
+    // Number 2 is still under way when number 3 arrives.
+    let mut third = c.attempts(&fw.info, (7, 3));
+    c.subscribed(&mut third);
+    let second = c.attempts(&fw.info, (7, 2));
+    let why = c.closed(second.conn);
+    assert!(
+        why.contains("number 2") && why.contains("number 3"),
+        "{why}"
+    );
+    // No ERROR, which would be for good, on either stream; and the newer one works.
+    c.hears_nothing(&second);
+    c.suppresses(&second);
+    c.disconnects(&second);
+    c.agent("a", "cpus:4; mem:1024");
+    c.only_offer_to(&third);
+    // Also when the newer stream has broken meanwhile.
+    c.disconnects(&third);
+    let second = c.attempts(&fw.info, (7, 2));
+    c.closed(second.conn);
+    let mut fourth = c.attempts(&fw.info, (7, 4));
+    c.subscribed(&mut fourth);
+    c.turn();
+    c.offers(&fourth);
+}
+
+#[test]
+fn a_process_that_was_replaced_does_not_throw_out_its_successor() {
+    let mut c = Cluster::new();
+    let mut old = c.attempts(&info("web"), (7, 1));
+    c.subscribed(&mut old);
+    c.disconnects(&old);
+    let mut new = c.attempts(&old.info, (8, 1));
+    c.subscribed(&mut new);
+    // It was stopped meanwhile, or what it said took long.
+    let late = c.attempts(&old.info, (7, 2));
+    assert_eq!(c.error(&late), "Framework failed over");
+    c.closed(late.conn);
+    c.hears_nothing(&new);
+    // When nobody else is there, it is better than nobody.
+    c.disconnects(&new);
+    let mut back = c.attempts(&old.info, (7, 3));
+    c.subscribed(&mut back);
+    // Who says nothing of itself takes over, as in Mesos.
+    let plain = c.comes_back(&back);
+    assert_eq!(c.error(&back), "Framework failed over");
+    c.closed(back.conn);
+    c.hears_nothing(&plain);
+}
+
+#[test]
+fn a_process_that_did_not_hear_its_id_is_given_the_same_again() {
+    let mut c = Cluster::new();
+    let mut first = c.attempts(&info("web"), (7, 1));
+    c.subscribed(&mut first);
+    let mut again = c.attempts(&info("web"), (7, 2));
+    assert_eq!(c.error(&first), "Framework failed over");
+    c.closed(first.conn);
+    c.subscribed(&mut again);
+    assert_eq!(again.id, first.id);
+    let mut other = c.attempts(&info("web"), (8, 1));
+    c.subscribed(&mut other);
+    assert_ne!(other.id, first.id);
+    // An operator's removal is for good: what comes again is a new framework.
+    let remove = allot::RemoveFrameworkRequest {
+        framework_id: other.id.clone(),
+    };
+    c.ask(Request::RemoveFramework(remove)).unwrap();
+    c.error(&other);
+    c.closed(other.conn);
+    let mut anew = c.attempts(&info("web"), (8, 2));
+    c.subscribed(&mut anew);
+    assert_ne!(anew.id, other.id);
 }
 
 #[test]

@@ -49,7 +49,10 @@ impl World {
         let input = match up {
             Up::Opened if framework => master::Input::FrameworkOpened { conn },
             Up::Opened => master::Input::AgentOpened { conn },
-            Up::Call(call) => master::Input::FrameworkCall { conn, call: *call },
+            Up::Call(mut call) => {
+                self.saboteur.hears(&mut call);
+                master::Input::FrameworkCall { conn, call: *call }
+            }
             Up::Message(message) => master::Input::AgentMessage {
                 conn,
                 message: *message,

@@ -68,11 +68,18 @@ impl World {
             }
             Fault::HalfOpen { peer, lasts } => {
                 let stream = self.stream_of(peer);
-                // A SUBSCRIBE that comes after that of the next stream ends a framework, as in Mesos.
-                if let Some(stream) = stream.filter(|stream| self.net.has_spoken(*stream)) {
-                    self.net.stall(stream, true);
-                    self.relieve(lasts / 4, Relief::PeerReset(stream));
-                    self.relieve(lasts, Relief::Unstall(stream));
+                let may = |stream: &u64| self.net.has_spoken(*stream) || self.counts_attempts(peer);
+                if let Some(stream) = stream.filter(may) {
+                    self.half_open(stream, lasts);
+                }
+            }
+            Fault::LateSubscribe { framework, lasts } => {
+                let peer = Peer::Framework(framework);
+                if self.counts_attempts(peer)
+                    && let Some(node) = self.frameworks.get_mut(framework)
+                {
+                    node.late = Some(lasts);
+                    self.cut_peer(peer, Duration::from_secs(2));
                 }
             }
             Fault::Flapping(peer) => {
@@ -117,6 +124,9 @@ impl World {
             }
             Fault::Resign => {
                 if let Some(leader) = self.acting() {
+                    if self.saboteur.is(Plant::LedTwice) {
+                        return self.lead_twice(leader);
+                    }
                     let input = allotment_raft::Input::Resign;
                     self.step_replica(leader, replica::Input::Raft(input))?;
                     self.turn(leader)?;
@@ -166,6 +176,13 @@ impl World {
             Fault::Upgrade(node) => self.upgrade(node)?,
         }
         Ok(())
+    }
+
+    /// The peer's end breaks soon, and what was said over the stream arrives later.
+    pub(super) fn half_open(&mut self, stream: u64, lasts: Duration) {
+        self.net.stall(stream, true);
+        self.relieve(lasts / 4, Relief::PeerReset(stream));
+        self.relieve(lasts, Relief::Unstall(stream));
     }
 
     fn relieve(&mut self, after: Duration, relief: Relief) {

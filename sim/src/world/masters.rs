@@ -365,6 +365,29 @@ impl World {
         Ok(())
     }
 
+    /// For a planted fault: the leader gives its reign up and begins another in the same term, with
+    /// what is applied by now.
+    pub(super) fn lead_twice(&mut self, master: usize) -> Checked {
+        let now = self.now();
+        let Some(node) = self.masters.get(master) else {
+            return Ok(());
+        };
+        let local = node.clock.local(now);
+        let Some(process) = &node.process else {
+            return Ok(());
+        };
+        let Some(reign) = &process.reign else {
+            return Ok(());
+        };
+        let again = Effect::Lead {
+            epoch: reign.epoch,
+            term: reign.term,
+            registry: Box::new(process.replica.registry().clone()),
+            time: reign.time_at(local),
+        };
+        self.perform_replica(master, vec![Effect::Follow, again])
+    }
+
     /// Drops the core and everything that it was about to do or say.
     fn abdicate(&mut self, master: usize) {
         let now = self.now();

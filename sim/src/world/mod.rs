@@ -144,6 +144,8 @@ struct FrameworkNode {
     link: Option<(u64, u64)>,
     wake: Option<Ticket>,
     id: Option<FrameworkId>,
+    /// Its next stream is late by so much.
+    late: Option<Duration>,
     /// Its process died, and another has not begun yet.
     away: bool,
     /// Its process ended for good, or was never there.
@@ -303,6 +305,7 @@ impl World {
                 link: None,
                 wake: None,
                 id: None,
+                late: None,
                 away: false,
                 gone: seat.absent,
                 removed: false,

@@ -96,6 +96,11 @@ impl World {
     pub(super) fn open(&mut self, peer: Peer) -> u64 {
         let now = self.now();
         let stream = self.net.open(now, peer);
+        if let Peer::Framework(i) = peer
+            && let Some(lasts) = self.frameworks.get_mut(i).and_then(|f| f.late.take())
+        {
+            self.half_open(stream, lasts);
+        }
         self.up(stream, Up::Opened);
         let at = now + self.net.delay();
         self.queue.at(at, Happening::Seek(stream, 0));

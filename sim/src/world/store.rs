@@ -9,6 +9,7 @@ use allotment_master::core as master;
 use super::masters::Process;
 use super::{Checked, Happening, Part, World};
 use crate::net::Peer;
+use crate::rng;
 
 impl World {
     pub(super) fn ask_store(&mut self, framework: usize, process: u64, pause: Duration) {
@@ -160,7 +161,8 @@ impl World {
             framework_id: id?,
             ..node.config.clone()
         };
-        node.session = Session::new(&config, process).map_err(|e| e.to_string())?;
+        let name = rng::stream(self.seed, &format!("session-{i}-{process}")).u64(..);
+        node.session = Session::new(&config, name).map_err(|e| e.to_string())?;
         node.away = false;
         self.rearm(Part::Framework(i));
         Ok(())

@@ -57,6 +57,12 @@ impl World {
         self.masters.iter().all(|node| !node.older)
     }
 
+    /// Whether masters tell this peer's SUBSCRIBEs apart. The older version does not: there one
+    /// that comes after that of the next stream ends a framework, as in Mesos.
+    pub(super) fn counts_attempts(&self, peer: Peer) -> bool {
+        self.masters_are_upgraded() && !self.is_older(Some(peer))
+    }
+
     fn is_older(&self, peer: Option<Peer>) -> bool {
         match peer {
             Some(Peer::Agent(i)) => self.machines.get(i).is_some_and(|node| node.older),

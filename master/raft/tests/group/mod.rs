@@ -23,6 +23,9 @@ pub(crate) struct Night {
     stop: u64,
     partition: u64,
     slow_disk: u64,
+    resign: u64,
+    /// At its beginning everybody is back and reaches everybody.
+    heals: bool,
 }
 
 impl Night {
@@ -35,6 +38,8 @@ impl Night {
             stop: 0,
             partition: 0,
             slow_disk: 0,
+            resign: 0,
+            heals: true,
         }
     }
 
@@ -47,6 +52,16 @@ impl Night {
             stop: 12,
             partition: 15,
             slow_disk: 50,
+            resign: 5,
+            heals: false,
+        }
+    }
+
+    /// Whoever is cut off stays so.
+    pub(crate) fn apart() -> Self {
+        Self {
+            heals: false,
+            ..Self::quiet()
         }
     }
 }
@@ -80,6 +95,8 @@ pub(crate) struct Group {
     unheard: Vec<(u64, u64, bool)>,
     committed: BTreeMap<u64, Bytes>,
     acknowledged: BTreeSet<Bytes>,
+    /// Terms in which somebody led.
+    led: BTreeSet<u64>,
     proposals: u64,
     trace: Vec<String>,
 }
@@ -104,6 +121,7 @@ impl Group {
             unheard: Vec::new(),
             committed: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
+            led: BTreeSet::new(),
             proposals: 0,
             trace: Vec::new(),
         };
@@ -251,6 +269,30 @@ impl Group {
         self.restart(id);
     }
 
+    /// Asks the leader to let another lead; what it says to them is held back.
+    pub(crate) fn resign(&mut self) -> Vec<RaftMessage> {
+        let leader = self.leader().unwrap();
+        let others = std::mem::take(&mut self.network);
+        self.input(leader, Input::Resign);
+        std::mem::replace(&mut self.network, others)
+            .into_values()
+            .collect()
+    }
+
+    /// Nobody hears this member, nor it anybody.
+    pub(crate) fn cut_off(&mut self, id: u64) {
+        for other in self.folders.keys().copied().filter(|other| *other != id) {
+            self.cut.extend([(id, other), (other, id)]);
+        }
+    }
+
+    /// What was held back arrives.
+    pub(crate) fn arrives(&mut self, messages: Vec<RaftMessage>) {
+        for message in messages {
+            self.input(message.to, Input::Message(Box::new(message)));
+        }
+    }
+
     pub(crate) fn has_failed(&self, id: u64) -> bool {
         self.running[&id].failed
     }
@@ -322,6 +364,7 @@ impl Group {
                 }
                 Effect::Lead { term } => {
                     self.note(format!("{id} leads in term {term}"));
+                    assert!(self.led.insert(term), "term {term} is led twice");
                     let process = self.running.get_mut(&id).unwrap();
                     process.leading = true;
                     process.lease = None;
@@ -377,7 +420,7 @@ impl Group {
 
     /// Lets `ticks` of time pass.
     pub(crate) fn live(&mut self, night: Night, ticks: u32) {
-        if night.cut_nothing() {
+        if night.heals {
             self.cut.clear();
             let stopped = std::mem::take(&mut self.absent_until);
             for id in stopped.keys() {
@@ -446,6 +489,12 @@ impl Group {
                 self.stop(*id);
                 self.absent_until.insert(*id, self.now + away);
             }
+        }
+        if self.chance(night.resign)
+            && let Some(leader) = self.leader()
+            && !self.stopped.contains(&leader)
+        {
+            self.input(leader, Input::Resign);
         }
         if self.chance(night.partition) {
             if self.chance(400) {
@@ -577,12 +626,6 @@ impl Group {
         let mut last = self.running.values().map(|p| p.applied.len());
         let first = last.next();
         self.running.len() == self.folders.len() && last.all(|n| Some(n) == first)
-    }
-}
-
-impl Night {
-    fn cut_nothing(self) -> bool {
-        self.partition == 0
     }
 }
 
