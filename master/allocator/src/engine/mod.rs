@@ -20,6 +20,7 @@ mod placement;
 mod policy;
 mod progress;
 mod quota;
+mod ranks;
 mod registry;
 mod roles;
 mod round;

@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 use allotment_types::{Resources, Timestamp};
 
 use super::books::Books;
+use super::clients::Client;
 use super::eligible::{Case, Cut, Offer, Phase, is_enough, is_open, measure};
-use super::order::Key;
+use super::order::{LEAF, Standing};
 use super::policy::Policy;
 use super::progress::{Budget, Progress, Stage, Who};
 use super::roles::{Flow, ROOT};
@@ -151,7 +152,9 @@ impl Books {
     pub(crate) fn compare(&self, left: Slot, right: Slot) -> Ordering {
         let (l, r) = (&self.clients[left], &self.clients[right]);
         if l.role == r.role {
-            return self.key(left).cmp(&self.key(right));
+            let order = self.standing(l).cmp(&self.standing(r));
+            let id = |client: &Client| &self.frameworks[client.framework].id;
+            return order.then_with(|| id(l).cmp(id(r)));
         }
         let path = |role: Slot| -> Vec<Slot> {
             let mut path: Vec<Slot> = self.roles.path(role).collect();
@@ -160,14 +163,13 @@ impl Books {
         };
         let (l, r) = (path(l.role), path(r.role));
         let common = l.iter().zip(&r).take_while(|(a, b)| a == b).count();
-        let below = |path: &[Slot]| -> Option<Key> {
-            match path.get(common) {
-                Some(slot) => self.roles.node(*slot).key(*slot, &self.totals),
-                // The role itself is the other's ancestor: its virtual leaf competes.
-                None => path
-                    .last()
-                    .map(|slot| self.roles.node(*slot).leaf_key(*slot, &self.totals)),
+        let below = |path: &[Slot]| -> Option<(Standing, &str)> {
+            if let Some(slot) = path.get(common) {
+                return Some(self.roles.node(*slot).among_siblings(&self.totals));
             }
+            // The role itself is the other's ancestor: its virtual leaf competes.
+            let node = self.roles.node(*path.last()?);
+            Some((node.leaf_standing(&self.totals), LEAF))
         };
         below(&l).cmp(&below(&r))
     }
