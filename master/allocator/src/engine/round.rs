@@ -9,11 +9,11 @@ use super::clients::Client;
 use super::eligible::{Case, Cut, Offer, Phase, is_enough, is_open, measure};
 use super::order::{LEAF, Standing};
 use super::policy::Policy;
-use super::progress::{Budget, Progress, Stage, Who};
+use super::progress::{Budget, Progress, Who};
 use super::roles::{Flow, ROOT};
 use super::slab::Slot;
 use super::sums::Ratio;
-use crate::{Allocation, Round};
+use crate::{Allocation, Part, Round};
 
 /// One round at work, within one call.
 #[derive(Debug)]
@@ -92,7 +92,10 @@ impl Books {
         let mut turn = Turn {
             books: self,
             now,
-            round: progress,
+            round: Progress {
+                calls: progress.calls + 1,
+                ..progress
+            },
             budget,
             allocations: &mut decided.allocations,
         };
@@ -178,34 +181,34 @@ impl Books {
 impl Turn<'_> {
     /// Goes on with the round, as far as the budget goes; says whether it is over.
     fn is_over(&mut self, policy: &mut impl Policy) -> bool {
-        if self.round.stage != Stage::Holes {
+        if self.round.stage != Part::Holes {
             self.books.sort();
         }
         self.books.holes.ended = std::mem::take(&mut self.round.ended);
         loop {
             let stage = self.round.stage;
             let done = match stage {
-                Stage::Guarantees => self.is_skipped() || self.phase(policy, Phase::Guarantees),
-                Stage::Demands => self.demands(),
-                Stage::FairShare => self.phase(policy, Phase::FairShare),
-                Stage::Holes => self.holes(),
+                Part::Guarantees => self.is_skipped() || self.phase(policy, Phase::Guarantees),
+                Part::Demands => self.demands(),
+                Part::FairShare => self.phase(policy, Phase::FairShare),
+                Part::Holes => self.holes(),
             };
             if !done {
                 return false;
             }
             self.round.at = 0;
             self.round.stage = match stage {
-                Stage::Guarantees => {
+                Part::Guarantees => {
                     self.round.line = policy.asked_first(self.books);
-                    Stage::Demands
+                    Part::Demands
                 }
-                Stage::Demands => Stage::FairShare,
-                Stage::FairShare if self.reopen() => Stage::Guarantees,
-                Stage::FairShare => {
+                Part::Demands => Part::FairShare,
+                Part::FairShare if self.reopen() => Part::Guarantees,
+                Part::FairShare => {
                     self.round.line = self.books.waiting_for_holes(&self.round.granted);
-                    Stage::Holes
+                    Part::Holes
                 }
-                Stage::Holes => return true,
+                Part::Holes => return true,
             };
         }
     }
