@@ -7,7 +7,7 @@ use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
 use crate::{
     AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
-    Quota, Recovery, RoleReport, Round, Share, Unavailability, Unoffered,
+    Quota, Recovery, RoleReport, Round, Share, Unavailability, UnderWay, Unoffered,
 };
 
 /// Declares [`Around`], whose methods are those of [`Allocator`] and ask the inner module, and
@@ -110,6 +110,7 @@ around! {
     ask explain(now: Timestamp, framework: &FrameworkId) -> Vec<Unoffered>;
     ask explain_role(role: &Role) -> Option<RoleReport>;
     ask explain_agent(now: Timestamp, agent: &AgentId) -> Option<AgentReport>;
+    ask under_way() -> Option<UnderWay>;
     ask role_share(role: &Role) -> Share;
     ask framework_share(framework: &FrameworkId) -> Share;
     ask weight(role: &Role) -> u64;

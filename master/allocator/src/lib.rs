@@ -147,6 +147,12 @@ pub trait Allocator: fmt::Debug + Send {
         None
     }
 
+    /// How far the round has come that the last call left unfinished; `None`: it left none, or
+    /// the module does not tell.
+    fn under_way(&self) -> Option<UnderWay> {
+        None
+    }
+
     /// The dominant share of a role, all that its descendants hold counted.
     fn role_share(&self, role: &Role) -> Share;
 

@@ -1,6 +1,7 @@
 //! The facts that a module is told, and what it decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use allotment_types::{
@@ -175,6 +176,52 @@ impl Round {
     /// Whether nothing was decided.
     pub const fn is_empty(&self) -> bool {
         self.allocations.is_empty() && self.inverse.is_empty()
+    }
+}
+
+/// How far a round has come that one call of `allocate` was not enough for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Calls so far.
+    pub calls: u64,
+    /// After so many looks a call begins nothing more.
+    pub looks_per_call: u64,
+    /// What the round is at.
+    pub part: Part,
+    /// Agents that this part is done with; clients where it takes one after the other.
+    pub done: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+/// A part of a round, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Agent after agent: what is promised to roles.
+    Guarantees,
+    /// Client after client: demands that the module places before fair share.
+    Demands,
+    /// Agent after agent: everybody by their share.
+    FairShare,
+    /// Client after client: holes for those who were granted nothing.
+    Holes,
+}
+
+impl fmt::Display for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (part, what) = match self.part {
+            Part::Guarantees => ("guarantees", "agents"),
+            Part::Demands => ("demands", "frameworks"),
+            Part::FairShare => ("fair share", "agents"),
+            Part::Holes => ("holes", "frameworks"),
+        };
+        let calls = if self.calls == 1 { "call" } else { "calls" };
+        write!(
+            f,
+            "the allocation round is at {part}, done with {} of {} {what} after {} {calls} that \
+             each end after {} looks; what it has not come to is not decided yet",
+            self.done, self.of, self.calls, self.looks_per_call
+        )
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use allotment_allocator::constraint::{Constraint, Constraints, Predicate, Selector};
-use allotment_allocator::{Allocator, Amounts, Demand, Drf, Recovery, Round, Settings};
+use allotment_allocator::{Allocator, Amounts, Demand, Drf, Part, Recovery, Round, Settings};
 use allotment_types::{Fixed, Name, Ranges, Timestamp};
 use support::{a, assert_conserved, f, grant_of, idle, in_roles, res, role};
 
@@ -62,6 +62,20 @@ fn calls(drf: &mut Drf, now: Timestamp, mut each: impl FnMut(usize, &mut Drf)) -
         assert!(rounds.len() < 10_000, "the round does not come to an end");
         each(rounds.len(), drf);
     }
+}
+
+#[test]
+fn a_round_tells_how_far_it_has_come_until_it_is_over() {
+    let mut drf = crowd();
+    let mut told = Vec::new();
+    calls(&mut drf, NOW, |n, drf| {
+        let round = drf.under_way().expect("it goes on");
+        assert_eq!((round.calls, round.looks_per_call), (n as u64, LOOKS));
+        assert_eq!((round.part, round.of), (Part::FairShare, AGENTS));
+        told.push(round.done);
+    });
+    assert!(told.is_sorted_by(|a, b| a < b), "{told:?}");
+    assert_eq!(drf.under_way(), None);
 }
 
 #[test]

@@ -121,7 +121,13 @@ impl Core {
             ));
         }
         lines.extend(self.grouped(self.allocator.explain(now, &framework.id)));
+        lines.extend(self.why_undecided());
         lines
+    }
+
+    /// That not everything is decided yet, while a round is under way.
+    pub(super) fn why_undecided(&self) -> Option<String> {
+        self.allocator.under_way().map(|round| round.to_string())
     }
 
     fn oldest_offer(&self, framework: &Framework) -> String {

@@ -66,6 +66,7 @@ impl Core {
                 span(now, hole.until)
             ));
         }
+        lines.extend(self.why_undecided());
         lines
     }
 
@@ -151,6 +152,7 @@ impl Core {
                 shown.join(", ")
             ));
         }
+        lines.extend(self.why_undecided());
         lines
     }
 }

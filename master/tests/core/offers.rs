@@ -47,6 +47,12 @@ fn a_round_that_reached_its_bound_goes_on_before_any_time_passes() {
     c.turn();
     let mut offers = c.offers(&framework).len();
     assert!(offers < 5, "one look is not enough for five agents");
+    let why = c.why("web").lines;
+    let told = why.iter().find(|line| line.contains("done with"));
+    assert!(
+        told.is_some_and(|line| line.contains("of 5 agents")),
+        "{why:?}"
+    );
     // Not a moment later, and another framework's wish in the middle of it.
     let late = c.framework("late");
     let now = c.now;

@@ -15,7 +15,8 @@ use super::bundle::{Bundle, Bundles};
 use super::clients::{Client, Framework, Wish, least};
 use super::filters::Expiries;
 use super::news::News;
-use super::order::{Key, Name};
+use super::order::{Key, Standing};
+use super::ranks::{between, spread};
 use super::roles::{Appetite, Roles, WEIGHT_DEFAULT};
 use super::slab::{Slab, Slot};
 use super::sums::{Kind, Sums, Totals};
@@ -31,8 +32,10 @@ pub(crate) struct Books {
     pub(crate) totals: Totals,
     /// Unreserved and free on active agents.
     pub(crate) available: Sums,
-    /// The totals changed, so every share did; the next round orders everything anew.
-    pub(crate) stale: bool,
+    /// The totals changed, so every share did.
+    stale: bool,
+    /// Some framework was given no rank of its own: there was no room among the others.
+    crowded: bool,
     pub(crate) frameworks: Slab<Framework>,
     pub(crate) framework_slots: BTreeMap<FrameworkId, Slot>,
     pub(crate) clients: Slab<Client>,
@@ -77,6 +80,7 @@ impl Books {
             bundles,
             available: Sums::default(),
             stale: false,
+            crowded: false,
             frameworks: Slab::default(),
             framework_slots: BTreeMap::new(),
             clients: Slab::default(),
@@ -137,8 +141,14 @@ impl Books {
         if let Some(slot) = self.framework(id) {
             return slot;
         }
+        let rank = |at: Option<(_, &Slot)>| at.map(|(_, slot)| self.frameworks[*slot].rank);
+        let below = rank(self.framework_slots.range(..id).next_back());
+        let above = rank(self.framework_slots.range(id..).next());
+        let rank = between(below, above);
+        self.crowded |= rank.is_none();
         let slot = self.frameworks.insert(Framework {
             id: id.clone(),
+            rank: rank.unwrap_or_default(),
             known: false,
             active: false,
             capabilities: Capabilities::default(),
@@ -203,14 +213,26 @@ impl Books {
 
 /// Places in the order.
 impl Books {
-    /// The place of a client among those of its role, from the sums as they are.
-    pub(crate) fn key(&self, slot: Slot) -> Key {
-        let client = &self.clients[slot];
+    /// Whether places are worth nothing until the next [`Self::sort`].
+    pub(crate) const fn is_stale(&self) -> bool {
+        self.stale || self.crowded || self.roles.crowded
+    }
+
+    /// How well a client is served, from the sums as they are.
+    pub(crate) fn standing(&self, client: &Client) -> Standing {
         let wish = client.wish.as_ref();
-        Key {
-            share: client.held.dominant(&self.totals).weighted(WEIGHT_DEFAULT),
+        Standing {
+            share: client.held.dominant(&self.totals, WEIGHT_DEFAULT),
             count: wish.map_or(0, |wish| wish.count),
-            name: Name::Framework(self.frameworks[client.framework].id.clone()),
+        }
+    }
+
+    /// The place of a client among those of its role.
+    fn key(&self, slot: Slot) -> Key {
+        let client = &self.clients[slot];
+        Key {
+            standing: self.standing(client),
+            rank: self.frameworks[client.framework].rank,
             slot,
         }
     }
@@ -219,17 +241,17 @@ impl Books {
     pub(crate) fn place(&mut self, slot: Slot) {
         let takes = self.takes_offers(&self.clients[slot]);
         let role = self.clients[slot].role;
-        if takes && self.clients[slot].place.is_none() && !self.stale {
+        let sorted = !self.is_stale();
+        if takes && sorted && self.clients[slot].place.is_none() {
             self.refresh_lone(role);
         }
         let new = takes.then(|| self.key_unless_lone(slot));
         let client = &mut self.clients[slot];
-        let old = std::mem::replace(&mut client.place, new.clone());
-        let appetite = match (&client.wish, takes) {
-            (Some(wish), true) => Some(Arc::clone(wish.appetite())),
-            _ => None,
-        };
-        if client.listed != appetite {
+        let old = std::mem::replace(&mut client.place, new);
+        let wish = client.wish.as_ref().filter(|_| takes);
+        let appetite = wish.map(|wish| wish.appetite());
+        if client.listed.as_ref() != appetite {
+            let appetite = appetite.cloned();
             let listed = std::mem::replace(&mut client.listed, appetite.clone());
             if let Some(listed) = listed {
                 self.roles.change_appetite(role, &listed, false);
@@ -243,7 +265,7 @@ impl Books {
             self.takers.set(slot as usize, takes);
         }
         self.roles
-            .replace_client(role, old.as_ref(), new.as_ref(), !self.stale);
+            .replace_client(role, old.as_ref(), new.as_ref(), sorted);
         self.place_role(role);
     }
 
@@ -251,8 +273,10 @@ impl Books {
     fn key_unless_lone(&self, slot: Slot) -> Key {
         let client = &self.clients[slot];
         match &client.place {
-            Some(place) if !self.stale && self.roles.lone_client(client.role) == Some(slot) => {
-                place.clone()
+            Some(place)
+                if !self.is_stale() && self.roles.lone_client(client.role) == Some(slot) =>
+            {
+                *place
             }
             _ => self.key(slot),
         }
@@ -262,7 +286,7 @@ impl Books {
     fn refresh_lone(&mut self, role: Slot) {
         if let Some(lone) = self.roles.lone_client(role) {
             let new = self.key(lone);
-            let old = self.clients[lone].place.replace(new.clone());
+            let old = self.clients[lone].place.replace(new);
             self.roles
                 .replace_client(role, old.as_ref(), Some(&new), true);
         }
@@ -270,22 +294,30 @@ impl Books {
 
     /// Puts a role, and those above it, where they belong now.
     pub(crate) fn place_role(&mut self, role: Slot) {
-        if !self.stale {
+        if !self.is_stale() {
             self.roles.place_up(role, &self.totals);
         }
     }
 
-    /// Orders everything anew, when the totals changed.
+    /// Orders everything anew, when the totals or ranks changed.
     pub(crate) fn sort(&mut self) {
-        if !std::mem::take(&mut self.stale) {
+        if !self.is_stale() {
             return;
+        }
+        self.stale = false;
+        self.roles.make_room();
+        if std::mem::take(&mut self.crowded) {
+            let ranks = spread(self.framework_slots.len());
+            for (slot, rank) in self.framework_slots.values().zip(ranks) {
+                self.frameworks[*slot].rank = rank;
+            }
         }
         let mut by_role: BTreeMap<Slot, Vec<Key>> = BTreeMap::new();
         for index in self.takers.ones().collect::<Vec<_>>() {
             let slot = super::news::slot(index);
             let key = self.key(slot);
             let client = &mut self.clients[slot];
-            client.place = Some(key.clone());
+            client.place = Some(key);
             by_role.entry(client.role).or_default().push(key);
         }
         self.roles.rebuild(by_role, &self.totals);

@@ -11,6 +11,7 @@ use super::agents::Agent;
 use super::bundle::Bundle;
 use super::filters::ClientFilters;
 use super::order::Key;
+use super::ranks::Rank;
 use super::roles::Appetite;
 use super::slab::Slot;
 use super::sums::{Kinds, Sums};
@@ -20,6 +21,8 @@ use crate::{Capabilities, Constraints, Demand, MinAllocatable};
 #[derive(Debug)]
 pub(crate) struct Framework {
     pub(crate) id: FrameworkId,
+    /// Of its id.
+    pub(crate) rank: Rank,
     /// It subscribed; others are known only from what agents say they run.
     pub(crate) known: bool,
     pub(crate) active: bool,

@@ -20,6 +20,7 @@ mod placement;
 mod policy;
 mod progress;
 mod quota;
+mod ranks;
 mod registry;
 mod roles;
 mod round;
@@ -34,7 +35,7 @@ use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
 use crate::{
     AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
-    Quota, Recovery, RoleReport, Round, Settings, Share, Unavailability, Unoffered,
+    Quota, Recovery, RoleReport, Round, Settings, Share, Unavailability, UnderWay, Unoffered,
 };
 
 pub(crate) use books::Books;
@@ -160,6 +161,10 @@ impl<P: Policy> Allocator for Engine<P> {
 
     fn explain_agent(&self, now: Timestamp, agent: &AgentId) -> Option<AgentReport> {
         self.books.report_agent(now, agent, &self.policy)
+    }
+
+    fn under_way(&self) -> Option<UnderWay> {
+        self.books.report_under_way()
     }
 
     fn role_share(&self, role: &Role) -> Share {

@@ -1,77 +1,51 @@
 //! The order among siblings: roles below a role, and frameworks in a role.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::iter::Peekable;
 
-use allotment_types::{FrameworkId, Role};
+use allotment_types::Role;
 
+use super::ranks::Rank;
 use super::slab::Slot;
 use super::sums::Ratio;
 
-/// Who competes, by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Name {
-    /// The virtual leaf: the clients of the role itself.
-    Leaf,
-    /// A role below, and where the last part of its path begins. Names are compared far more
-    /// often than they are made, so that the path is not searched each time.
-    Role(Role, usize),
-    /// A framework in the role.
-    Framework(FrameworkId),
+/// The virtual leaf among the roles below a role: it stands for the clients of the role itself.
+pub(crate) const LEAF: &str = ".";
+
+/// The rank of the virtual leaf. Those of roles whose names come behind it have this bit too.
+pub(crate) const LEAF_RANK: Rank = 1 << 63;
+
+/// The name of a role among its siblings.
+pub(crate) fn name(role: &Role) -> &str {
+    let path = role.as_str();
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
-impl Name {
-    /// The name of a role among its siblings.
-    pub(crate) fn role(role: &Role) -> Self {
-        let begin = role.as_str().rfind('/').map_or(0, |slash| slash + 1);
-        Self::Role(role.clone(), begin)
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Leaf => b".",
-            Self::Role(role, begin) => role.as_str().as_bytes().get(*begin..).unwrap_or_default(),
-            Self::Framework(framework) => framework.as_str().as_bytes(),
-        }
-    }
-}
-
-/// A place among siblings: the lowest share comes first, then the lowest count, then the name.
-#[derive(Debug, Clone)]
-pub(crate) struct Key {
+/// How well somebody is served: the lowest share comes first, then the lowest count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Standing {
     pub(crate) share: Ratio,
     pub(crate) count: u64,
-    pub(crate) name: Name,
+}
+
+/// A place among siblings: ties between those who are served equally fall to the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) standing: Standing,
+    /// Of the name.
+    pub(crate) rank: Rank,
     /// Of the role or the client.
     pub(crate) slot: Slot,
 }
 
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.share
-            .cmp(&other.share)
-            .then_with(|| self.count.cmp(&other.count))
-            .then_with(|| self.name.bytes().cmp(other.name.bytes()))
+impl Key {
+    pub(crate) const fn is_leaf(&self) -> bool {
+        self.rank == LEAF_RANK
     }
 }
-
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Key {}
 
 /// A child's place, and what can be said of all that is below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) key: Key,
     /// Some guarantee at it or below it is unsatisfied.
@@ -120,7 +94,12 @@ impl Line {
                 }
             }
             Self::Many(keys) => {
-                keys.remove(key);
+                // Whoever is granted something is the first more often than not.
+                if keys.first() == Some(key) {
+                    keys.pop_first();
+                } else {
+                    keys.remove(key);
+                }
                 if keys.is_empty() {
                     *self = Self::default();
                 }
@@ -214,9 +193,9 @@ impl Children {
         }
         if let Some(new) = new {
             if new.guaranteed {
-                self.guaranteed.insert(new.key.clone());
+                self.guaranteed.insert(new.key);
             }
-            self.home(new.starved).insert(new.key.clone());
+            self.home(new.starved).insert(new.key);
         }
     }
 
@@ -224,7 +203,7 @@ impl Children {
     pub(crate) fn fill(&mut self, places: &[Place]) {
         let keys = |pick: &dyn Fn(&Place) -> bool| -> Vec<Key> {
             let picked = places.iter().filter(|place| pick(place));
-            picked.map(|place| place.key.clone()).collect()
+            picked.map(|place| place.key).collect()
         };
         self.fed.fill(keys(&|place| !place.starved));
         self.starved.fill(keys(&|place| place.starved));
@@ -257,34 +236,35 @@ impl Children {
     }
 
     /// The children of a view, in order.
-    pub(crate) fn view(&self, view: View) -> impl Iterator<Item = &Key> {
-        let nothing = || Keys::Few([].iter());
-        let (left, right) = match view {
-            View::All => (self.fed.iter(), self.starved.iter()),
-            View::Fed => (self.fed.iter(), nothing()),
-            View::Guaranteed => (self.guaranteed.iter(), nothing()),
-        };
-        Merged {
-            left: left.peekable(),
-            right: right.peekable(),
+    pub(crate) fn view(&self, view: View) -> Siblings<'_> {
+        match view {
+            View::All if !self.starved.is_empty() => {
+                Siblings::Merged(self.fed.iter().peekable(), self.starved.iter().peekable())
+            }
+            View::All | View::Fed => Siblings::Plain(self.fed.iter()),
+            View::Guaranteed => Siblings::Plain(self.guaranteed.iter()),
         }
     }
 }
 
-/// Two sorted lists as one.
-struct Merged<'a> {
-    left: Peekable<Keys<'a>>,
-    right: Peekable<Keys<'a>>,
+/// Children in order: of one list, or of two that are each in order.
+#[derive(Debug)]
+pub(crate) enum Siblings<'a> {
+    Plain(Keys<'a>),
+    Merged(Peekable<Keys<'a>>, Peekable<Keys<'a>>),
 }
 
-impl<'a> Iterator for Merged<'a> {
+impl<'a> Iterator for Siblings<'a> {
     type Item = &'a Key;
 
     fn next(&mut self) -> Option<&'a Key> {
-        match (self.left.peek(), self.right.peek()) {
-            (Some(left), Some(right)) if right < left => self.right.next(),
-            (Some(_), _) => self.left.next(),
-            (None, _) => self.right.next(),
+        match self {
+            Self::Plain(keys) => keys.next(),
+            Self::Merged(left, right) => match (left.peek(), right.peek()) {
+                (Some(first), Some(second)) if second < first => right.next(),
+                (Some(_), _) => left.next(),
+                (None, _) => right.next(),
+            },
         }
     }
 }
@@ -293,12 +273,12 @@ impl<'a> Iterator for Merged<'a> {
 mod tests {
     use super::*;
 
-    fn place(name: Name, share: u128, count: u64) -> Place {
+    fn place(rank: Rank, share: u128, count: u64) -> Place {
+        let share = Ratio::new(share, 10, 1);
         Place {
             key: Key {
-                share: Ratio::new(share, 10, 1),
-                count,
-                name,
+                standing: Standing { share, count },
+                rank,
                 slot: 0,
             },
             guaranteed: false,
@@ -306,31 +286,37 @@ mod tests {
         }
     }
 
-    fn role(path: &str) -> Name {
-        Name::role(&Role::parse(path).unwrap())
+    #[test]
+    fn a_role_is_named_by_the_last_part_of_its_path() {
+        let name = |path| name(&Role::parse(path).unwrap()).to_owned();
+        assert_eq!([name("eng"), name("eng/web")], ["eng", "web"]);
     }
 
     #[test]
-    fn siblings_come_by_share_then_count_then_name() {
+    fn siblings_come_by_share_then_count_then_rank() {
         let mut children = Children::default();
-        let mut starved = place(role("eng/b"), 1, 0);
+        let mut starved = place(2, 1, 0);
         starved.starved = true;
         let places = [
-            place(role("eng/c"), 1, 1),
-            place(role("eng/a"), 2, 0),
-            place(Name::Leaf, 1, 0),
+            place(3, 1, 1),
+            place(1, 2, 0),
+            place(LEAF_RANK, 1, 0),
+            place(LEAF_RANK | 1, 1, 0),
             starved,
         ];
         for place in &places {
             children.replace(None, Some(place));
         }
-        let names = |keys: &mut dyn Iterator<Item = &Key>| -> Vec<String> {
-            keys.map(|key| String::from_utf8_lossy(key.name.bytes()).into_owned())
-                .collect()
+        let ranks = |keys: &mut dyn Iterator<Item = &Key>| -> Vec<Rank> {
+            keys.map(|key| key.rank).collect()
         };
-        assert_eq!(names(&mut children.view(View::All)), [".", "b", "c", "a"]);
-        assert_eq!(names(&mut children.view(View::Fed)), [".", "c", "a"]);
+        let behind = LEAF_RANK | 1;
+        let all = ranks(&mut children.view(View::All));
+        assert_eq!(all, [2, LEAF_RANK, behind, 3, 1]);
+        let fed = ranks(&mut children.view(View::Fed));
+        assert_eq!(fed, [LEAF_RANK, behind, 3, 1]);
         children.replace(Some(&places[2]), None);
-        assert_eq!(names(&mut children.view(View::All)), ["b", "c", "a"]);
+        let all = ranks(&mut children.view(View::All));
+        assert_eq!(all, [2, behind, 3, 1]);
     }
 }

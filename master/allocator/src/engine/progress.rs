@@ -9,6 +9,7 @@ use fixedbitset::FixedBitSet;
 use super::books::Books;
 use super::news::slot;
 use super::slab::Slot;
+use crate::{Part, UnderWay};
 
 /// How much a call may do, in looks: one is one client considered on one agent.
 #[derive(Debug)]
@@ -61,23 +62,12 @@ pub(crate) struct Look {
     pub(crate) who: Who,
 }
 
-/// What a round is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Phase 1.
-    Guarantees,
-    /// Demands that the policy places itself.
-    Demands,
-    /// Phase 2.
-    FairShare,
-    /// Holes for those who were granted nothing.
-    Holes,
-}
-
 /// A round between its begin and its end.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    pub(crate) stage: Stage,
+    pub(crate) stage: Part,
+    /// Calls that took part in it.
+    pub(crate) calls: u64,
     /// Where in `looks`, or in `line`, the stage is.
     pub(crate) at: usize,
     /// Agents as they take turns in this round: those with news, and those with a hole, which may
@@ -133,12 +123,13 @@ impl Progress {
         let mut line = Vec::new();
         let stage = if agents.is_clear() {
             line = books.waiting_for_holes(&FixedBitSet::new());
-            Stage::Holes
+            Part::Holes
         } else {
-            Stage::Guarantees
+            Part::Guarantees
         };
         Self {
             stage,
+            calls: 0,
             at: 0,
             looks,
             newcomers,
@@ -148,5 +139,23 @@ impl Progress {
             ended: Vec::new(),
             news: FixedBitSet::new(),
         }
+    }
+}
+
+impl Books {
+    /// How far the round has come that the last call left unfinished.
+    pub(crate) fn report_under_way(&self) -> Option<UnderWay> {
+        let progress = self.under_way.as_ref()?;
+        let of = match progress.stage {
+            Part::Guarantees | Part::FairShare => progress.looks.len(),
+            Part::Demands | Part::Holes => progress.line.len(),
+        };
+        Some(UnderWay {
+            calls: progress.calls,
+            looks_per_call: self.settings.round_looks,
+            part: progress.stage,
+            done: progress.at,
+            of,
+        })
     }
 }

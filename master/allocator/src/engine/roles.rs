@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use allotment_types::Role;
 
-use super::order::{Children, Key, Line, Name, Place, View};
+use super::order::{Children, Key, LEAF, LEAF_RANK, Line, Place, Standing, View, name};
 use super::quota::NodeQuota;
+use super::ranks::{Rank, between, spread};
 use super::slab::{Slab, Slot};
 use super::sums::{Kind, Scalars, Sums, Totals};
 
@@ -27,8 +28,8 @@ pub(crate) type Appetite = Arc<Vec<Vec<(Kind, u128)>>>;
 pub(crate) struct Node {
     /// `None`: the root.
     pub(crate) role: Option<Role>,
-    /// The same among its siblings.
-    name: Option<Name>,
+    /// Of its name among its siblings.
+    rank: Rank,
     pub(crate) parent: Slot,
     depth: u32,
     /// Clients, a weight, a quota, and roles below with any of them: the node counts grants.
@@ -89,25 +90,31 @@ impl Node {
         (guaranteed, starved)
     }
 
-    /// The place of the node among its siblings, from the sums as they are.
-    pub(crate) fn key(&self, slot: Slot, totals: &Totals) -> Option<Key> {
-        Some(Key {
-            share: self.held.dominant(totals).weighted(self.weight()),
+    /// How well the subtree is served, from the sums as they are.
+    fn standing(&self, totals: &Totals) -> Standing {
+        Standing {
+            share: self.held.dominant(totals, self.weight()),
             count: self.count,
-            name: self.name.clone()?,
-            slot,
-        })
-    }
-
-    /// The place of the virtual leaf among the child roles.
-    pub(crate) fn leaf_key(&self, slot: Slot, totals: &Totals) -> Key {
-        Key {
-            share: self.own_held.dominant(totals).weighted(WEIGHT_DEFAULT),
-            count: self.own_count,
-            name: Name::Leaf,
-            slot,
         }
     }
+
+    /// How well the clients of the role itself are served.
+    pub(crate) fn leaf_standing(&self, totals: &Totals) -> Standing {
+        Standing {
+            share: self.own_held.dominant(totals, WEIGHT_DEFAULT),
+            count: self.own_count,
+        }
+    }
+
+    /// What decides the place of the node among its siblings, from the sums as they are.
+    pub(crate) fn among_siblings(&self, totals: &Totals) -> (Standing, &str) {
+        (self.standing(totals), self.role.as_ref().map_or("", name))
+    }
+}
+
+/// On which side of the virtual leaf a role stands among its siblings.
+fn beside_leaf(role: &Role) -> Rank {
+    if name(role) < LEAF { 0 } else { LEAF_RANK }
 }
 
 /// What competes below a role.
@@ -130,6 +137,8 @@ pub(crate) enum Flow {
 pub(crate) struct Roles {
     pub(super) nodes: Slab<Node>,
     by_role: BTreeMap<Role, Slot>,
+    /// Some role was given no rank of its own: there was no room among the others.
+    pub(crate) crowded: bool,
     /// How many roles have a guarantee, or a limit.
     pub(super) n_guaranteed: usize,
     pub(super) n_limited: usize,
@@ -148,6 +157,7 @@ impl Default for Roles {
         Self {
             nodes,
             by_role: BTreeMap::new(),
+            crowded: false,
             n_guaranteed: 0,
             n_limited: 0,
             loosened: Vec::new(),
@@ -173,9 +183,10 @@ impl Roles {
             return slot;
         }
         let parent = role.parent().map_or(ROOT, |parent| self.ensure(&parent));
+        let rank = self.rank(role);
         let slot = self.nodes.insert(Node {
             role: Some(role.clone()),
-            name: Some(Name::role(role)),
+            rank,
             parent,
             depth: self.nodes[parent].depth + 1,
             ..Node::default()
@@ -183,6 +194,28 @@ impl Roles {
         self.nodes[parent].keeps += 1;
         self.by_role.insert(role.clone(), slot);
         slot
+    }
+
+    /// A rank for a role that is not there. Siblings stand in the order of their paths.
+    fn rank(&mut self, role: &Role) -> Rank {
+        let path = |slot: &Slot| self.nodes[*slot].rank & !LEAF_RANK;
+        let below = self.by_role.range(..role).next_back();
+        let above = self.by_role.range(role..).next();
+        let (below, above) = (below.map(|(_, at)| path(at)), above.map(|(_, at)| path(at)));
+        let rank = between(below, above);
+        self.crowded |= rank.is_none();
+        rank.unwrap_or_default() | beside_leaf(role)
+    }
+
+    /// Gives all roles new ranks, when they were crowded; places are worth nothing until the
+    /// next [`Self::rebuild`].
+    pub(crate) fn make_room(&mut self) {
+        if !std::mem::take(&mut self.crowded) {
+            return;
+        }
+        for ((role, slot), rank) in self.by_role.iter().zip(spread(self.by_role.len())) {
+            self.nodes[*slot].rank = rank | beside_leaf(role);
+        }
     }
 
     /// The node and those above it, up to the root.
@@ -268,12 +301,9 @@ impl Roles {
         let change = if more { Sums::add } else { Sums::subtract };
         change(&mut self.nodes[slot].own_held, scalars);
         let mut at = slot;
-        loop {
+        while at != ROOT {
             let node = &mut self.nodes[at];
             change(&mut node.held, scalars);
-            if at == ROOT {
-                return;
-            }
             at = node.parent;
         }
     }
@@ -304,7 +334,7 @@ impl Roles {
                 clients.remove(old);
             }
             if let Some(new) = new {
-                clients.insert(new.clone());
+                clients.insert(*new);
             }
         }
         if was != is {
@@ -393,7 +423,7 @@ impl Roles {
 
     fn replace_node(&mut self, slot: Slot, totals: &Totals) {
         let new = self.node_place(slot, totals);
-        let old = std::mem::replace(&mut self.nodes[slot].place, new.clone());
+        let old = std::mem::replace(&mut self.nodes[slot].place, new);
         let parent = self.nodes[slot].parent;
         let siblings = &mut self.nodes[parent].children;
         siblings.replace(old.as_ref(), new.as_ref());
@@ -403,7 +433,7 @@ impl Roles {
     /// matter, and was not kept up to date.
     fn refresh_lone(&mut self, parent: Slot, totals: &Totals) {
         let lone = self.nodes[parent].children.lone();
-        match lone.map(|key| (key.name == Name::Leaf, key.slot)) {
+        match lone.map(|key| (key.is_leaf(), key.slot)) {
             Some((true, _)) => self.replace_leaf(parent, totals),
             Some((false, slot)) => self.replace_node(slot, totals),
             None => {}
@@ -418,7 +448,11 @@ impl Roles {
     fn leaf_place(&self, slot: Slot, totals: &Totals) -> Option<Place> {
         let node = &self.nodes[slot];
         (node.own_takers > 0).then(|| Place {
-            key: node.leaf_key(slot, totals),
+            key: Key {
+                standing: node.leaf_standing(totals),
+                rank: LEAF_RANK,
+                slot,
+            },
             // Where the role's own guarantee is unsatisfied, everything below it is walked.
             guaranteed: false,
             starved: false,
@@ -432,7 +466,11 @@ impl Roles {
         }
         let (guaranteed, starved) = node.flags();
         Some(Place {
-            key: node.key(slot, totals)?,
+            key: Key {
+                standing: node.standing(totals),
+                rank: node.rank,
+                slot,
+            },
             guaranteed,
             starved,
         })
@@ -460,7 +498,7 @@ impl Roles {
             } else {
                 self.leaf_place(slot, totals)
             };
-            below.extend(leaf.clone());
+            below.extend(leaf);
             let node = &mut self.nodes[slot];
             node.clients.fill(clients.remove(&slot).unwrap_or_default());
             node.leaf = leaf;
@@ -470,7 +508,7 @@ impl Roles {
             }
             let place = self.node_place(slot, totals);
             let node = &mut self.nodes[slot];
-            node.place.clone_from(&place);
+            node.place = place;
             if let Some(place) = place {
                 places.entry(node.parent).or_default().push(place);
             }
@@ -495,7 +533,7 @@ impl Roles {
             view
         };
         for key in node.children.view(view) {
-            if key.name != Name::Leaf {
+            if !key.is_leaf() {
                 if self.walk_below(key.slot, view, visit) {
                     return true;
                 }
@@ -518,9 +556,12 @@ impl Roles {
         } else {
             view
         };
-        let branches = node.children.view(view).map(|key| match key.name {
-            Name::Leaf => (Branch::Leaf, WEIGHT_DEFAULT),
-            _ => (Branch::Role(key.slot), self.nodes[key.slot].weight()),
+        let branches = node.children.view(view).map(|key| {
+            if key.is_leaf() {
+                (Branch::Leaf, WEIGHT_DEFAULT)
+            } else {
+                (Branch::Role(key.slot), self.nodes[key.slot].weight())
+            }
         });
         (view, branches.collect())
     }

@@ -5,14 +5,15 @@ use std::cmp::Ordering;
 use allotment_types::{Resources, Timestamp};
 
 use super::books::Books;
+use super::clients::Client;
 use super::eligible::{Case, Cut, Offer, Phase, is_enough, is_open, measure};
-use super::order::Key;
+use super::order::{LEAF, Standing};
 use super::policy::Policy;
-use super::progress::{Budget, Progress, Stage, Who};
+use super::progress::{Budget, Progress, Who};
 use super::roles::{Flow, ROOT};
 use super::slab::Slot;
 use super::sums::Ratio;
-use crate::{Allocation, Round};
+use crate::{Allocation, Part, Round};
 
 /// One round at work, within one call.
 #[derive(Debug)]
@@ -91,7 +92,10 @@ impl Books {
         let mut turn = Turn {
             books: self,
             now,
-            round: progress,
+            round: Progress {
+                calls: progress.calls + 1,
+                ..progress
+            },
             budget,
             allocations: &mut decided.allocations,
         };
@@ -151,7 +155,9 @@ impl Books {
     pub(crate) fn compare(&self, left: Slot, right: Slot) -> Ordering {
         let (l, r) = (&self.clients[left], &self.clients[right]);
         if l.role == r.role {
-            return self.key(left).cmp(&self.key(right));
+            let order = self.standing(l).cmp(&self.standing(r));
+            let id = |client: &Client| &self.frameworks[client.framework].id;
+            return order.then_with(|| id(l).cmp(id(r)));
         }
         let path = |role: Slot| -> Vec<Slot> {
             let mut path: Vec<Slot> = self.roles.path(role).collect();
@@ -160,14 +166,13 @@ impl Books {
         };
         let (l, r) = (path(l.role), path(r.role));
         let common = l.iter().zip(&r).take_while(|(a, b)| a == b).count();
-        let below = |path: &[Slot]| -> Option<Key> {
-            match path.get(common) {
-                Some(slot) => self.roles.node(*slot).key(*slot, &self.totals),
-                // The role itself is the other's ancestor: its virtual leaf competes.
-                None => path
-                    .last()
-                    .map(|slot| self.roles.node(*slot).leaf_key(*slot, &self.totals)),
+        let below = |path: &[Slot]| -> Option<(Standing, &str)> {
+            if let Some(slot) = path.get(common) {
+                return Some(self.roles.node(*slot).among_siblings(&self.totals));
             }
+            // The role itself is the other's ancestor: its virtual leaf competes.
+            let node = self.roles.node(*path.last()?);
+            Some((node.leaf_standing(&self.totals), LEAF))
         };
         below(&l).cmp(&below(&r))
     }
@@ -176,34 +181,34 @@ impl Books {
 impl Turn<'_> {
     /// Goes on with the round, as far as the budget goes; says whether it is over.
     fn is_over(&mut self, policy: &mut impl Policy) -> bool {
-        if self.round.stage != Stage::Holes {
+        if self.round.stage != Part::Holes {
             self.books.sort();
         }
         self.books.holes.ended = std::mem::take(&mut self.round.ended);
         loop {
             let stage = self.round.stage;
             let done = match stage {
-                Stage::Guarantees => self.is_skipped() || self.phase(policy, Phase::Guarantees),
-                Stage::Demands => self.demands(),
-                Stage::FairShare => self.phase(policy, Phase::FairShare),
-                Stage::Holes => self.holes(),
+                Part::Guarantees => self.is_skipped() || self.phase(policy, Phase::Guarantees),
+                Part::Demands => self.demands(),
+                Part::FairShare => self.phase(policy, Phase::FairShare),
+                Part::Holes => self.holes(),
             };
             if !done {
                 return false;
             }
             self.round.at = 0;
             self.round.stage = match stage {
-                Stage::Guarantees => {
+                Part::Guarantees => {
                     self.round.line = policy.asked_first(self.books);
-                    Stage::Demands
+                    Part::Demands
                 }
-                Stage::Demands => Stage::FairShare,
-                Stage::FairShare if self.reopen() => Stage::Guarantees,
-                Stage::FairShare => {
+                Part::Demands => Part::FairShare,
+                Part::FairShare if self.reopen() => Part::Guarantees,
+                Part::FairShare => {
                     self.round.line = self.books.waiting_for_holes(&self.round.granted);
-                    Stage::Holes
+                    Part::Holes
                 }
-                Stage::Holes => return true,
+                Part::Holes => return true,
             };
         }
     }

@@ -5,7 +5,6 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 
 use allotment_types::{Fixed, Name};
 
@@ -87,26 +86,27 @@ pub(crate) struct Sums(Vec<(Kind, u128)>);
 
 impl Sums {
     pub(crate) fn add(&mut self, scalars: &Scalars) {
-        for (kind, more) in scalars {
-            let sum = self.entry(*kind);
+        for (hint, (kind, more)) in scalars.iter().enumerate() {
+            let sum = self.entry(*kind, hint);
             *sum = sum.saturating_add(*more);
         }
     }
 
     /// Takes away what was added before.
     pub(crate) fn subtract(&mut self, scalars: &Scalars) {
-        for (kind, less) in scalars {
-            let sum = self.entry(*kind);
+        for (hint, (kind, less)) in scalars.iter().enumerate() {
+            let sum = self.entry(*kind, hint);
             *sum = sum.saturating_sub(*less);
         }
     }
 
     pub(crate) fn set(&mut self, kind: Kind, sum: u128) {
-        *self.entry(kind) = sum;
+        *self.entry(kind, 0) = sum;
     }
 
-    fn entry(&mut self, kind: Kind) -> &mut u128 {
-        let at = match self.0.binary_search_by_key(&kind, |(kind, _)| *kind) {
+    /// The sum of `kind`, which is likely to stand at `hint`: most sums are of the same kinds.
+    fn entry(&mut self, kind: Kind, hint: usize) -> &mut u128 {
+        let at = match self.find(kind, hint) {
             Ok(at) => at,
             Err(at) => {
                 self.0.insert(at, (kind, 0));
@@ -116,8 +116,19 @@ impl Sums {
         &mut self.0[at].1
     }
 
+    fn find(&self, kind: Kind, hint: usize) -> Result<usize, usize> {
+        match self.0.get(hint) {
+            Some((found, _)) if *found == kind => Ok(hint),
+            _ => self.0.binary_search_by_key(&kind, |(kind, _)| *kind),
+        }
+    }
+
     pub(crate) fn get(&self, kind: Kind) -> u128 {
-        amount(&self.0, kind)
+        self.get_at(kind, 0)
+    }
+
+    fn get_at(&self, kind: Kind, hint: usize) -> u128 {
+        self.find(kind, hint).map_or(0, |at| self.0[at].1)
     }
 
     pub(crate) fn as_scalars(&self) -> &Scalars {
@@ -129,14 +140,15 @@ impl Sums {
         self.0.iter().all(|(_, sum)| *sum == 0)
     }
 
-    /// The largest part of `totals` that this is, of kinds that count; 0 of nothing.
-    pub(crate) fn dominant(&self, totals: &Totals) -> Ratio {
+    /// The largest part of `totals` that this is, of kinds that count, divided by a weight; 0 of
+    /// nothing.
+    pub(crate) fn dominant(&self, totals: &Totals, weight: u64) -> Ratio {
         let mut dominant = Ratio::ZERO;
-        for (kind, sum) in &self.0 {
+        for (hint, (kind, sum)) in self.0.iter().enumerate() {
             if *sum > 0
-                && let Some(total) = totals.counted(*kind)
+                && let Some(total) = totals.counted(*kind, hint)
             {
-                let ratio = Ratio::new(*sum, total, 1);
+                let ratio = Ratio::new(*sum, total, weight);
                 if ratio > dominant {
                     dominant = ratio;
                 }
@@ -165,9 +177,9 @@ impl Totals {
         &mut self.sums
     }
 
-    /// The total of a kind that counts in shares.
-    fn counted(&self, kind: Kind) -> Option<u128> {
-        let total = self.sums.get(kind);
+    /// The total of a kind that counts in shares, and that is likely to stand at `hint`.
+    fn counted(&self, kind: Kind, hint: usize) -> Option<u128> {
+        let total = self.sums.get_at(kind, hint);
         (total > 0 && !self.excluded.contains(&kind)).then_some(total)
     }
 }
@@ -177,16 +189,13 @@ impl Totals {
 pub(crate) struct Ratio {
     /// Close to the value: settles most comparisons at once.
     approximate: f64,
+    weight: u64,
     numerator: u128,
     denominator: u128,
-    weight: u64,
-    /// Numerator and weighted denominator, when they are small enough to be multiplied in one
-    /// instruction, as they nearly always are.
-    small: Option<(u64, NonZeroU64)>,
 }
 
-/// Beyond this relative distance the approximation cannot be wrong: it carries the error of four
-/// roundings of 2^-53 each.
+/// Beyond this part of the sum of two approximations neither can be wrong: each carries the error
+/// of five roundings of 2^-53.
 const CERTAIN: f64 = 1e-14;
 
 impl Ratio {
@@ -196,7 +205,6 @@ impl Ratio {
         numerator: 0,
         denominator: 1,
         weight: 1,
-        small: Some((0, NonZeroU64::MIN)),
     };
 
     /// `denominator` and `weight` are above 0.
@@ -206,17 +214,11 @@ impl Ratio {
     )]
     pub(crate) fn new(numerator: u128, denominator: u128, weight: u64) -> Self {
         Self {
-            approximate: to_f64(numerator) / to_f64(denominator) / weight as f64,
+            approximate: to_f64(numerator) / (to_f64(denominator) * weight as f64),
+            weight,
             numerator,
             denominator,
-            weight,
-            small: small(numerator, denominator, weight),
         }
-    }
-
-    /// The same divided by a weight.
-    pub(crate) fn weighted(self, weight: u64) -> Self {
-        Self::new(self.numerator, self.denominator, weight)
     }
 
     /// For the outside, before weights.
@@ -233,10 +235,18 @@ impl Ratio {
         }
     }
 
+    /// Numerator and weighted denominator, when products of two such are no overflow: nearly
+    /// always.
+    fn small(&self) -> Option<(u128, u128)> {
+        let denominator = u64::try_from(self.denominator).ok()?;
+        let numerator = u64::try_from(self.numerator).ok()?;
+        let weighted = denominator.checked_mul(self.weight)?;
+        Some((numerator.into(), weighted.into()))
+    }
+
     fn exactly(&self, other: &Self) -> Ordering {
-        if let (Some((n, d)), Some((m, e))) = (self.small, other.small) {
-            let left = u128::from(n) * u128::from(e.get());
-            return left.cmp(&(u128::from(m) * u128::from(d.get())));
+        if let (Some((n, d)), Some((m, e))) = (self.small(), other.small()) {
+            return (n * e).cmp(&(m * d));
         }
         let left = product([self.numerator, other.denominator, other.weight.into()]);
         let right = product([other.numerator, self.denominator, self.weight.into()]);
@@ -249,15 +259,18 @@ impl Ratio {
     reason = "what the approximation leaves open is compared exactly"
 )]
 fn to_f64(n: u128) -> f64 {
-    u64::try_from(n).map_or(n as f64, |small| small as f64)
+    u64::try_from(n).map_or_else(|_| large_to_f64(n), |small| small as f64)
 }
 
-fn small(numerator: u128, denominator: u128, weight: u64) -> Option<(u64, NonZeroU64)> {
-    let denominator = u64::try_from(denominator).ok()?.checked_mul(weight)?;
-    Some((
-        u64::try_from(numerator).ok()?,
-        NonZeroU64::new(denominator)?,
-    ))
+/// A call of its own, or every small number would be converted as a large one too.
+#[cold]
+#[inline(never)]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "what the approximation leaves open is compared exactly"
+)]
+const fn large_to_f64(n: u128) -> f64 {
+    n as f64
 }
 
 /// The product in limbs, the highest first, so that lists compare as numbers do.
@@ -319,16 +332,18 @@ impl PartialOrd for Ratio {
 }
 
 impl Ord for Ratio {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        let (mine, theirs) = (self.approximate, other.approximate);
-        if (mine - theirs).abs() > CERTAIN * mine.max(theirs) {
-            return mine.total_cmp(&theirs);
+        let apart = self.approximate - other.approximate;
+        let certain = CERTAIN * (self.approximate + other.approximate);
+        if apart > certain {
+            return Ordering::Greater;
         }
-        if self.numerator == other.numerator
-            && self.denominator == other.denominator
-            && self.weight == other.weight
-        {
-            return Ordering::Equal;
+        if apart < -certain {
+            return Ordering::Less;
+        }
+        if self.denominator == other.denominator && self.weight == other.weight {
+            return self.numerator.cmp(&other.numerator);
         }
         self.exactly(other)
     }

@@ -14,7 +14,7 @@ impl Books {
             .roles
             .find(role)
             .map(|slot| &self.roles.node(slot).held);
-        held.unwrap_or(&nothing).dominant(&self.totals).share()
+        held.unwrap_or(&nothing).dominant(&self.totals, 1).share()
     }
 
     pub(crate) fn framework_share(&self, framework: &FrameworkId) -> Share {
@@ -24,7 +24,7 @@ impl Books {
                 sum.add(self.clients[client].held.as_scalars());
             }
         }
-        sum.dominant(&self.totals).share()
+        sum.dominant(&self.totals, 1).share()
     }
 
     pub(crate) fn weight(&self, role: &Role) -> u64 {

@@ -191,10 +191,10 @@ impl Books {
         }
         // Two clients of one role are told apart by their own shares, others by those of roles.
         let (share, their_share) = if other.role == case.client.role {
-            let share = |client: &super::clients::Client| client.held.dominant(&self.totals);
+            let share = |client: &super::clients::Client| client.held.dominant(&self.totals, 1);
             (share(case.client).share(), share(other).share())
         } else {
-            let share = |role: Slot| self.roles.node(role).held.dominant(&self.totals);
+            let share = |role: Slot| self.roles.node(role).held.dominant(&self.totals, 1);
             (share(case.client.role).share(), share(other.role).share())
         };
         Unoffered::Behind {
@@ -359,7 +359,7 @@ impl Books {
     pub(crate) fn report_role(&self, role: &Role) -> Option<RoleReport> {
         let slot = self.roles.find(role)?;
         let node = self.roles.node(slot);
-        let key = node.key(slot, &self.totals)?;
+        let place = node.among_siblings(&self.totals);
         let mut before: Vec<_> = self
             .roles
             .nodes
@@ -367,10 +367,10 @@ impl Books {
             .filter(|(at, other)| {
                 *at != ROOT && *at != slot && other.parent == node.parent && other.n_takers() > 0
             })
-            .filter_map(|(at, other)| Some((other.key(at, &self.totals)?, other)))
-            .filter(|(other, _)| *other < key)
+            .map(|(_, other)| (other.among_siblings(&self.totals), other))
+            .filter(|(other, _)| *other < place)
             .collect();
-        before.sort_by(|(a, _), (b, _)| a.cmp(b));
+        before.sort_by_key(|(place, _)| *place);
         let n_before = before.len();
         let named = before
             .into_iter()
@@ -392,14 +392,14 @@ impl Books {
             role: role.clone(),
             weight: node.weight(),
             share: self.role_share(role),
-            count: key.count,
+            count: place.0.count,
             quota: self.quota(role),
             consumed: self.consumed(role),
             unsatisfied: self.bundles.kinds.named(&unsatisfied),
             rooms: self.rooms(slot),
             before: named
                 .filter_map(|(_, other)| {
-                    let share = other.held.dominant(&self.totals).share();
+                    let share = other.held.dominant(&self.totals, 1).share();
                     Some((other.role.clone()?, share))
                 })
                 .collect(),
@@ -425,7 +425,7 @@ impl Books {
         };
         ClientReport {
             framework: framework.id.clone(),
-            share: client.held.dominant(&self.totals).share(),
+            share: client.held.dominant(&self.totals, 1).share(),
             count: client.wish.as_ref().map_or(0, |wish| wish.count),
             standing,
             bundles_left: asked.map(|asked| asked.left),
@@ -469,7 +469,7 @@ impl Books {
 
     /// The first taker by share for whom `holds` says yes.
     pub(crate) fn first_by_share(&self, mut holds: impl FnMut(Slot) -> bool) -> Option<Slot> {
-        if self.stale {
+        if self.is_stale() {
             let takers = self.takers.ones().map(super::news::slot);
             let eligible = takers.filter(|client| holds(*client));
             return eligible.min_by(|a, b| self.compare(*a, *b));
