@@ -19,6 +19,8 @@ use super::terminal::{self, WindowSize};
 
 /// How much is moved at a time.
 const CHUNK_LEN: usize = 16 * 1024;
+/// How much of one stream before anything else is looked at: a full pipe.
+const CHUNKS_PER_TURN: usize = 4;
 
 /// The bound of one stream.
 #[derive(Debug, Clone, Copy)]
@@ -127,10 +129,13 @@ impl Logs {
         open.map(|stream| stream.pipe.as_fd())
     }
 
-    /// Moves some of what is there.
+    /// Moves some of what is there, of each stream alike.
     pub(super) fn pump(&mut self) {
         for stream in &mut self.streams {
-            stream.pump();
+            let mut n_chunks = 0;
+            while n_chunks < CHUNKS_PER_TURN && stream.pump() {
+                n_chunks += 1;
+            }
         }
     }
 
