@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use allotment_proto::convert::is_terminal;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
-use support::{Cluster, Mode, modes, program};
+use support::{Cluster, Mode, modes, program, until};
 
 /// Tasks measured, and how many of them are under way at a time.
 const N_TASKS: usize = 3000;
@@ -107,6 +107,19 @@ fn cpu() -> Duration {
     times.into_iter().sum()
 }
 
+/// Children of all threads of a process.
+fn children(process: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let lists = threads.filter_map(|t| fs::read_to_string(t.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            let pids = list.split_whitespace().map(str::to_owned);
+            pids.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 /// How fast the kernel alone does it, with two processes at it.
 fn floor() -> Pace {
     let (begun, cpu_before) = (Instant::now(), cpu());
@@ -167,7 +180,14 @@ async fn rate(mode: Mode) -> Pace {
         }
     }
     let per_second = Pace::of(N_TASKS, begun, cpu_before).per_second;
-    // The launcher's CPU counts once it has ended.
+    // What a task used counts when its init is reaped, and that serves others for a moment; the
+    // launcher's when that has ended.
+    until("inits have gone", || {
+        children("self")
+            .iter()
+            .all(|launcher| children(launcher).is_empty())
+    })
+    .await;
     c.agent.stop().await;
     Pace {
         per_second,

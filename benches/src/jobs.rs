@@ -34,7 +34,7 @@ impl Default for Args {
     fn default() -> Self {
         Self {
             jobs: 10_000,
-            slots: 64,
+            slots: 128,
             patience: 300,
             isolation: None,
         }
