@@ -16,6 +16,7 @@ use allotment_proto::convert::resources_to_wire;
 use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::mesos::volume::source::{self, SandboxPath, sandbox_path};
 use allotment_proto::mesos::{self, TaskInfo, TaskState};
+use allotment_types::{Resources, Role};
 use support::{Cluster, FRAMEWORK, Mode, contained, framework_id, modes, root, shell, until};
 
 fn pod() -> mesos::ExecutorInfo {
@@ -54,18 +55,22 @@ fn sharing(info: TaskInfo) -> TaskInfo {
 
 impl Cluster {
     async fn launch_group(&self, tasks: Vec<TaskInfo>) {
+        self.launch_group_of(&pod(), tasks).await;
+    }
+
+    async fn launch_group_of(&self, executor: &mesos::ExecutorInfo, tasks: Vec<TaskInfo>) {
         let framework = mesos::FrameworkInfo {
             id: Some(framework_id()),
             ..Default::default()
         };
         let in_pod = |task| TaskInfo {
-            executor: Some(pod()),
+            executor: Some(executor.clone()),
             ..task
         };
         let launch = allot::Launch {
             framework,
             tasks: tasks.into_iter().map(in_pod).collect(),
-            group_executor: Some(Box::new(pod())),
+            group_executor: Some(Box::new(executor.clone())),
             ..Default::default()
         };
         self.master.tell(Told::Launch(launch)).await;
@@ -80,6 +85,46 @@ impl Cluster {
             self.master.of_executors().await,
             Said::ExecutorEnded(_)
         ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persistent_volume_of_the_executor_is_lent_to_its_tasks() {
+    for mode in modes() {
+        let mut c = Cluster::start(mode).await;
+        let role = Role::parse("web").unwrap();
+        let disk: Resources = "disk:64".parse().unwrap();
+        let volume = disk.reserved(&role, None).as_volume("data", "shared", None);
+        let rest = "cpus:64; mem:16384; disk:960; ports:[31000-31999]";
+        let total = rest.parse::<Resources>().unwrap().plus(&volume);
+        let total = resources_to_wire(&total, None);
+        let apply = Told::ApplyResources(allot::ApplyResources { total });
+        c.master.tell(apply).await;
+        let mut executor = pod();
+        executor
+            .resources
+            .extend(resources_to_wire(&volume, Some("web")));
+        let of = |id: &str, line: &str| sharing(shell(id, line));
+        for (id, line) in [
+            ("writes", "echo kept > common/file"),
+            ("reads", "cat common/file"),
+        ] {
+            c.launch_group_of(&executor, vec![of(id, line)]).await;
+            let end = c.master.end(id).await;
+            assert_eq!(end.state(), TaskState::TaskFinished, "{mode:?} {end:?}");
+            // The volume outlives its executor.
+            let stdout = fs::read_to_string(c.nested(id).join("stdout")).unwrap();
+            c.pod_ends().await;
+            assert!(id == "writes" || stdout == "kept\n", "{stdout}");
+        }
+        let mut inside = of("inside", "true");
+        let volumes = &mut inside.container.as_mut().unwrap().volumes;
+        let source = volumes[0].source.as_mut().unwrap();
+        source.sandbox_path.as_mut().unwrap().path = "shared/folder".to_owned();
+        c.launch_group_of(&executor, vec![inside]).await;
+        let end = c.master.end("inside").await;
+        assert!(end.message().contains("as a whole"), "{end:?}");
+        c.agent.stop().await;
     }
 }
 

@@ -16,6 +16,7 @@ use super::executors::Launcher;
 use super::launch::{self, Launch, Nest, Refusal};
 use super::sandbox::ContainerId;
 use super::task::{Host, Kill, Task, Why};
+use super::volumes::{self, Mounted};
 use super::{Core, Effect, Key, Step};
 
 impl Core {
@@ -95,14 +96,8 @@ impl Core {
             }
             None => {
                 let own = resources_from_wire(&info.resources)
-                    .map_err(|error| invalid(format!("executor {}: {error}", key.1)))?;
-                if own.volumes().next().is_some() {
-                    return Err(invalid(format!(
-                        "executor {} asks for persistent volumes, which the default executor \
-                         does not have yet; give them to its tasks",
-                        key.1
-                    )));
-                }
+                    .map_err(|error| invalid(format!("executor {}: {error}", key.1)))?
+                    .naming_volumes_of(&self.settings.resources);
                 let lacks = free.shortfalls(&own);
                 if let Some(lacking) = lacks.first() {
                     return Err(Refusal {
@@ -123,10 +118,11 @@ impl Core {
             executor: key.1.clone(),
             container,
         };
+        let volumes = self.volumes_of(&key, info).map_err(invalid)?;
         let mut launches = Vec::with_capacity(tasks.len());
         for (id, task) in tasks {
             let container = ContainerId::from_random(&mut self.random);
-            let launch = launch::plan(
+            let mut launch = launch::plan(
                 &self.settings,
                 &from.agent,
                 from.info,
@@ -134,10 +130,31 @@ impl Core {
                 task,
                 (&free, Some(&nest)),
             )?;
+            volumes::lend(&mut launch, &volumes, &self.settings.work_dir)
+                .map_err(|what| invalid(format!("task {id} asks for {what}")))?;
             free.subtract(&launch.resources.unshared());
             launches.push(launch);
         }
         Ok((key, own, nest, launches))
+    }
+
+    /// The persistent volumes of a default executor, that is there or asked for, with their places
+    /// in its sandbox.
+    fn volumes_of(
+        &self,
+        key: &ExecutorKey,
+        asked: &mesos::ExecutorInfo,
+    ) -> Result<Vec<Mounted>, String> {
+        let info = self.executors.get(key).map_or(asked, |there| &there.info);
+        let resources = resources_from_wire(&info.resources)
+            .map_err(|error| format!("executor {}: {error}", key.1))?;
+        volumes::mounted(&resources).map_err(|what| {
+            format!(
+                "executor {} asks for {what}, which this agent does not support yet; mount a \
+                 volume of the work folder's disk under a relative path",
+                key.1
+            )
+        })
     }
 
     /// The group of a task, and the others in it that are live.

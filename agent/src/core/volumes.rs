@@ -4,11 +4,15 @@
 //! The master decides, and the agent keeps it durably: what it has is in the checkpoint and in
 //! every registration. A volume is a folder below the work folder.
 
+use std::path::Path;
+
 use allotment_proto::allot;
 use allotment_proto::convert::resources_from_wire;
 use allotment_types::resources::PersistentVolume;
 use allotment_types::{Lot, Resources};
 
+use super::confinement::Source;
+use super::launch::Launch;
 use super::{Core, Effect, Step};
 
 /// A volume as a task uses it.
@@ -49,6 +53,49 @@ pub(super) fn mounted(resources: &Resources) -> Result<Vec<Mounted>, &'static st
         });
     }
     Ok(mounted)
+}
+
+/// The volumes of a default executor, which a task of its group mounts by their places in the
+/// executor's sandbox, become the task's own.
+///
+/// # Errors
+/// What the task cannot have, to follow "asks for".
+pub(super) fn lend(
+    launch: &mut Launch,
+    executors: &[Mounted],
+    work_dir: &str,
+) -> Result<(), String> {
+    let mut kept = Vec::new();
+    for mut volume in std::mem::take(&mut launch.confinement.volumes) {
+        let wanted = match &volume.source {
+            Some(Source::Parent(path)) => path.trim_end_matches('/'),
+            _ => "",
+        };
+        let below = |lent: &&Mounted| Path::new(wanted).starts_with(&lent.path);
+        let Some(lent) = executors.iter().find(below) else {
+            kept.push(volume);
+            continue;
+        };
+        if Path::new(wanted) != Path::new(&lent.path) {
+            return Err(format!(
+                "the folder {wanted:?} inside its executor's persistent volume; mount the volume \
+                 at {:?} as a whole",
+                lent.path
+            ));
+        }
+        volume.read_only |= lent.read_only;
+        if volume.read_only || volume.container_path.starts_with('/') {
+            volume.source = Some(Source::Persistent(format!("{work_dir}/{}", lent.folder)));
+            kept.push(volume);
+        } else {
+            launch.volumes.push(Mounted {
+                path: volume.container_path,
+                ..lent.clone()
+            });
+        }
+    }
+    launch.confinement.volumes = kept;
+    Ok(())
 }
 
 impl Core {
