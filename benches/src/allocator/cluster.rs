@@ -112,8 +112,15 @@ impl Bench {
         }
     }
 
+    /// A whole round, however many calls it takes.
     pub(super) fn cycle(&mut self) -> Vec<Allocation> {
-        self.module.allocate(self.now).allocations
+        let mut round = self.module.allocate(self.now);
+        let mut offers = round.allocations;
+        while round.unfinished {
+            round = self.module.allocate(self.now);
+            offers.append(&mut round.allocations);
+        }
+        offers
     }
 
     /// Gives everything back.
