@@ -31,52 +31,64 @@ fn agent_of(total: Resources) -> allotment_allocator::AgentSpec {
 }
 
 /// Names each of which comes between the first and the one before it: `m`, `n`, `mn`, `mmn`, …
-fn crowded(n: usize) -> Vec<String> {
-    let between = (0..n).map(|at| format!("{}n", "m".repeat(at)));
+fn crowded() -> Vec<String> {
+    let between = (0..100).map(|at| format!("{}n", "m".repeat(at)));
     std::iter::once("m".to_owned()).chain(between).collect()
 }
 
+/// As many agents, and a round that found nobody: from here on nothing is ordered anew for them.
+fn ordered_agents(c: &mut Cluster, n: usize) {
+    for n in 0..n {
+        c.agent(&format!("a{n:03}"), "cpus:4");
+    }
+    assert!(c.offers().is_empty());
+}
+
 #[test]
-fn names_that_crowd_between_two_others_are_all_served_and_in_their_order() {
+fn frameworks_that_crowd_between_two_others_are_all_served_and_in_their_order() {
     scenario(|c| {
-        let names = crowded(100);
-        for (n, name) in names.iter().enumerate() {
-            c.agent(&format!("a{n:03}"), "cpus:4");
+        let mut names = crowded();
+        ordered_agents(c, names.len());
+        for name in &names {
             c.framework(name, &["*"]);
         }
-        let mut in_order = names.clone();
-        in_order.sort();
-        let served: Vec<String> = c
-            .round()
-            .allocations
-            .iter()
-            .map(|offer| offer.framework.to_string())
-            .collect();
-        assert_eq!(served, in_order);
+        let offers = c.round().allocations.into_iter();
+        let served: Vec<String> = offers.map(|offer| offer.framework.to_string()).collect();
+        names.sort();
+        assert_eq!(served, names);
     });
+}
+
+#[test]
+fn roles_that_crowd_between_two_others_are_all_served_and_in_their_order() {
     scenario(|c| {
-        let names = crowded(100);
+        // The role above has clients itself: its virtual leaf `.` is before most, and behind a
+        // name that begins with a plus.
+        let mut names = crowded();
+        names.extend([".".to_owned(), "+1".to_owned()]);
+        ordered_agents(c, names.len());
         for (n, name) in names.iter().enumerate() {
-            c.agent(&format!("a{n:03}"), "cpus:4");
-            c.framework(&format!("f{n}"), &[&format!("eng/{name}")]);
+            let role = if name == "." {
+                "eng".to_owned()
+            } else {
+                format!("eng/{name}")
+            };
+            c.framework(&format!("f{n}"), &[&role]);
         }
-        // The role above has clients itself: its virtual leaf `.` is before them all, and behind
-        // a role of which the name begins with a plus.
-        c.agent("b0", "cpus:4");
-        c.framework("g0", &["eng"]);
-        c.agent("b1", "cpus:4");
-        c.framework("g1", &["eng/+1"]);
-        let mut in_order: Vec<String> = names.iter().map(|name| format!("eng/{name}")).collect();
-        in_order.extend(["eng/+1".to_owned(), "eng".to_owned()]);
-        in_order.sort_by_key(|role| role.strip_prefix("eng/").unwrap_or(".").to_owned());
-        let served: Vec<String> = c
-            .round()
-            .allocations
-            .iter()
-            .map(|offer| offer.role.to_string())
+        let offers = c.round().allocations.into_iter();
+        let served: Vec<String> = offers
+            .map(|offer| {
+                offer
+                    .role
+                    .as_str()
+                    .strip_prefix("eng/")
+                    .unwrap_or(".")
+                    .to_owned()
+            })
             .collect();
-        assert_eq!(served, in_order);
-        assert_eq!(served[..2], ["eng/+1", "eng"]);
+        names.sort();
+        assert_eq!(served, names);
+        assert_eq!(served[..3], ["+1", ".", "m"]);
     });
 }
 
