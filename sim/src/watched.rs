@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use allotment_allocator::{
     AgentReport, AgentSpec, Allocator, Amounts, ConvertError, Demand, FrameworkSpec, Grant, Hole,
-    Quota, Recovery, RoleReport, Round, Share, Unavailability, Unoffered,
+    Quota, Recovery, RoleReport, Round, Share, Unavailability, UnderWay, Unoffered,
 };
 use allotment_types::{AgentId, FrameworkId, Resources, Role, Timestamp};
 
@@ -205,6 +205,10 @@ impl Allocator for Watched {
 
     fn explain_agent(&self, now: Timestamp, agent: &AgentId) -> Option<AgentReport> {
         self.module().explain_agent(now, agent)
+    }
+
+    fn under_way(&self) -> Option<UnderWay> {
+        self.module().under_way()
     }
 
     fn role_share(&self, role: &Role) -> Share {
