@@ -249,7 +249,9 @@ pub(crate) fn mib(mib: f64) -> String {
 /// A number with at most two decimals and no trailing zeros.
 pub(crate) fn short(number: f64) -> String {
     let text = format!("{number:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    // Of what rounds to nothing no sign is left.
+    if text == "-0" { "0" } else { text }.to_owned()
 }
 
 /// A duration for people, two units at most: `3s`, `4m 20s`, `2h 5m`, `3d 4h`.

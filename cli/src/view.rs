@@ -8,7 +8,8 @@ use crate::output::{self, Cell, Tone};
 /// The amount of `name`, reserved or not; zero when absent.
 pub(crate) fn scalar(view: &ResourcesView, name: &str) -> f64 {
     let named = view.scalars.iter().filter(|scalar| scalar.name == name);
-    named.map(|scalar| scalar.value).sum()
+    // Not `sum`, which makes -0 of nothing.
+    named.fold(0.0, |all, scalar| all + scalar.value)
 }
 
 /// `1.5/4`: used and total cores.

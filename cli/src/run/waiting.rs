@@ -70,7 +70,11 @@ fn lacks(asked: &Resources, agent: &AgentView) -> Vec<Lack> {
     asked
         .scalars()
         .filter_map(|(name, amount)| {
-            let free = view::scalar(&agent.free, name.as_str());
+            // What somebody is offered, this task too, comes back unless it is taken.
+            let free = [&agent.free, &agent.offered]
+                .map(|part| view::scalar(part, name.as_str()))
+                .iter()
+                .fold(0.0, |all, part| all + part);
             let missing = amount.as_f64() - free;
             (missing > 0.0).then(|| Lack {
                 name: name.clone(),
@@ -149,6 +153,17 @@ mod tests {
         let text = told(&[small]);
         assert!(
             text.contains("will never fit") && text.contains("lacks cpus 2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_on_offer_is_not_lacking() {
+        let mut small = agent("small", "cpus:6; mem:32", "cpus:0; mem:0");
+        small.offered = resources_view(&"cpus:6; mem:32".parse().unwrap());
+        let text = told(&[small]);
+        assert!(
+            text.contains("lacks mem 32 MiB (free mem 32 MiB of mem 32 MiB); ask"),
             "{text}"
         );
     }
