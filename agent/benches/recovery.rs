@@ -162,7 +162,9 @@ async fn kills(mode: Mode) {
     let begun = Instant::now();
     let mut kill_at = 0;
     while ends.len() < N_SHORT {
-        let until = (ends.len() + WINDOW).min(N_SHORT);
+        // However fast tasks end, kills come among them all.
+        let share = (n_kills + 1) * N_SHORT / N_KILLS;
+        let until = (ends.len() + WINDOW).min(share).min(N_SHORT);
         if until > launched {
             c.master.launch((launched..until).map(task).collect()).await;
             launched = until;
