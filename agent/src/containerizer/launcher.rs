@@ -6,7 +6,7 @@
 //! must not be lost is known here alone, and it may be killed at any instant.
 //! What is started and when it is ended is decided by the agent's core.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, IoSliceMut, Write};
@@ -18,29 +18,26 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::{Pid, getpid, pipe2, read, setsid};
+use nix::unistd::{pipe2, setsid};
 
 use super::adopt::{self, TakenOver, Unreleased};
 use super::container::{Container, MemoryWatch, watch};
-use super::enter::{Sessions, fork_beside};
-use super::init::{self, Init, REPORT_FD};
+use super::enter::Sessions;
+use super::init::{self, REPORT_FD};
+use super::isolators::Isolators;
 use super::isolators::cgroups::Group;
-use super::isolators::{Isolators, Mounts, Walls};
 use super::journal::{JOURNAL_FD, Journal};
-use super::plan::{failure_message, task_plan};
 use super::pods::Pods;
-use super::report::{self, Report};
-use super::reuse::{Idle, Kind, Orders};
-use super::sys::{self, ChildStack, Entrance, Fork, Usage, Wait};
-use super::tree;
-use super::wire::{Ended, Failed, Gone, Inbox, Launch, News, Next, Order, Ready, SetUp, Started};
+use super::report;
+use super::reuse::Idle;
+use super::sys::{self, ChildStack};
+use super::wire::{Failed, Inbox, News, Order, Ready, SetUp};
 use super::wire::{news, order, put};
 
 /// Orders handled before looking at what else happened: reaping must keep up with forking.
@@ -84,30 +81,30 @@ pub(super) struct Launcher {
     inbox: Inbox,
     /// Where bytes are read to. Not on the stack: each fork makes pages that are written to anew
     /// cost a fault.
-    buffer: Box<[u8]>,
+    pub(super) buffer: Box<[u8]>,
     outbox: Vec<u8>,
     /// The socket took less than there was.
     waits_to_send: bool,
     pub(super) epoll: Epoll,
-    children: SignalFd,
-    reports: OwnedFd,
+    pub(super) children: SignalFd,
+    pub(super) reports: OwnedFd,
     pub(super) stack: ChildStack,
     /// Soft and hard limit of open files as tasks get them: those we were started with.
     pub(super) open_files: (u64, u64),
-    agent_gone: bool,
+    pub(super) agent_gone: bool,
     /// Containers go on without us.
-    outlive: bool,
+    pub(super) outlive: bool,
     /// Held until the end: no other launcher begins anything meanwhile.
-    lock: Option<File>,
+    pub(super) lock: Option<File>,
     pub(super) journal: Option<Journal>,
     pub(super) isolators: Isolators,
     pub(super) containers: BTreeMap<u64, Container>,
     pub(super) sessions: Sessions,
     pub(super) pods: Pods,
-    by_uuid: BTreeMap<u128, u64>,
-    by_pid: BTreeMap<i32, u64>,
+    pub(super) by_uuid: BTreeMap<u128, u64>,
+    pub(super) by_pid: BTreeMap<i32, u64>,
     /// Inits without a container.
-    idle: Idle,
+    pub(super) idle: Idle,
     /// Containers whose ends the agent has not written down yet.
     pub(super) unreleased: Unreleased,
     /// Groups whose removal the kernel refused for the moment.
@@ -342,144 +339,6 @@ impl Launcher {
         self.outbox.extend(adopted);
     }
 
-    /// Forks an init for one container.
-    fn launch(&mut self, launch: Launch) -> Result<(), String> {
-        let id = launch.id;
-        let uuid = uuid::Uuid::try_parse(&launch.name)
-            .map_err(|_| format!("the container's name {:?} is no uuid", launch.name))?
-            .as_u128();
-        let pod = launch.pod.as_deref().map(pod_name).transpose()?;
-        let journal = self.journal.as_mut().ok_or("the launcher is not set up")?;
-        let file = journal
-            .enter()
-            .map_err(|error| format!("the container cannot be entered in the journal: {error}"))?;
-        let Begun {
-            init,
-            orders,
-            group,
-        } = match self.begin(&launch, uuid) {
-            Ok(begun) => begun,
-            Err(clause) => {
-                self.isolators.cleanup(&launch.name);
-                if let Some(pod) = pod {
-                    self.leave_pod(pod);
-                }
-                if let Some(journal) = &mut self.journal {
-                    journal.leave(file);
-                }
-                return Err(clause);
-            }
-        };
-        self.by_pid.insert(init.as_raw(), id);
-        self.by_uuid.insert(uuid, id);
-        self.unreleased.insert(id, file);
-        let container = Container {
-            init,
-            uuid,
-            pid_namespace: self.isolators.pid_namespaces() && pod.is_none(),
-            pod,
-            orders,
-            adopted: None,
-            file,
-            disowned: false,
-            memory_watch: match &group {
-                Some(group) if group.needs_watch() => MemoryWatch::Later(0),
-                _ => MemoryWatch::Off,
-            },
-            group,
-            memory_exceeded: false,
-            program: launch.program,
-            started: false,
-            failure: None,
-            ended: None,
-            destroying: None,
-        };
-        self.containers.insert(id, container);
-        Ok(())
-    }
-
-    fn begin(&mut self, launch: &Launch, uuid: u128) -> Result<Begun, String> {
-        let (walls, mut group) = self.isolators.prepare(launch)?;
-        match self.begin_behind(launch, uuid, walls, group.as_ref()) {
-            Ok((init, orders)) => Ok(Begun {
-                init,
-                orders,
-                group,
-            }),
-            Err(clause) => {
-                if let Some(group) = &mut group {
-                    group.remove();
-                }
-                Err(clause)
-            }
-        }
-    }
-
-    fn begin_behind(
-        &mut self,
-        launch: &Launch,
-        uuid: u128,
-        walls: Walls,
-        group: Option<&Group>,
-    ) -> Result<(Pid, Option<Orders>), String> {
-        let terminal = launch.confinement.as_ref().and_then(|c| c.terminal);
-        let kind = Kind::of(launch, &walls);
-        let pod = match launch.pod.as_deref().map(pod_name).transpose()? {
-            Some(pod) => Some(self.pod(pod)?),
-            None => None,
-        };
-        let pid_namespace = self.isolators.pid_namespaces() && pod.is_none();
-        let (pod_process, pod) = pod.unzip();
-        let entrances = group.map(Group::entrances).unwrap_or_default();
-        let next = match &kind {
-            Some(kind) if !self.idle.is_empty() => Some((kind, next(launch, &entrances))),
-            _ => None,
-        };
-        let task = task_plan(
-            launch,
-            entrances,
-            self.open_files,
-            !pid_namespace,
-            walls.hardening,
-        )?;
-        if let Some((kind, next)) = next
-            && let Some(lock) = &self.lock
-        {
-            let mut passed = vec![JOURNAL_FD, lock.as_raw_fd()];
-            passed.extend(walls.mounts.iter().flat_map(Mounts::trees));
-            if let Some((init, orders)) = self.idle.give(kind, &next, &passed) {
-                return Ok((init, Some(orders)));
-            }
-        }
-        let (ours, theirs) = kind.and_then(Orders::new).unzip();
-        let init = Init {
-            container: uuid,
-            task,
-            logs: init::bounds(launch),
-            terminal: terminal.map(Into::into),
-            mounts: walls.mounts,
-            pid_namespace,
-            pod,
-            bound_to: (!self.outlive).then(getpid),
-            open_files: self.open_files,
-            orders: theirs,
-            renewed: walls.namespaces - CloneFlags::CLONE_NEWPID,
-            number: None,
-        };
-        let forked = match pod_process {
-            Some(process) => fork_beside(&process, walls.namespaces),
-            None => sys::fork_into(walls.namespaces),
-        };
-        match forked {
-            Ok(Fork::Child) => init.run(&mut self.stack),
-            Ok(Fork::Parent(pid)) => Ok((pid, ours)),
-            Err(errno) => Err(format!(
-                "the machine cannot fork a process: {}; it may have too many",
-                errno.desc()
-            )),
-        }
-    }
-
     /// Watches the limits of those containers that have lived for a moment.
     fn watch_limits(&mut self) {
         let mut hit = Vec::new();
@@ -564,198 +423,6 @@ impl Launcher {
         }
     }
 
-    /// Reaps ended inits and tells what became of their tasks.
-    fn reap(&mut self) {
-        while let Ok(Some(_)) = self.children.read_signal() {}
-        let (mut ended, mut others) = (Vec::new(), Vec::new());
-        while let Ok(Some(reaped)) = sys::reap(Wait::Poll) {
-            if let Some(id) = self.by_pid.remove(&reaped.pid.as_raw()) {
-                ended.push((id, reaped));
-            } else {
-                others.push(reaped.pid.as_raw());
-            }
-        }
-        // An init writes its report before it ends: after reaping, the report is in the pipe.
-        self.read_reports();
-        for pid in others {
-            self.idle.forget(pid);
-            self.on_keeper_reaped(pid);
-        }
-        for (id, reaped) in ended {
-            if let Some(container) = self.containers.remove(&id) {
-                self.finish(id, container, &reaped.usage);
-            }
-        }
-    }
-
-    fn read_reports(&mut self) {
-        loop {
-            let n = match read(&self.reports, &mut self.buffer) {
-                Ok(n) if n > 0 => n,
-                Err(Errno::EINTR) => continue,
-                Ok(_) | Err(_) => return,
-            };
-            let (records, _) = self.buffer.get(..n).unwrap_or_default().as_chunks();
-            let reports: Vec<_> = records.iter().filter_map(Report::decode).collect();
-            for (uuid, report) in reports {
-                match self.by_uuid.get(&uuid) {
-                    Some(id) => self.on_report(*id, report),
-                    None => self.on_session_report(uuid, report),
-                }
-            }
-        }
-    }
-
-    fn on_report(&mut self, id: u64, report: Report) {
-        let Some(container) = self.containers.get_mut(&id) else {
-            return;
-        };
-        match report {
-            Report::Born(_) => {}
-            Report::Started => {
-                container.started = true;
-                let pid = container.init.as_raw();
-                self.tell(news::Kind::Started(Started { id, pid }));
-            }
-            Report::Failed { stage, errno } => container.failure = Some((stage, errno)),
-            Report::Ended { status, usage } => {
-                container.ended = Some((status, usage));
-                self.free_init(id);
-            }
-        }
-    }
-
-    /// An init that may serve again has seen its container through.
-    fn free_init(&mut self, id: u64) {
-        let Some(container) = self.containers.get_mut(&id) else {
-            return;
-        };
-        let Some(orders) = container.orders.take() else {
-            return;
-        };
-        let init = container.init;
-        if self.agent_gone {
-            // It ends, and its container with it.
-            return;
-        }
-        self.idle.add(init, orders);
-        self.by_pid.remove(&init.as_raw());
-        if let Some(container) = self.containers.remove(&id) {
-            self.finish(id, container, &Usage::default());
-        }
-    }
-
-    /// The init of a container has ended and itself used that much: tells how the task ended and
-    /// cleans up.
-    pub(super) fn finish(&mut self, id: u64, mut container: Container, own_usage: &Usage) {
-        container.memory_watch = MemoryWatch::Off;
-        self.by_uuid.remove(&container.uuid);
-        let name = uuid::Uuid::from_u128(container.uuid).to_string();
-        self.isolators.cleanup(&name);
-        self.sessions.kill_those_of(id);
-        if let Some(pod) = container.pod {
-            self.leave_pod(pod);
-        }
-        if container.ended.is_none() && container.failure.is_none() && !container.pid_namespace {
-            // The init was killed; what it guarded has become ours.
-            self.kill_orphans();
-        }
-        let verdict = container.group.as_ref().and_then(Group::memory_verdict);
-        let undisturbed = container.ended.is_some() && container.destroying.is_none();
-        let as_it_was = undisturbed && verdict.is_none_or(|verdict| !verdict.exceeded);
-        let group = match container.group.take() {
-            Some(group) if as_it_was => self.isolators.keep(group),
-            group => group,
-        };
-        // Usually nothing is left in it, and then there is nothing to kill.
-        if let Some(mut group) = group
-            && !group.remove()
-        {
-            group.kill_members();
-            if !group.remove() {
-                self.leftover_groups.push(group);
-            }
-        }
-        let verdict = verdict.map(|mut verdict| {
-            verdict.exceeded |= container.memory_exceeded;
-            verdict
-        });
-        if container.disowned {
-            return;
-        }
-        let exceeded = verdict.is_some_and(|verdict| verdict.exceeded);
-        let unexplained = container.ended.is_none() && container.destroying.is_none() && !exceeded;
-        let kind = match container.failure {
-            Some((stage, errno)) if !exceeded => news::Kind::Failed(Failed {
-                id,
-                message: failure_message(&container.program, stage, errno),
-            }),
-            None if container.adopted.is_some() && unexplained => news::Kind::Gone(Gone {
-                id,
-                never_begun: false,
-            }),
-            None if !container.started && container.destroying.is_none() => {
-                news::Kind::Failed(Failed {
-                    id,
-                    message: format!(
-                        "the container's first process ended before it could run {:?}; the \
-                         machine may be out of memory",
-                        container.program
-                    ),
-                })
-            }
-            Some(_) | None => {
-                // A destroyed init reports nothing; its own usage then holds that of its tree.
-                let (status, usage) = container.ended.unwrap_or((libc::SIGKILL, *own_usage));
-                let nanos =
-                    |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-                news::Kind::Ended(Ended {
-                    id,
-                    status,
-                    user_cpu_ns: nanos(usage.user),
-                    system_cpu_ns: nanos(usage.system),
-                    max_rss_bytes: usage.max_rss_bytes,
-                    memory_limit_bytes: verdict.filter(|v| v.exceeded).map(|v| v.limit_bytes),
-                    memory_peak_bytes: verdict.and_then(|v| v.peak_bytes),
-                })
-            }
-        };
-        self.tell(kind);
-    }
-
-    /// Kills every child that is neither init nor keeper, with all below it.
-    fn kill_orphans(&mut self) {
-        let inits: BTreeSet<i32> = self
-            .by_pid
-            .keys()
-            .copied()
-            .chain(self.sessions.pids())
-            .chain(self.idle.pids())
-            .chain(self.pods.pids())
-            .collect();
-        while !tree::descendants(getpid(), &inits).is_empty() {
-            tree::kill_tree(getpid(), &inits);
-            match sys::reap(Wait::Block) {
-                // The turn after the next finishes it: its report, if any, is in the pipe.
-                Ok(Some(reaped)) if self.by_pid.contains_key(&reaped.pid.as_raw()) => {
-                    self.read_reports();
-                    if let Some(id) = self.by_pid.remove(&reaped.pid.as_raw())
-                        && let Some(container) = self.containers.remove(&id)
-                    {
-                        self.finish(id, container, &reaped.usage);
-                        return;
-                    }
-                }
-                Ok(Some(reaped)) => {
-                    self.read_reports();
-                    self.on_keeper_reaped(reaped.pid.as_raw());
-                }
-                Ok(None) => {}
-                Err(_) => return,
-            }
-        }
-    }
-
     pub(super) fn tell(&mut self, kind: news::Kind) {
         if !self.agent_gone {
             put(&News { kind: Some(kind) }, &mut self.outbox);
@@ -785,32 +452,6 @@ impl Launcher {
             let _ = self.epoll.modify(&self.socket, &mut event);
         }
     }
-}
-
-/// An order to an init that is there already.
-fn next(launch: &Launch, entrances: &[Entrance]) -> Next {
-    let path = |entrance: &Entrance| match entrance {
-        Entrance::Path(path) => Some(path.to_bytes().to_vec()),
-        Entrance::Open(_) => None,
-    };
-    Next {
-        launch: launch.clone(),
-        entrances: entrances.iter().filter_map(path).collect(),
-    }
-}
-
-/// An executor's run by its name.
-fn pod_name(name: &str) -> Result<u128, String> {
-    uuid::Uuid::try_parse(name)
-        .map(|id| id.as_u128())
-        .map_err(|_| format!("the pod's name {name:?} is no uuid"))
-}
-
-/// A container that has an init.
-struct Begun {
-    init: Pid,
-    orders: Option<Orders>,
-    group: Option<Group>,
 }
 
 /// With the first process of a pid namespace, all others die, surely and at once.

@@ -1,7 +1,8 @@
 //! The containerizer: one small launcher process that starts, watches and ends containers.
 //!
-//! - [`launcher`](launcher_main): that process; it forks an `init` for each container, which puts
-//!   up the walls of `isolators`, starts the task and reports through a pipe and to the `journal`.
+//! - [`launcher`](launcher_main): that process; it gives each container an `init` (`launching`),
+//!   which puts up the walls of `isolators`, starts the task and reports through a pipe and to the
+//!   `journal`; `ending`: what follows from that.
 //! - `container`: the launcher's books of one; `reuse`: inits that serve one after another.
 //! - `logs`: bounded stdout and stderr, moved by the init.
 //! - `adopt`: containers that an earlier launcher began.
@@ -23,6 +24,7 @@ mod adopt;
 mod attach;
 mod container;
 mod disk;
+mod ending;
 mod enter;
 mod floor;
 pub(crate) mod handle;
@@ -31,6 +33,7 @@ mod isolators;
 mod journal;
 mod keeper;
 mod launcher;
+mod launching;
 mod live;
 mod logs;
 pub(crate) mod nest;
