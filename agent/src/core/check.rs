@@ -15,6 +15,10 @@ use super::enter::Command;
 /// The longest of any of the times; a day of silence is no check.
 const SECONDS_MAX: f64 = 86_400.0;
 
+/// After how long a check that could not be tried is tried again, where its interval is longer:
+/// what kept it from being tried, a launcher that is just being replaced, is over by then.
+const NOT_MADE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Which of a task's two checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -278,7 +282,11 @@ impl Checker {
     }
 
     pub(super) fn on_probed(&mut self, now: Timestamp, probed: &Probed) -> Finding {
-        self.due_at = Some(now + self.interval);
+        let pause = match probed {
+            Probed::NotMade(_) => self.interval.min(NOT_MADE_PAUSE),
+            _ => self.interval,
+        };
+        self.due_at = Some(now + pause);
         match (self.which, probed) {
             (_, Probed::NotMade(_)) => Finding::Same,
             (Which::Check, _) => {
