@@ -454,6 +454,8 @@ impl Observer {
                 | Effect::AnswerExecutor { .. }
                 | Effect::ToExecutor { .. }
                 | Effect::CloseExecutor { .. }
+                | Effect::AnswerNested { .. }
+                | Effect::RemoveNest { .. }
                 | Effect::Probe { .. }
                 | Effect::Collect { .. }
                 | Effect::MakeVolume { .. }

@@ -1,270 +1,23 @@
-//! Sessions as Mesos' clients start, feed and watch them: over `POST /api/v1` of the agent.
+//! Programs that nobody listens to in containers that run: Mesos' nested containers, over
+//! `POST /api/v1` of the agent.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/agent_api.rs"]
+mod agent_api;
+#[path = "support/apart.rs"]
+mod apart;
 mod support;
 
-use std::convert::Infallible;
+use std::fs;
 
-use allotment_proto::agent::process_io::{Control, Data, control, data};
-use allotment_proto::agent::{Call, ProcessIo, call, process_io};
-use allotment_proto::mesos::{self, ContainerId, TtyInfo, tty_info};
-use allotment_proto::{json, recordio};
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
-use prost::Message;
-use support::{Cluster, Mode, marked_processes, modes, shell, until};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-
-/// How a test's messages are written.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Codec {
-    Json,
-    Protobuf,
-}
-
-impl Codec {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Protobuf => "application/x-protobuf",
-        }
-    }
-
-    fn write(self, call: &Call) -> Vec<u8> {
-        match self {
-            Self::Json => json::encode(call),
-            Self::Protobuf => call.encode_to_vec(),
-        }
-    }
-}
-
-type Pieces = mpsc::Sender<Bytes>;
-
-/// A request whose body is fed by the sender; the answer comes when its head does.
-async fn request(
-    cluster: &Cluster,
-    headers: &[(&str, &str)],
-) -> (
-    Pieces,
-    impl Future<Output = http::Response<Incoming>> + use<>,
-) {
-    let address = cluster.agent.url().strip_prefix("http://").unwrap();
-    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    let (pieces, queue) = mpsc::channel::<Bytes>(16);
-    let frames = tokio_stream::StreamExt::map(ReceiverStream::new(queue), |bytes| {
-        Ok::<_, Infallible>(Frame::data(bytes))
-    });
-    let mut request = Request::post("/api/v1").header("host", address);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(StreamBody::new(frames)).unwrap();
-    let answer = async move { sender.send_request(request).await.unwrap() };
-    (pieces, answer)
-}
-
-/// One call with its answer's head.
-async fn send(cluster: &Cluster, codec: Codec, call: &Call) -> http::Response<Incoming> {
-    let headers = [
-        ("content-type", codec.name()),
-        ("accept", "application/recordio, application/json;q=0.5"),
-        ("message-accept", codec.name()),
-    ];
-    let (pieces, answer) = request(cluster, &headers).await;
-    pieces.send(codec.write(call).into()).await.unwrap();
-    drop(pieces);
-    answer.await
-}
-
-async fn text(answer: http::Response<Incoming>) -> (StatusCode, String) {
-    let status = answer.status();
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
-    (status, String::from_utf8_lossy(&body).into_owned())
-}
-
-/// A stream of ProcessIO.
-struct Output {
-    body: Incoming,
-    reader: recordio::Reader,
-    codec: Codec,
-    seen: String,
-}
-
-impl Output {
-    fn of(answer: http::Response<Incoming>, codec: Codec) -> Self {
-        assert_eq!(answer.status(), StatusCode::OK);
-        let header = |name: &str| answer.headers().get(name).unwrap().to_str().unwrap();
-        assert_eq!(header("content-type"), "application/recordio");
-        assert_eq!(header("message-content-type"), codec.name());
-        assert!(answer.headers().get("content-length").is_none());
-        Self {
-            body: answer.into_body(),
-            reader: recordio::Reader::new(1 << 20),
-            codec,
-            seen: String::new(),
-        }
-    }
-
-    /// The next data: of which kind and what.
-    async fn next(&mut self) -> Option<(data::Type, String)> {
-        loop {
-            if let Some(record) = self.reader.take().unwrap() {
-                let io: ProcessIo = match self.codec {
-                    Codec::Json => json::decode(&record).unwrap(),
-                    Codec::Protobuf => ProcessIo::decode(&record[..]).unwrap(),
-                };
-                if io.r#type() == process_io::Type::Data {
-                    let data = io.data.unwrap();
-                    let bytes = String::from_utf8_lossy(data.data()).into_owned();
-                    return Some((data.r#type(), bytes));
-                }
-                continue;
-            }
-            let frame = self.body.frame().await?.unwrap();
-            self.reader.extend(&frame.into_data().unwrap());
-        }
-    }
-
-    async fn sees(&mut self, text: &str) {
-        while !self.seen.contains(text) {
-            let (_, bytes) = self.next().await.expect("more to come");
-            self.seen.push_str(&bytes);
-        }
-    }
-
-    async fn ends(mut self) -> String {
-        while let Some((_, bytes)) = self.next().await {
-            self.seen.push_str(&bytes);
-        }
-        self.seen
-    }
-}
-
-fn of(kind: call::Type) -> Call {
-    Call {
-        r#type: Some(kind.into()),
-        ..Default::default()
-    }
-}
-
-fn line(text: &str) -> mesos::CommandInfo {
-    mesos::CommandInfo {
-        value: Some(text.to_owned()),
-        ..Default::default()
-    }
-}
-
-fn launch(id: &ContainerId, command: mesos::CommandInfo, terminal: Option<TtyInfo>) -> Call {
-    Call {
-        launch_nested_container_session: Some(call::LaunchNestedContainerSession {
-            container_id: id.clone(),
-            command: Some(command),
-            container: terminal.map(|terminal| mesos::ContainerInfo {
-                r#type: mesos::container_info::Type::Mesos.into(),
-                tty_info: Some(terminal),
-                ..Default::default()
-            }),
-        }),
-        ..of(call::Type::LaunchNestedContainerSession)
-    }
-}
-
-fn input(part: call::AttachContainerInput) -> Call {
-    Call {
-        attach_container_input: Some(part),
-        ..of(call::Type::AttachContainerInput)
-    }
-}
-
-fn names(id: &ContainerId) -> Call {
-    input(call::AttachContainerInput {
-        r#type: Some(call::attach_container_input::Type::ContainerId.into()),
-        container_id: Some(id.clone()),
-        process_io: None,
-    })
-}
-
-fn passes(io: ProcessIo) -> Call {
-    input(call::AttachContainerInput {
-        r#type: Some(call::attach_container_input::Type::ProcessIo.into()),
-        container_id: None,
-        process_io: Some(io),
-    })
-}
-
-fn types(text: &str) -> Call {
-    passes(ProcessIo {
-        r#type: Some(process_io::Type::Data.into()),
-        data: Some(Data {
-            r#type: Some(data::Type::Stdin.into()),
-            data: Some(text.to_owned().into()),
-        }),
-        control: None,
-    })
-}
-
-fn window(rows: u32, columns: u32) -> TtyInfo {
-    TtyInfo {
-        window_size: Some(tty_info::WindowSize { rows, columns }),
-    }
-}
-
-fn resizes(rows: u32, columns: u32) -> Call {
-    passes(ProcessIo {
-        r#type: Some(process_io::Type::Control.into()),
-        data: None,
-        control: Some(Control {
-            r#type: Some(control::Type::TtyInfo.into()),
-            tty_info: Some(window(rows, columns)),
-            heartbeat: None,
-        }),
-    })
-}
-
-/// A stream of input.
-struct Keyboard {
-    pieces: Pieces,
-    answer: tokio::task::JoinHandle<http::Response<Incoming>>,
-    codec: Codec,
-}
-
-impl Keyboard {
-    async fn attach(cluster: &Cluster, codec: Codec, first: &Call) -> Self {
-        let headers = [
-            ("content-type", "application/recordio"),
-            ("message-content-type", codec.name()),
-            ("accept", "application/json"),
-        ];
-        let (pieces, answer) = request(cluster, &headers).await;
-        let keyboard = Self {
-            pieces,
-            answer: tokio::spawn(answer),
-            codec,
-        };
-        keyboard.say(first).await;
-        keyboard
-    }
-
-    async fn say(&self, call: &Call) {
-        let record = recordio::frame(&self.codec.write(call));
-        // The agent may have answered already.
-        let _ = self.pieces.send(record.into()).await;
-    }
-
-    async fn ends(self) -> (StatusCode, String) {
-        drop(self.pieces);
-        text(self.answer.await.unwrap()).await
-    }
-}
+use agent_api::{Codec, ask, kill, launch_alone, line, of, remove, send, text, wait, waited};
+use allotment_proto::agent::{Call, call};
+use allotment_proto::mesos::{self, ContainerId};
+use apart::Apart;
+use http::StatusCode;
+use nix::sys::signal::Signal;
+use support::{Cluster, Mode, cgroups_of, marked_processes, modes, root, shell, until};
 
 /// A running task, and an id in its container.
 async fn running(mode: Mode) -> (Cluster, ContainerId) {
@@ -280,180 +33,6 @@ async fn running(mode: Mode) -> (Cluster, ContainerId) {
 }
 
 #[tokio::test]
-async fn a_session_is_launched_fed_waited_for_and_removed() {
-    for (mode, codec) in modes().into_iter().zip([Codec::Json, Codec::Protobuf]) {
-        let (cluster, id) = running(mode).await;
-        let command = line("echo $MESOS_TASK_ID; echo err >&2; cat; exit 5");
-        let answer = send(&cluster, codec, &launch(&id, command, None)).await;
-        let mut output = Output::of(answer, codec);
-        let mut kinds = Vec::new();
-        for _ in 0..2 {
-            let (kind, bytes) = output.next().await.unwrap();
-            kinds.push((kind as i32, bytes));
-        }
-        kinds.sort();
-        let expected = [(data::Type::Stdout, "t\n"), (data::Type::Stderr, "err\n")];
-        assert_eq!(kinds, expected.map(|(kind, s)| (kind as i32, s.to_owned())));
-        let again = send(&cluster, codec, &launch(&id, line("true"), None)).await;
-        assert_eq!(text(again).await.0, StatusCode::CONFLICT);
-        // As the command line of DC/OS does: one trial, and then the stream.
-        let trial = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        assert_eq!(trial.ends().await.0, StatusCode::OK);
-        let keyboard = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        keyboard.say(&types("typed\n")).await;
-        output.sees("typed\n").await;
-        let second = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        assert_eq!(second.ends().await.0, StatusCode::CONFLICT);
-        let remove = Call {
-            remove_nested_container: Some(call::RemoveNestedContainer {
-                container_id: id.clone(),
-            }),
-            ..of(call::Type::RemoveNestedContainer)
-        };
-        let early = text(send(&cluster, codec, &remove).await).await;
-        assert_eq!(early.0, StatusCode::INTERNAL_SERVER_ERROR, "{early:?}");
-        keyboard.say(&types("")).await;
-        assert_eq!(output.ends().await, "typed\n");
-        assert_eq!(keyboard.ends().await.0, StatusCode::OK);
-        let wait = Call {
-            wait_nested_container: Some(call::WaitNestedContainer {
-                container_id: id.clone(),
-            }),
-            ..of(call::Type::WaitNestedContainer)
-        };
-        let waited = text(send(&cluster, Codec::Json, &wait).await).await;
-        let said: serde_json::Value = serde_json::from_str(&waited.1).unwrap();
-        assert_eq!(said["type"], "WAIT_NESTED_CONTAINER");
-        assert_eq!(said["wait_nested_container"]["exit_status"], 5 << 8);
-        let late = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        assert_eq!(late.ends().await.0, StatusCode::INTERNAL_SERVER_ERROR);
-        let removed = text(send(&cluster, codec, &remove).await).await;
-        assert_eq!(removed.0, StatusCode::OK);
-        let gone = text(send(&cluster, codec, &wait).await).await;
-        assert_eq!(gone.0, StatusCode::NOT_FOUND);
-        cluster.agent.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn a_terminal_is_resized_and_interrupted_and_watched_by_others() {
-    for mode in modes() {
-        let (cluster, id) = running(mode).await;
-        let codec = Codec::Json;
-        let command = line(
-            "trap 'stty size' WINCH; trap 'echo interrupted; exit 3' INT; stty size; \
-             while :; do sleep 0.01; done",
-        );
-        let start = launch(&id, command, Some(window(21, 42)));
-        let mut output = Output::of(send(&cluster, codec, &start).await, codec);
-        output.sees("21 42").await;
-        let attach = Call {
-            attach_container_output: Some(call::AttachContainerOutput {
-                container_id: id.clone(),
-            }),
-            ..of(call::Type::AttachContainerOutput)
-        };
-        let mut watcher = Output::of(send(&cluster, codec, &attach).await, codec);
-        let keyboard = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        keyboard.say(&resizes(65_535, 0)).await;
-        output.sees("65535 0").await;
-        watcher.sees("65535 0").await;
-        // The end of the input is a key here, and nothing else.
-        keyboard.say(&types("")).await;
-        keyboard.say(&types("\x03")).await;
-        assert!(output.ends().await.contains("interrupted"));
-        assert!(watcher.ends().await.contains("interrupted"));
-        assert_eq!(keyboard.ends().await.0, StatusCode::OK);
-        cluster.agent.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn the_terminal_of_a_task_is_attached_to_by_the_id_of_its_container() {
-    for mode in modes() {
-        let codec = Codec::Json;
-        let mut cluster = Cluster::start(mode).await;
-        let line = "read line; echo \"told $line\"; stty size; read line; exit 6";
-        let container = mesos::ContainerInfo {
-            tty_info: Some(window(21, 42)),
-            ..Default::default()
-        };
-        let task = support::contained(shell("t", line), container);
-        let plain = shell("plain", "sleep 1000");
-        cluster.master.launch(vec![task, plain]).await;
-        let id_of = |status: mesos::TaskStatus| status.container_status.unwrap().container_id;
-        let id = id_of(cluster.master.running("t").await).unwrap();
-        let plain = id_of(cluster.master.running("plain").await).unwrap();
-        let watch = |id: &ContainerId| Call {
-            attach_container_output: Some(call::AttachContainerOutput {
-                container_id: id.clone(),
-            }),
-            ..of(call::Type::AttachContainerOutput)
-        };
-        let mut output = Output::of(send(&cluster, codec, &watch(&id)).await, codec);
-        let keyboard = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        keyboard.say(&resizes(7, 8)).await;
-        keyboard.say(&types("a line\n")).await;
-        output.sees("told a line\r\n7 8\r\n").await;
-        let second = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        assert_eq!(second.ends().await.0, StatusCode::CONFLICT);
-        // The end of the stream is nothing that the task hears of, and another may go on.
-        assert_eq!(keyboard.ends().await.0, StatusCode::OK);
-        let keyboard = Keyboard::attach(&cluster, codec, &names(&id)).await;
-        keyboard.say(&types("\n")).await;
-        output.ends().await;
-        assert_eq!(keyboard.ends().await.0, StatusCode::OK);
-        let end = cluster.master.end("t").await;
-        assert_eq!(end.exit.as_ref().unwrap().code, Some(6), "{end:?}");
-        let refused = text(send(&cluster, codec, &watch(&plain)).await).await;
-        assert_eq!(refused.0, StatusCode::BAD_REQUEST);
-        assert!(refused.1.contains("tty_info"), "{refused:?}");
-        let refused = Keyboard::attach(&cluster, codec, &names(&plain)).await;
-        assert_eq!(refused.ends().await.0, StatusCode::BAD_REQUEST);
-        cluster.agent.stop().await;
-    }
-}
-
-fn launch_alone(id: &ContainerId, command: mesos::CommandInfo) -> Call {
-    Call {
-        launch_nested_container: Some(call::LaunchNestedContainer {
-            container_id: id.clone(),
-            command: Some(command),
-            container: None,
-        }),
-        ..of(call::Type::LaunchNestedContainer)
-    }
-}
-
-fn wait(id: &ContainerId) -> Call {
-    Call {
-        wait_nested_container: Some(call::WaitNestedContainer {
-            container_id: id.clone(),
-        }),
-        ..of(call::Type::WaitNestedContainer)
-    }
-}
-
-fn remove(id: &ContainerId) -> Call {
-    Call {
-        remove_nested_container: Some(call::RemoveNestedContainer {
-            container_id: id.clone(),
-        }),
-        ..of(call::Type::RemoveNestedContainer)
-    }
-}
-
-/// The wait status in an answer.
-async fn waited(answer: http::Response<Incoming>) -> i64 {
-    let (status, body) = text(answer).await;
-    assert_eq!(status, StatusCode::OK, "{body}");
-    let said: serde_json::Value = serde_json::from_str(&body).unwrap();
-    said["wait_nested_container"]["exit_status"]
-        .as_i64()
-        .unwrap()
-}
-
-#[tokio::test]
 async fn a_nested_container_writes_to_its_own_sandbox_and_needs_no_connection() {
     for mode in modes() {
         let (cluster, id) = running(mode).await;
@@ -465,38 +44,40 @@ async fn a_nested_container_writes_to_its_own_sandbox_and_needs_no_connection() 
         ));
         let start = launch_alone(&id, command);
         assert_eq!(
-            text(send(&cluster, codec, &start).await).await.0,
+            text(send(cluster.agent.url(), codec, &start).await).await.0,
             StatusCode::OK
         );
-        let again = text(send(&cluster, codec, &start).await).await;
+        let again = text(send(cluster.agent.url(), codec, &start).await).await;
         assert_eq!(again.0, StatusCode::ACCEPTED);
         let sandbox = cluster.sandbox("t").canonicalize().unwrap();
         let own = sandbox.join("containers/session");
         let said = || std::fs::read_to_string(own.join("stdout")).unwrap();
         let expected = format!("t\n{}\n", own.display());
         until("it wrote", || said() == expected).await;
-        let early = text(send(&cluster, codec, &remove(&id)).await).await;
+        let early = text(send(cluster.agent.url(), codec, &remove(&id)).await).await;
         assert_eq!(early.0, StatusCode::INTERNAL_SERVER_ERROR, "{early:?}");
         std::fs::write(own.join("go"), "").unwrap();
-        let status = waited(send(&cluster, codec, &wait(&id)).await).await;
+        let status = waited(send(cluster.agent.url(), codec, &wait(&id)).await).await;
         assert_eq!(status, 5 << 8);
         assert_eq!(std::fs::read(own.join("stderr")).unwrap(), b"err\n");
         until("nothing is left", || marked_processes(&mark).is_empty()).await;
         assert_eq!(
-            text(send(&cluster, codec, &remove(&id)).await).await.0,
+            text(send(cluster.agent.url(), codec, &remove(&id)).await)
+                .await
+                .0,
             StatusCode::OK
         );
         assert!(!own.exists());
-        let gone = text(send(&cluster, codec, &wait(&id)).await).await;
+        let gone = text(send(cluster.agent.url(), codec, &wait(&id)).await).await;
         assert_eq!(gone.0, StatusCode::NOT_FOUND);
         // Killed, and what it began with it.
         let command = line(&format!("export MARK={mark}; sleep 1000 & exec sleep 1000"));
         let start = launch_alone(&id, command);
         assert_eq!(
-            text(send(&cluster, codec, &start).await).await.0,
+            text(send(cluster.agent.url(), codec, &start).await).await.0,
             StatusCode::OK
         );
-        let kill = Call {
+        let nested = Call {
             kill_nested_container: Some(call::KillNestedContainer {
                 container_id: id.clone(),
                 signal: None,
@@ -504,10 +85,15 @@ async fn a_nested_container_writes_to_its_own_sandbox_and_needs_no_connection() 
             ..of(call::Type::KillNestedContainer)
         };
         assert_eq!(
-            text(send(&cluster, codec, &kill).await).await.0,
+            text(send(cluster.agent.url(), codec, &nested).await)
+                .await
+                .0,
             StatusCode::OK
         );
-        assert_eq!(waited(send(&cluster, codec, &wait(&id)).await).await, 9);
+        assert_eq!(
+            waited(send(cluster.agent.url(), codec, &wait(&id)).await).await,
+            9
+        );
         until("nothing is left", || marked_processes(&mark).is_empty()).await;
         cluster.agent.stop().await;
     }
@@ -561,10 +147,10 @@ async fn a_custom_executor_launches_containers_in_its_own() {
         );
         let codec = Codec::Protobuf;
         let start = launch_alone(&id, command);
-        let started = text(send(&cluster, codec, &start).await).await;
+        let started = text(send(cluster.agent.url(), codec, &start).await).await;
         assert_eq!(started.0, StatusCode::OK, "{started:?}");
         assert_eq!(
-            waited(send(&cluster, Codec::Json, &wait(&id)).await).await,
+            waited(send(cluster.agent.url(), Codec::Json, &wait(&id)).await).await,
             7 << 8
         );
         let own = cluster.sandbox("e").join("containers/helper/stdout");
@@ -576,162 +162,272 @@ async fn a_custom_executor_launches_containers_in_its_own() {
     }
 }
 
-#[tokio::test]
-async fn a_session_ends_with_its_connection_or_when_it_is_killed() {
+/// A container of this name in another one.
+fn inside(parent: &ContainerId, name: &str) -> ContainerId {
+    ContainerId {
+        value: name.to_owned(),
+        parent: Some(Box::new(parent.clone())),
+    }
+}
+
+/// A running task of an agent in a process of its own: where that serves, and the container.
+async fn running_apart(c: &mut Apart, line: &str) -> (String, ContainerId) {
+    c.master.launch(vec![shell("t", line)]).await;
+    let status = c.master.running("t").await;
+    let container = status.container_status.unwrap().container_id.unwrap();
+    let url = format!("http://{}", c.address());
+    (url, container)
+}
+
+/// WAIT_CONTAINER of one that has ended or will: the answer.
+async fn end_of(url: &str, id: &ContainerId) -> serde_json::Value {
+    let wait = Call {
+        wait_container: Some(call::WaitContainer {
+            container_id: id.clone(),
+        }),
+        ..of(call::Type::WaitContainer)
+    };
+    let (status, body) = ask(url, &wait).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let said: serde_json::Value = serde_json::from_str(&body).unwrap();
+    said["wait_container"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_go_on_without_agent_and_launcher_and_end_with_their_true_status() {
     for mode in modes() {
-        let (cluster, id) = running(mode).await;
-        let mark = uuid::Uuid::new_v4().to_string();
-        let command = || {
-            line(&format!(
-                "export MARK={mark}; (setsid sleep 1000 &); echo up; exec sleep 1000"
-            ))
-        };
-        let start = launch(&id, command(), None);
-        let mut output = Output::of(send(&cluster, Codec::Json, &start).await, Codec::Json);
-        output.sees("up").await;
-        drop(output);
-        until("it is gone", || marked_processes(&mark).is_empty()).await;
-        let id = ContainerId {
-            value: "another".to_owned(),
-            ..id
-        };
-        let start = launch(&id, command(), None);
-        let mut output = Output::of(send(&cluster, Codec::Json, &start).await, Codec::Json);
-        output.sees("up").await;
-        let kill = |signal| Call {
-            kill_nested_container: Some(call::KillNestedContainer {
-                container_id: id.clone(),
-                signal,
-            }),
-            ..of(call::Type::KillNestedContainer)
-        };
-        let other = text(send(&cluster, Codec::Json, &kill(Some(15))).await).await;
-        assert_eq!(other.0, StatusCode::BAD_REQUEST);
-        let killed = text(send(&cluster, Codec::Json, &kill(None)).await).await;
-        assert_eq!(killed.0, StatusCode::OK);
-        output.ends().await;
-        until("it is gone", || marked_processes(&mark).is_empty()).await;
+        for launcher_first in [false, true] {
+            let mark = uuid::Uuid::new_v4().to_string();
+            let mut c = Apart::start(mode).await;
+            let (url, task) = running_apart(&mut c, "sleep 1000").await;
+            let begin = async |id: &ContainerId, text: &str| {
+                let text = format!("export MARK={mark}; {text}");
+                let launch = launch_alone(id, line(&text));
+                let (status, body) = ask(&url, &launch).await;
+                assert_eq!(status, StatusCode::OK, "{body}");
+            };
+            let waits = "while [ ! -e go ]; do sleep 0.01; done";
+            let (stays, goes, falls) = (
+                inside(&task, "stays"),
+                inside(&task, "goes"),
+                inside(&task, "falls"),
+            );
+            begin(&stays, "echo began; exec sleep 1000").await;
+            begin(&goes, &format!("(setsid sleep 1000 &); {waits}; exit 7")).await;
+            begin(&falls, &format!("ulimit -c 0; {waits}; kill -SEGV $$")).await;
+            let deep = inside(&stays, "deep");
+            begin(&deep, "pwd; exec sleep 1000").await;
+            if launcher_first {
+                nix::sys::signal::kill(c.launcher_pid(), Signal::SIGKILL).unwrap();
+            }
+            c.dies();
+            let own = c.sandbox("t").canonicalize().unwrap();
+            for name in ["goes", "falls"] {
+                fs::write(own.join(format!("containers/{name}/go")), "").unwrap();
+            }
+            until("they end unwatched", || marked_processes(&mark).len() == 2).await;
+            c.returns().await;
+            assert_eq!(end_of(&url, &goes).await["exit_status"], 7 << 8);
+            assert_eq!(end_of(&url, &falls).await["exit_status"], 11);
+            // The same program, once, and it obeys the new agent.
+            let (again, _) = ask(&url, &launch_alone(&stays, line("echo again"))).await;
+            assert_eq!(again, StatusCode::ACCEPTED, "{mode:?}");
+            let said = fs::read_to_string(own.join("containers/stays/stdout")).unwrap();
+            assert_eq!(said, "began\n");
+            let deeper = own.join("containers/stays/containers/deep");
+            let said = fs::read_to_string(deeper.join("stdout")).unwrap();
+            assert_eq!(said, format!("{}\n", deeper.display()));
+            let (status, body) = ask(&url, &remove(&stays)).await;
+            assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{body}");
+            assert_eq!(ask(&url, &kill(&stays, Some(15))).await.0, StatusCode::OK);
+            assert_eq!(end_of(&url, &stays).await["exit_status"], 15);
+            // What was in it ended with it.
+            assert_eq!(end_of(&url, &deep).await["exit_status"], 9);
+            until("nothing is left", || marked_processes(&mark).is_empty()).await;
+            for id in [&stays, &goes] {
+                assert_eq!(ask(&url, &remove(id)).await.0, StatusCode::OK);
+                assert_eq!(ask(&url, &wait(id)).await.0, StatusCode::NOT_FOUND);
+            }
+            assert!(!own.join("containers/goes").exists());
+            // What was removed stays so in the next life, what was not is still known.
+            c.dies();
+            c.returns().await;
+            assert_eq!(ask(&url, &wait(&goes)).await.0, StatusCode::NOT_FOUND);
+            assert_eq!(end_of(&url, &falls).await["exit_status"], 11);
+            c.master.kill("t", None).await;
+            c.master.end("t").await;
+            assert!(c.ends_on(Signal::SIGTERM));
+            if mode == Mode::Isolated {
+                assert!(cgroups_of(&c.work_dir()).is_empty(), "{mode:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_end_with_their_task_also_when_nobody_watches() {
+    for mode in modes() {
+        for watched in [true, false] {
+            let mark = uuid::Uuid::new_v4().to_string();
+            let mut c = Apart::start(mode).await;
+            let waits = "while [ ! -e go ]; do sleep 0.01; done";
+            let (url, task) = running_apart(&mut c, waits).await;
+            let id = inside(&task, "n");
+            let text = format!("export MARK={mark}; (setsid sleep 1000 &); exec sleep 1000");
+            let (status, body) = ask(&url, &launch_alone(&id, line(&text))).await;
+            assert_eq!(status, StatusCode::OK, "{body}");
+            let go = c.sandbox("t").join("go");
+            if watched {
+                fs::write(go, "").unwrap();
+            } else {
+                c.dies();
+                fs::write(go, "").unwrap();
+                c.returns().await;
+            }
+            let end = c.master.end("t").await;
+            assert_eq!(end.message(), "Command exited with status 0", "{mode:?}");
+            until("it is gone", || marked_processes(&mark).is_empty()).await;
+            let ended = end_of(&url, &id).await;
+            let killed = ended["exit_status"] == 9 || ended["message"].is_string();
+            assert!(killed, "{mode:?} {watched}: {ended}");
+            let (status, _) = ask(&url, &launch_alone(&inside(&task, "late"), line("true"))).await;
+            assert_eq!(status, StatusCode::NOT_FOUND);
+            assert!(c.ends_on(Signal::SIGTERM));
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_is_behind_the_walls_of_its_task_and_within_its_limits() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::start(Mode::Isolated).await;
+    let look = "readlink /proc/self/ns/pid /proc/self/ns/mnt /proc/self/ns/ipc; \
+                cat /proc/self/cgroup; grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/self/status";
+    let text = format!("{look}; echo done; exec sleep 1000");
+    cluster.master.launch(vec![shell("t", &text)]).await;
+    let status = cluster.master.running("t").await;
+    let task = status.container_status.unwrap().container_id.unwrap();
+    let outer = inside(&task, "outer");
+    let url = cluster.agent.url();
+    let (status, body) = ask(url, &launch_alone(&outer, line(&text))).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let inner = inside(&outer, "inner");
+    let (status, body) = ask(url, &launch_alone(&inner, line(&text))).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let sandbox = cluster.sandbox("t");
+    let own = ["", "containers/outer", "containers/outer/containers/inner"];
+    let said = own.map(|folder| sandbox.join(folder).join("stdout"));
+    let read = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap_or_default();
+    until("they have looked", || {
+        said.iter().all(|path| read(path).ends_with("done\n"))
+    })
+    .await;
+    assert_eq!(read(&said[0]), read(&said[1]));
+    assert_eq!(read(&said[0]), read(&said[2]));
+    cluster.agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_one_writes_is_put_aside_when_it_is_large() {
+    for mode in modes() {
+        let mut cluster = Cluster::with(mode, |config| {
+            config.log_size_max = Some(100_000);
+            config.log_files_max = 2;
+        })
+        .await;
+        cluster.master.launch(vec![shell("t", "sleep 1000")]).await;
+        let status = cluster.master.running("t").await;
+        let task = status.container_status.unwrap().container_id.unwrap();
+        let id = inside(&task, "n");
+        let url = cluster.agent.url();
+        let text = "head -c 1000000 /dev/zero; echo last";
+        let (status, body) = ask(url, &launch_alone(&id, line(text))).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert_eq!(end_of(url, &id).await["exit_status"], 0);
+        let own = cluster.sandbox("t").join("containers/n");
+        let len = |name: &str| fs::metadata(own.join(name)).map(|file| file.len());
+        assert_eq!(len("stdout").unwrap(), 5);
+        assert_eq!(len("stdout.1").unwrap(), 100_000);
+        assert_eq!(len("stdout.2").unwrap(), 100_000);
+        assert!(len("stdout.3").is_err());
+        assert_eq!(len("stderr").unwrap(), 0);
         cluster.agent.stop().await;
     }
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_and_the_agent_goes_on() {
+async fn what_cannot_be_had_is_refused_and_leaves_nothing() {
     let (cluster, id) = running(Mode::Plain).await;
-    let post = async |headers: &[(&str, &str)], body: &[u8]| {
-        let (pieces, answer) = request(&cluster, headers).await;
-        pieces.send(Bytes::copy_from_slice(body)).await.unwrap();
-        drop(pieces);
-        text(answer.await).await
+    let url = cluster.agent.url();
+    let parent = *id.parent.clone().unwrap();
+    let program = |path: &str| mesos::CommandInfo {
+        shell: Some(false),
+        value: Some(path.to_owned()),
+        ..Default::default()
     };
-    let json = [("content-type", "application/json")];
-    let records = [
-        ("content-type", "application/recordio"),
-        ("message-content-type", "application/json"),
-    ];
-    let framed = |call: &Call| recordio::frame(&json::encode(call));
-    let other = |value: &str| ContainerId {
-        value: value.to_owned(),
-        ..id.clone()
+    let modern = |id: &ContainerId| call::LaunchContainer {
+        container_id: id.clone(),
+        command: Some(line("true")),
+        ..Default::default()
     };
-    let orphan = ContainerId {
-        value: "x".to_owned(),
-        parent: None,
+    let launch = |launch: call::LaunchContainer| Call {
+        launch_container: Some(launch),
+        ..of(call::Type::LaunchContainer)
     };
-    let stranger = ContainerId {
-        value: "x".to_owned(),
-        parent: Some(Box::new(ContainerId {
-            value: uuid::Uuid::new_v4().to_string(),
-            parent: None,
-        })),
-    };
-    let bare = |id: &ContainerId| json::encode(&launch(id, line("true"), None));
-    let mut commandless = launch(&id, line("true"), None);
-    commandless
-        .launch_nested_container_session
-        .as_mut()
-        .unwrap()
-        .command = None;
-    let missing = launch(
-        &id,
-        mesos::CommandInfo {
-            shell: Some(false),
-            value: Some("/no/such/program".to_owned()),
-            ..Default::default()
-        },
-        None,
-    );
-    let nobody = launch(
-        &id,
-        mesos::CommandInfo {
-            user: Some("nobody".to_owned()),
-            ..line("id")
-        },
-        None,
-    );
-    let huge = launch(&id, line("true"), Some(window(65_536, 1)));
-    type Case<'a> = (&'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
-    let cases: Vec<Case<'_>> = vec![
-        (&[], b"{}".to_vec(), 400, "Content-Type"),
-        (
-            &[("content-type", "text/plain")],
-            b"{}".to_vec(),
-            415,
-            "text/plain",
-        ),
-        (&json, b"{".to_vec(), 400, "JSON"),
-        (&json, b"{}".to_vec(), 501, "programs"),
-        (&json, br#"{"type":"GET_FLAGS"}"#.to_vec(), 501, "programs"),
-        (
-            &json,
-            br#"{"type":"KILL_NESTED_CONTAINER"}"#.to_vec(),
-            400,
-            "kill_nested_container",
-        ),
-        (&json, json::encode(&names(&id)), 415, "recordio"),
-        (
-            &[
-                ("content-type", "application/json"),
-                ("accept", "text/html"),
-            ],
-            bare(&id),
-            406,
-            "text/html",
-        ),
-        (&json, bare(&orphan), 400, "parent"),
-        (&json, bare(&stranger), 404, "container"),
-        (&json, bare(&other("a/b")), 400, "a/b"),
-        (&json, bare(&other("")), 400, "no container id"),
-        (&json, json::encode(&commandless), 400, "command"),
-        (&json, json::encode(&missing), 400, "/no/such/program"),
-        (&json, json::encode(&nobody), 403, "nobody"),
-        (&json, json::encode(&huge), 400, "65536"),
-        (
-            &records[..1],
-            framed(&names(&id)),
-            400,
-            "Message-Content-Type",
-        ),
-        (&records, b"".to_vec(), 400, "ended before"),
-        (
-            &records,
-            b"garbage that is no record".to_vec(),
-            400,
-            "length",
-        ),
-        (&records, b"99999999999\n".to_vec(), 400, "99999999999"),
-        (&records, b"2\n{}".to_vec(), 400, "ATTACH_CONTAINER_INPUT"),
-        (&records, framed(&types("x")), 400, "CONTAINER_ID"),
-        (&records, framed(&names(&id)), 404, "session"),
-    ];
-    for (headers, body, status, why) in cases {
-        let shown = String::from_utf8_lossy(&body).into_owned();
-        let (found, text) = post(headers, &body).await;
-        assert_eq!(found.as_u16(), status, "{shown}: {text}");
-        assert!(text.contains(why), "{shown}: {text}");
+    let mut limited = modern(&id);
+    limited
+        .limits
+        .insert("mem".to_owned(), mesos::value::Scalar { value: 64.0 });
+    let mut deep = parent.clone();
+    for n in 0..20 {
+        deep = inside(&deep, &n.to_string());
     }
-    // Nothing of all that holds the id.
-    let answer = send(&cluster, Codec::Json, &launch(&id, line("echo fine"), None)).await;
-    assert_eq!(Output::of(answer, Codec::Json).ends().await, "fine\n");
+    let fetches = mesos::CommandInfo {
+        uris: vec![mesos::command_info::Uri {
+            value: "/etc/passwd".to_owned(),
+            ..Default::default()
+        }],
+        ..line("true")
+    };
+    let cases = [
+        (launch_alone(&id, program("/no/such")), 400, "/no/such"),
+        (launch_alone(&id, fetches), 400, "URIs"),
+        (
+            launch_alone(&inside(&parent, ".."), line("true")),
+            400,
+            "name",
+        ),
+        (
+            launch_alone(&inside(&parent, "a/b"), line("true")),
+            400,
+            "a/b",
+        ),
+        (
+            launch_alone(&inside(&id, "x"), line("true")),
+            404,
+            "container",
+        ),
+        (launch_alone(&deep, line("true")), 400, "16 parents"),
+        (launch(limited), 400, "task group"),
+        (launch(modern(&parent)), 400, "parent"),
+        (kill(&id, None), 404, "session"),
+        (wait(&id), 404, "session"),
+        (remove(&id), 404, "session"),
+    ];
+    for (call, status, why) in cases {
+        let (found, text) = ask(url, &call).await;
+        assert_eq!(found.as_u16(), status, "{call:?}: {text}");
+        assert!(text.contains(why), "{call:?}: {text}");
+    }
+    // The name is free, and nothing lies where it would.
+    assert!(!cluster.sandbox("t").join("containers/session").exists());
+    let (status, body) = ask(url, &launch(modern(&id))).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(end_of(url, &id).await["exit_status"], 0);
+    assert_eq!(ask(url, &kill(&id, None)).await.0, StatusCode::OK);
+    let (status, text) = ask(url, &kill(&id, Some(1))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{text}");
     cluster.agent.stop().await;
 }

@@ -7,7 +7,7 @@ mod story;
 
 use std::time::Duration;
 
-use allotment_agent::core::{Core, Effect, Input, Outcome};
+use allotment_agent::core::{Core, Effect, Input, Outcome, Owner, SandboxId};
 use allotment_proto::allot;
 use allotment_proto::allot::master_message::Message as Told;
 use allotment_proto::mesos::TaskState;
@@ -304,10 +304,14 @@ fn sandboxes_of_tasks_that_run_are_not_collected_however_old_they_are() {
     let mut a = Agent::registered();
     a.runs("t");
     a.dies_and_returns();
-    let earlier = a.checkpoint().containers().remove(0);
+    let container = a.checkpoint().containers().remove(0).container;
     a.feed(Input::SandboxFound {
-        sandbox: earlier.sandbox,
-        agent: earlier.agent,
+        sandbox: SandboxId {
+            framework: "m-0001".parse().unwrap(),
+            owner: Owner::Task("t".parse().unwrap()),
+            container,
+        },
+        agent: "m-S1".parse().unwrap(),
         modified: allotment_types::Timestamp::ZERO,
     });
     a.effects

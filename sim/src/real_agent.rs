@@ -364,6 +364,8 @@ impl RealAgent {
                 | Effect::AnswerExecutor { .. }
                 | Effect::ToExecutor { .. }
                 | Effect::CloseExecutor { .. }
+                | Effect::AnswerNested { .. }
+                | Effect::RemoveNest { .. }
                 | Effect::Warn(_)
                 | Effect::Stopped => {}
             }

@@ -170,7 +170,12 @@ impl Launcher {
     }
 
     fn adopt(&mut self, adopt: &Adopt, trace: Option<Trace>, damaged: bool) {
-        let Adopt { id, name, parent } = adopt;
+        let Adopt {
+            id,
+            name,
+            parent,
+            beside,
+        } = adopt;
         let uuid = uuid::Uuid::try_parse(name).map_or(0, |id| id.as_u128());
         let Some(trace) = trace else {
             // Where records are missing, or something runs all the same, it may have begun.
@@ -192,13 +197,17 @@ impl Launcher {
         match trace.alive() {
             Some(process) => {
                 self.watch_adopted(*id, name, uuid, &trace, process);
-                let parent = parent
-                    .as_ref()
-                    .and_then(|name| uuid::Uuid::try_parse(name).ok());
+                let uuid_of = |name: &Option<String>| {
+                    let uuid = uuid::Uuid::try_parse(name.as_deref()?).ok()?;
+                    Some(uuid.as_u128())
+                };
                 if let Some(container) = self.containers.get_mut(id)
                     && !container.pid_namespace
                 {
-                    container.pod = parent.map(|id| id.as_u128());
+                    container.pod = uuid_of(parent);
+                    container.beside = uuid_of(beside);
+                    self.inside
+                        .extend(container.beside.map(|parent| (parent, *id)));
                 }
             }
             None => {
@@ -221,6 +230,7 @@ impl Launcher {
             uuid,
             pid_namespace: born.is_some_and(|born| born.pid_namespace),
             pod: None,
+            beside: None,
             orders: None,
             adopted: Some(process),
             file: trace.file,

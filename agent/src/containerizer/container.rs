@@ -20,6 +20,8 @@ pub(super) struct Container {
     pub(super) pid_namespace: bool,
     /// The executor's run whose process namespace it is in.
     pub(super) pod: Option<u128>,
+    /// The container that it is in.
+    pub(super) beside: Option<u128>,
     /// Its init may serve again afterwards, and this is how it is told.
     pub(super) orders: Option<Orders>,
     /// Set when an earlier launcher began it: a handle on its init, while that lives.

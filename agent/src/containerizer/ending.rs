@@ -105,6 +105,10 @@ impl Launcher {
         let name = uuid::Uuid::from_u128(container.uuid).to_string();
         self.isolators.cleanup(&name);
         self.sessions.kill_those_of(id);
+        self.kill_those_in(container.uuid);
+        if let Some(parent) = container.beside {
+            self.inside.remove(&(parent, id));
+        }
         if let Some(pod) = container.pod {
             self.leave_pod(pod);
         }

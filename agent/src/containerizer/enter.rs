@@ -1,7 +1,11 @@
-//! Sessions: further programs in running containers, each kept by a [`Keeper`].
+//! Further programs in running containers, each kept by a [`Keeper`]: sessions and nested
+//! containers.
 //!
 //! A session ends when its program does, when the agent says so, when its container ends and
 //! when this launcher does. Nothing of it is written down: nobody could go on with it.
+//!
+//! A nested container is one of the launcher's containers like any other, but for its walls and
+//! groups, which are those of the container that it is in, and that it ends with that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -17,15 +21,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::container::Container;
-use super::init::DESTROY;
+use super::init::{self, DESTROY};
 use super::isolators::cgroups::Group;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Life, Stdio};
 use super::launcher::Launcher;
+use super::launching::Begun;
 use super::plan::{failure_message, task_plan};
 use super::report::Report;
 use super::sys::{self, Fork};
 use super::tree;
-use super::wire::{Enter, Failed, Left, news};
+use super::wire::{Enter, Failed, Launch, Left, news};
 
 /// How many retries before a keeper that does not end is killed.
 const EJECT_RETRIES: u32 = 40;
@@ -71,6 +76,15 @@ impl Sessions {
     /// The descriptor that came with an order which takes one.
     pub(super) fn passed(&mut self) -> Option<OwnedFd> {
         self.passed.pop_front()
+    }
+
+    /// Those that came with an order to start a program beside another.
+    pub(super) fn take_streams(&mut self) -> Result<[OwnedFd; 3], String> {
+        let mut passed = self.passed.drain(..3.min(self.passed.len()));
+        match (passed.next(), passed.next(), passed.next()) {
+            (Some(input), Some(output), Some(error)) => Ok([input, output, error]),
+            _ => Err("its descriptors did not come".to_owned()),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -188,19 +202,9 @@ impl Session {
 impl Launcher {
     /// Starts a program in a running container.
     pub(super) fn enter(&mut self, enter: Enter) {
-        let mut passed = self
-            .sessions
-            .passed
-            .drain(..3.min(self.sessions.passed.len()));
-        let streams = match (passed.next(), passed.next(), passed.next()) {
-            (Some(input), Some(output), Some(error)) => Some([input, output, error]),
-            _ => None,
-        };
-        drop(passed);
+        let streams = self.sessions.take_streams();
         let id = enter.session;
-        let entered = streams
-            .ok_or_else(|| "its descriptors did not come".to_owned())
-            .and_then(|streams| self.try_enter(enter, streams));
+        let entered = streams.and_then(|streams| self.try_enter(enter, streams));
         if let Err(message) = entered {
             self.tell(news::Kind::Refused(Failed { id, message }));
         }
@@ -216,32 +220,8 @@ impl Launcher {
         let uuid = uuid::Uuid::try_parse(&name)
             .map_err(|_| format!("the session's name {name:?} is no uuid"))?
             .as_u128();
-        let container = self
-            .containers
-            .get_mut(&launch.id)
-            .filter(|container| container.can_be_entered())
-            .ok_or(ENDING)?;
-        // What is entered may be there when the task has ended.
-        container.orders = None;
-        let handle = container.handle().map_err(|_| ENDING)?;
-        let namespaces = foreign_namespaces(container.init)
-            .map_err(|error| format!("the container's namespaces cannot be seen: {error}"))?;
-        // The number was the container's all along: its handle still names a process.
-        if !is_alive(&handle) {
-            return Err(ENDING.to_owned());
-        }
-        let groups = container.group.as_ref();
-        let entrances = groups.map_or_else(|| Ok(Vec::new()), Group::open_entrances)?;
-        let hardening = self.isolators.enter(&launch)?;
-        let task = task_plan(&launch, entrances, self.open_files, true, hardening)?;
-        let keeper = Keeper {
-            session: uuid,
-            container: handle,
-            namespaces,
-            task,
-            streams,
-            terminal,
-        };
+        let stdio = Stdio::Passed { streams, terminal };
+        let keeper = self.keeper(uuid, launch.id, &launch, stdio, Life::Session)?;
         let keeper = self.fork_keeper(keeper)?;
         self.sessions.by_pid.insert(keeper.as_raw(), session);
         self.sessions.by_uuid.insert(uuid, session);
@@ -257,6 +237,99 @@ impl Launcher {
         };
         self.sessions.open.insert(session, entry);
         Ok(())
+    }
+
+    /// What it takes to keep the program of `launch` in a running container.
+    fn keeper(
+        &mut self,
+        uuid: u128,
+        container: u64,
+        launch: &Launch,
+        stdio: Stdio,
+        life: Life,
+    ) -> Result<Keeper, String> {
+        let container = self
+            .containers
+            .get_mut(&container)
+            .filter(|container| container.can_be_entered())
+            .ok_or(ENDING)?;
+        // What is entered may be there when the task has ended.
+        container.orders = None;
+        let container_uuid = container.uuid;
+        let handle = container.handle().map_err(|_| ENDING)?;
+        let namespaces = foreign_namespaces(container.init)
+            .map_err(|error| format!("the container's namespaces cannot be seen: {error}"))?;
+        // The number was the container's all along: its handle still names a process.
+        if !is_alive(&handle) {
+            return Err(ENDING.to_owned());
+        }
+        let around = self.group_around(container_uuid);
+        let entrances = around.map_or_else(|| Ok(Vec::new()), Group::open_entrances)?;
+        let hardening = self.isolators.enter(launch)?;
+        let task = task_plan(launch, entrances, self.open_files, true, hardening)?;
+        Ok(Keeper {
+            uuid,
+            container: handle,
+            namespaces,
+            task,
+            stdio,
+            life,
+        })
+    }
+
+    /// The group of the container of this uuid, or of the one that it is in.
+    fn group_around(&self, mut uuid: u128) -> Option<&Group> {
+        loop {
+            let container = self.containers.values().find(|c| c.uuid == uuid)?;
+            if let Some(group) = &container.group {
+                return Some(group);
+            }
+            uuid = container.beside?;
+        }
+    }
+
+    /// Starts a program in the running container of this number that is a container itself: the
+    /// journal knows it, and it goes on when this launcher ends.
+    pub(super) fn begin_beside(
+        &mut self,
+        launch: &Launch,
+        uuid: u128,
+        (parent, folder): (u64, OwnedFd),
+    ) -> Result<Begun, String> {
+        // Not the container's, where it may be anything.
+        let nothing = File::open("/dev/null");
+        let nothing = nothing.map_err(|error| format!("nothing to read can be had: {error}"))?;
+        let stdio = Stdio::Logged {
+            nothing: nothing.into(),
+            folder,
+            bounds: init::bounds(launch),
+        };
+        let life = Life::Container {
+            outlives: self.outlive,
+        };
+        let keeper = self.keeper(uuid, parent, launch, stdio, life)?;
+        let init = self.fork_keeper(keeper)?;
+        let beside = self.containers.get(&parent).map(|parent| parent.uuid);
+        Ok(Begun {
+            init,
+            orders: None,
+            group: None,
+            beside,
+        })
+    }
+
+    /// Kills every container that is in this one, which has ended.
+    pub(super) fn kill_those_in(&mut self, uuid: u128) {
+        for (_, id) in self.inside.range((uuid, 0)..=(uuid, u64::MAX)) {
+            let Some(container) = self.containers.get_mut(id) else {
+                continue;
+            };
+            container.destroying.get_or_insert(0);
+            if container.handle().is_ok_and(|handle| is_alive(&handle)) {
+                tree::kill_tree(container.init, &BTreeSet::new());
+            }
+            let _ = container.signal(Signal::SIGKILL);
+        }
     }
 
     /// Forks into the pid namespace of the container, where it has one. That namespace is the

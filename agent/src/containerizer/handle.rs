@@ -78,6 +78,8 @@ pub(crate) struct Prepared {
     pub(super) launch: Launch,
     pub(super) user: User,
     pub(super) sandbox: PathBuf,
+    /// Of a nested one: the sandbox, for files to be made in.
+    pub(super) folder: Option<OwnedFd>,
 }
 
 /// A running containerizer.
@@ -104,10 +106,12 @@ impl Containerizer {
     ) -> Result<Self, LauncherError> {
         let mut live = Live::default();
         for container in earlier {
-            let sandbox = settings
-                .work_dir
-                .join(container.sandbox.folder(&container.agent));
-            live.add(&container.container, sandbox, true, container.sandbox.run());
+            let mut sandbox = settings.work_dir.join(&container.sandbox);
+            if let Some(nesting) = &container.nested {
+                sandbox.push(nesting.folder());
+            }
+            let within = (container.run.as_ref(), container.nested.as_ref());
+            live.add(&container.container, sandbox, true, within);
             if let Some((_, adopted)) = live.get(&container.container) {
                 adopted.disk_limit_bytes = container
                     .disk_limit_bytes

@@ -215,24 +215,12 @@ impl Init {
 
     /// An init that the next launcher could not find must not begin anything.
     fn enter_journal(&mut self) -> Result<(), Errno> {
-        let pid = if let Some(number) = self.number {
-            number
-        } else if self.is_walled() {
-            // `/proc` is still the launcher's: it tells our number as the host counts.
-            std::fs::read_link("/proc/self")
-                .ok()
-                .and_then(|link| link.to_str()?.parse().ok())
-                .ok_or(Errno::ESRCH)?
-        } else {
-            getpid().as_raw()
+        let pid = match self.number {
+            Some(number) => number,
+            None => number_outside(self.is_walled())?,
         };
         self.number = Some(pid);
-        let born = Report::Born(Born {
-            pid,
-            since_boot: sys::since_boot(),
-            pid_namespace: self.pid_namespace,
-        });
-        append(JOURNAL_FD, &born.encode(self.container))
+        be_born(self.container, pid, self.pid_namespace)
     }
 
     fn start(&self, stack: &mut ChildStack) -> Result<(Pid, Option<Logs>), (Stage, Errno)> {
@@ -377,8 +365,29 @@ impl Init {
     }
 }
 
+/// The number of this process as the host counts. Before it leaves the launcher's mounts.
+pub(super) fn number_outside(is_walled: bool) -> Result<i32, Errno> {
+    if !is_walled {
+        return Ok(getpid().as_raw());
+    }
+    // `/proc` is still the launcher's.
+    let link = std::fs::read_link("/proc/self").ok();
+    let number = link.and_then(|link| link.to_str()?.parse().ok());
+    number.ok_or(Errno::ESRCH)
+}
+
+/// Enters this process in the journal as the first of a container.
+pub(super) fn be_born(container: u128, pid: i32, pid_namespace: bool) -> Result<(), Errno> {
+    let born = Report::Born(Born {
+        pid,
+        since_boot: sys::since_boot(),
+        pid_namespace,
+    });
+    append(JOURNAL_FD, &born.encode(container))
+}
+
 /// Moves what the task writes until one of the blocked `signals` is there to be taken.
-fn pump_until_signal(signals: &SigSet, logs: &mut Logs) -> Result<(), Errno> {
+pub(super) fn pump_until_signal(signals: &SigSet, logs: &mut Logs) -> Result<(), Errno> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let arrival = SignalFd::with_flags(signals, flags)?;
     loop {

@@ -6,7 +6,7 @@
 //! must not be lost is known here alone, and it may be killed at any instant.
 //! What is started and when it is ended is decided by the agent's core.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, IoSliceMut, Write};
@@ -99,6 +99,8 @@ pub(super) struct Launcher {
     pub(super) journal: Option<Journal>,
     pub(super) isolators: Isolators,
     pub(super) containers: BTreeMap<u64, Container>,
+    /// Those that are in another one: the uuid of that, and their numbers.
+    pub(super) inside: BTreeSet<(u128, u64)>,
     pub(super) sessions: Sessions,
     pub(super) pods: Pods,
     pub(super) by_uuid: BTreeMap<u128, u64>,
@@ -169,6 +171,7 @@ impl Launcher {
             journal: None,
             isolators: Isolators::none(),
             containers: BTreeMap::new(),
+            inside: BTreeSet::new(),
             sessions: Sessions::default(),
             pods: Pods::default(),
             by_uuid: BTreeMap::new(),

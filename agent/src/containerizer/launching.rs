@@ -24,16 +24,32 @@ impl Launcher {
         let uuid = uuid::Uuid::try_parse(&launch.name)
             .map_err(|_| format!("the container's name {:?} is no uuid", launch.name))?
             .as_u128();
-        let pod = launch.pod.as_deref().map(pod_name).transpose()?;
+        let beside = match launch.beside {
+            Some(number) => {
+                let folder = self.sessions.passed();
+                Some((number, folder.ok_or("its descriptor did not come")?))
+            }
+            None => None,
+        };
+        // Who is beside another is in its pod only as long as that is.
+        let pod = match beside {
+            Some(_) => None,
+            None => launch.pod.as_deref().map(pod_name).transpose()?,
+        };
         let journal = self.journal.as_mut().ok_or("the launcher is not set up")?;
         let file = journal
             .enter()
             .map_err(|error| format!("the container cannot be entered in the journal: {error}"))?;
+        let begun = match beside {
+            Some(beside) => self.begin_beside(&launch, uuid, beside),
+            None => self.begin(&launch, uuid),
+        };
         let Begun {
             init,
             orders,
             group,
-        } = match self.begin(&launch, uuid) {
+            beside,
+        } = match begun {
             Ok(begun) => begun,
             Err(clause) => {
                 self.isolators.cleanup(&launch.name);
@@ -52,8 +68,9 @@ impl Launcher {
         let container = Container {
             init,
             uuid,
-            pid_namespace: self.isolators.pid_namespaces() && pod.is_none(),
+            pid_namespace: self.isolators.pid_namespaces() && pod.is_none() && beside.is_none(),
             pod,
+            beside,
             orders,
             adopted: None,
             file,
@@ -70,6 +87,8 @@ impl Launcher {
             ended: None,
             destroying: None,
         };
+        self.inside
+            .extend(container.beside.map(|parent| (parent, id)));
         self.containers.insert(id, container);
         Ok(())
     }
@@ -81,6 +100,7 @@ impl Launcher {
                 init,
                 orders,
                 group,
+                beside: None,
             }),
             Err(clause) => {
                 if let Some(group) = &mut group {
@@ -177,8 +197,10 @@ fn pod_name(name: &str) -> Result<u128, String> {
 }
 
 /// A container that has an init.
-struct Begun {
-    init: Pid,
-    orders: Option<Orders>,
-    group: Option<Group>,
+pub(super) struct Begun {
+    pub(super) init: Pid,
+    pub(super) orders: Option<Orders>,
+    pub(super) group: Option<Group>,
+    /// The uuid of the container that it is in.
+    pub(super) beside: Option<u128>,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::task::AbortHandle;
 
 use super::wire::{Adopt, Resize};
-use crate::core::ContainerId;
+use crate::core::{ContainerId, Nesting};
 
 /// Containers by the number under which the launcher knows them.
 #[derive(Debug, Default)]
@@ -22,7 +22,9 @@ pub(super) struct LiveContainer {
     pub(super) id: ContainerId,
     pub(super) sandbox: PathBuf,
     /// The run of the default executor that it belongs to.
-    parent: Option<ContainerId>,
+    run: Option<ContainerId>,
+    /// The container that it is in.
+    beside: Option<ContainerId>,
     /// Set while files are fetched.
     pub(super) fetch: Option<AbortHandle>,
     /// The launcher was asked for it, in this run or an earlier one.
@@ -53,7 +55,7 @@ impl Live {
         id: &ContainerId,
         sandbox: PathBuf,
         launched: bool,
-        parent: Option<&ContainerId>,
+        (run, nested): (Option<&ContainerId>, Option<&Nesting>),
     ) {
         let number = self.n_numbers;
         self.n_numbers += 1;
@@ -61,7 +63,8 @@ impl Live {
         let container = LiveContainer {
             id: id.clone(),
             sandbox,
-            parent: parent.cloned(),
+            run: run.cloned(),
+            beside: nested.map(|nesting| nesting.parent.clone()),
             fetch: None,
             launched,
             ended: false,
@@ -134,7 +137,8 @@ impl Live {
             .map(|(number, container)| Adopt {
                 id: *number,
                 name: container.id.as_str().to_owned(),
-                parent: container.parent.as_ref().map(|id| id.as_str().to_owned()),
+                parent: container.run.as_ref().map(|id| id.as_str().to_owned()),
+                beside: container.beside.as_ref().map(|id| id.as_str().to_owned()),
             })
             .collect()
     }

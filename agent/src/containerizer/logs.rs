@@ -70,7 +70,16 @@ impl Logs {
         owner: Option<(u32, u32)>,
         bounds: [Bound; 2],
     ) -> Result<(Self, Ends), Errno> {
-        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+        Self::open_in(&folder(sandbox)?, owner, bounds)
+    }
+
+    /// The same in a sandbox that is open.
+    pub(super) fn open_in(
+        sandbox: &OwnedFd,
+        owner: Option<(u32, u32)>,
+        bounds: [Bound; 2],
+    ) -> Result<(Self, Ends), Errno> {
+        let owner = ids(owner);
         let open = |name, bound| {
             let (pipe, end) = pipe2(OFlag::O_CLOEXEC)?;
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -90,6 +99,15 @@ impl Logs {
         Ok((logs, [out_end, err_end]))
     }
 
+    /// Files without bounds in a sandbox that is open, for a task to write into by itself.
+    pub(super) fn files_in(
+        sandbox: &OwnedFd,
+        owner: Option<(u32, u32)>,
+    ) -> Result<[OwnedFd; 2], Errno> {
+        let file = |name| create(sandbox.as_fd(), name, ids(owner)).map(OwnedFd::from);
+        Ok([file("stdout")?, file("stderr")?])
+    }
+
     /// Opens a terminal, our side of it under the number `ours`, and files in a sandbox that
     /// belongs to `owner`. All that is written to the terminal comes to `stdout`.
     pub(super) fn of_terminal(
@@ -98,7 +116,7 @@ impl Logs {
         bounds: Option<[Bound; 2]>,
         (size, ours): (WindowSize, RawFd),
     ) -> Result<(Self, RawFd), Errno> {
-        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+        let owner = ids(owner);
         let opened = terminal::open(size)
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
         let (pipe, low) = opened;
@@ -112,7 +130,7 @@ impl Logs {
             fchown(&theirs, Some(uid), Some(gid))?;
         }
         let bound = bounds.map_or(Bound::NONE, |[stdout, _]| stdout);
-        let stream = Stream::open("stdout", sandbox, owner, bound, pipe)?;
+        let stream = Stream::open("stdout", &folder(sandbox)?, owner, bound, pipe)?;
         // For whoever looks for it.
         create(stream.directory.as_fd(), "stderr", owner)?;
         let number = theirs.as_raw_fd();
@@ -152,13 +170,12 @@ impl Stream {
     /// What comes through `pipe` goes into a file of this name.
     fn open(
         name: &'static str,
-        sandbox: &CStr,
+        sandbox: &OwnedFd,
         owner: Option<(Uid, Gid)>,
         bound: Bound,
         pipe: OwnedFd,
     ) -> Result<Self, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let directory = openat(AT_FDCWD, sandbox, flags, Mode::empty())?;
+        let directory = sandbox.try_clone().map_err(|_| Errno::EMFILE)?;
         let file = create(directory.as_fd(), name, owner)?;
         Ok(Self {
             name,
@@ -247,6 +264,16 @@ impl Stream {
             }
         }
     }
+}
+
+fn ids(owner: Option<(u32, u32)>) -> Option<(Uid, Gid)> {
+    owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)))
+}
+
+/// A sandbox to make files in.
+fn folder(sandbox: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, sandbox, flags, Mode::empty())
 }
 
 /// A fresh file of that name; whatever a task may have put there is no place to write to.

@@ -1,5 +1,5 @@
-//! Programs beside a task that nobody listens to (Mesos' nested containers): each has a sandbox of
-//! its own in that of its parent, where it works and what it writes stays.
+//! Nested containers on the agent's disk: each has a sandbox of its own in that of its parent,
+//! where it works and what it writes stays.
 //!
 //! The parent's sandbox is its task's, which may put anything there at any time: no link in it is
 //! followed.
@@ -13,76 +13,102 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
-use tokio::task::spawn_blocking;
 
 use super::prepare::{CONTAINERS, User};
-use super::session::{SessionOutput, Sessions};
-use crate::core::Launch;
+use crate::core::{Launch, Nesting};
 
 /// Where a nested container lives.
 #[derive(Debug, Clone)]
 pub(crate) struct Nest {
-    /// The sandbox of its parent.
-    pub(crate) parent: PathBuf,
-    /// Its name there: one that is no path.
-    pub(crate) name: String,
+    /// The sandbox of the topmost container above it, whose folder is the agent's own.
+    root: PathBuf,
+    /// Names from there down to its own: each one that is no path.
+    path: Vec<String>,
+}
+
+/// Makes the sandbox of a nested container; its path, and itself, for files to be made in.
+///
+/// # Errors
+/// A sentence.
+pub(super) fn make(
+    work_dir: &Path,
+    launch: &Launch,
+    user: &User,
+) -> Result<(PathBuf, OwnedFd), String> {
+    let root = work_dir.join(launch.sandbox.folder(&launch.agent));
+    let path = launch.nested.as_ref().map(|nesting| nesting.path.clone());
+    let nest = Nest {
+        root,
+        path: path.unwrap_or_default(),
+    };
+    let made = nest.make(user).map_err(|errno| {
+        let sandbox = nest.sandbox();
+        format!(
+            "cannot make the sandbox {}: {}",
+            sandbox.display(),
+            errno.desc()
+        )
+    });
+    Ok((nest.sandbox(), made?))
 }
 
 impl Nest {
-    fn path(&self) -> PathBuf {
-        self.parent.join(CONTAINERS).join(&self.name)
+    /// The place of a nested container, whose topmost one has this sandbox.
+    pub(crate) fn of(work_dir: &Path, sandbox: &str, nesting: &Nesting) -> Self {
+        Self {
+            root: work_dir.join(sandbox),
+            path: nesting.path.clone(),
+        }
     }
 
-    fn containers(&self) -> Result<OwnedFd, Errno> {
+    fn sandbox(&self) -> PathBuf {
+        let mut sandbox = self.root.clone();
+        for name in &self.path {
+            sandbox.extend([CONTAINERS, name]);
+        }
+        sandbox
+    }
+
+    /// Its own name, and the folder that it is made in.
+    fn place(&self) -> Result<(&str, OwnedFd), Errno> {
+        let (name, above) = self.path.split_last().ok_or(Errno::EINVAL)?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let parent = openat2(AT_FDCWD, &self.parent, OpenHow::new().flags(flags))?;
+        let mut parent = openat2(AT_FDCWD, &self.root, OpenHow::new().flags(flags))?;
+        for name in above {
+            let containers = beneath(&parent, CONTAINERS, flags, Mode::empty())?;
+            parent = beneath(&containers, name, flags, Mode::empty())?;
+        }
         match mkdirat(&parent, CONTAINERS, Mode::from_bits_truncate(0o755)) {
             Err(Errno::EEXIST) => {}
             other => other?,
         }
-        beneath(&parent, CONTAINERS, flags, Mode::empty())
+        let containers = beneath(&parent, CONTAINERS, flags, Mode::empty())?;
+        Ok((name, containers))
     }
 
-    /// Makes its sandbox; what its program reads and writes.
-    fn make(&self, user: &User) -> Result<[OwnedFd; 3], Errno> {
-        let containers = self.containers()?;
-        let owner = user.switch.as_ref();
-        let own = |folder: &OwnedFd, name: &str| match owner {
-            None => Ok(()),
-            Some((uid, gid, _)) => fchownat(
-                folder,
-                name,
-                Some(Uid::from_raw(*uid)),
-                Some(Gid::from_raw(*gid)),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            ),
-        };
-        let name = self.name.as_str();
+    /// Makes its sandbox.
+    fn make(&self, user: &User) -> Result<OwnedFd, Errno> {
+        let (name, containers) = self.place()?;
         mkdirat(&containers, name, Mode::from_bits_truncate(0o755))?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = beneath(&containers, name, flags, Mode::empty())?;
-        let file = |name: &str| {
-            let flags = OFlag::O_WRONLY
-                | OFlag::O_CREAT
-                | OFlag::O_EXCL
-                | OFlag::O_APPEND
-                | OFlag::O_CLOEXEC;
-            let file = beneath(&folder, name, flags, Mode::from_bits_truncate(0o644))?;
-            own(&folder, name)?;
-            Ok(file)
-        };
-        let (out, err) = (file("stdout")?, file("stderr")?);
-        // Last: until now it was nobody's to change.
-        own(&containers, name)?;
-        let nothing = fs::File::open("/dev/null").map_err(|_| Errno::EIO)?;
-        Ok([nothing.into(), out, err])
+        if let Some((uid, gid, _)) = &user.switch {
+            let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+            let flags = AtFlags::AT_EMPTY_PATH;
+            fchownat(&folder, "", Some(uid), Some(gid), flags)?;
+        }
+        Ok(folder)
     }
 
     /// Removes its sandbox.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        let containers = self.containers()?;
+        let (name, containers) = match self.place() {
+            // With the sandbox of its parent.
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
         let own = format!("/proc/self/fd/{}", containers.as_raw_fd());
-        match fs::remove_dir_all(Path::new(&own).join(&self.name)) {
+        match fs::remove_dir_all(Path::new(&own).join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -93,40 +119,6 @@ fn beneath(folder: &OwnedFd, name: &str, flags: OFlag, mode: Mode) -> Result<Own
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
     openat2(folder, name, how)
-}
-
-impl Sessions {
-    /// Starts the program of `launch` in its container, which must be running, in a sandbox of its
-    /// own.
-    ///
-    /// # Errors
-    /// A sentence when the sandbox cannot be made or the user is unknown; all else is an event.
-    pub(crate) async fn nest(
-        &self,
-        mut launch: Launch,
-        nest: Nest,
-    ) -> Result<SessionOutput, String> {
-        let directory = nest.path();
-        for (name, value) in &mut launch.environment {
-            if matches!(name.as_str(), "MESOS_SANDBOX" | "MESOS_DIRECTORY") {
-                directory.to_string_lossy().as_ref().clone_into(value);
-            }
-        }
-        let (name, switch_user) = (launch.user.clone(), self.switch_user);
-        let made = spawn_blocking(move || {
-            let user = User::find(name.as_deref(), switch_user)?;
-            let streams = nest.make(&user).map_err(|errno| {
-                format!(
-                    "cannot make the sandbox {}: {}",
-                    nest.path().display(),
-                    errno.desc()
-                )
-            })?;
-            Ok::<_, String>((user, streams))
-        });
-        let (user, streams) = made.await.map_err(|error| error.to_string())??;
-        self.enter_in(launch, user, streams, directory).await
-    }
 }
 
 #[cfg(test)]
@@ -149,13 +141,19 @@ mod tests {
         let (parent, outside) = (folder.path().join("sandbox"), folder.path().join("outside"));
         fs::create_dir(&parent).unwrap();
         fs::create_dir(&outside).unwrap();
-        let nest = Nest {
-            parent: parent.clone(),
-            name: "n".to_owned(),
+        let nest = |path: &[&str]| Nest {
+            root: parent.clone(),
+            path: path.iter().map(|&name| name.to_owned()).collect(),
         };
+        let inner = nest(&["n", "inner"]);
+        assert_eq!(inner.make(&nobody()).unwrap_err(), Errno::ENOENT);
+        inner.remove().unwrap();
+        let nest = nest(&["n"]);
         nest.make(&nobody()).unwrap();
-        assert!(parent.join("containers/n/stdout").is_file());
+        assert!(parent.join("containers/n").is_dir());
         assert_eq!(nest.make(&nobody()).unwrap_err(), Errno::EEXIST);
+        inner.make(&nobody()).unwrap();
+        assert!(parent.join("containers/n/containers/inner").is_dir());
         nest.remove().unwrap();
         nest.remove().unwrap();
         assert!(!parent.join("containers/n").exists());
@@ -163,6 +161,8 @@ mod tests {
         fs::write(outside.join("kept"), "").unwrap();
         symlink(&outside, parent.join("containers/n")).unwrap();
         assert!(nest.make(&nobody()).is_err());
+        assert_eq!(inner.make(&nobody()).unwrap_err(), Errno::ELOOP);
+        assert!(inner.remove().is_err());
         nest.remove().unwrap();
         assert!(outside.join("kept").exists());
         fs::remove_dir(parent.join("containers")).unwrap();

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -119,8 +118,6 @@ pub(crate) struct Entering {
     pub(super) user: User,
     pub(super) streams: [OwnedFd; 3],
     pub(super) terminal: bool,
-    /// Where it works; `None`: in the sandbox.
-    pub(super) directory: Option<PathBuf>,
     pub(super) events: mpsc::Sender<SessionEvent>,
 }
 
@@ -149,7 +146,6 @@ impl Sessions {
             user,
             streams,
             terminal: matches!(stdio, Stdio::Terminal(_)),
-            directory: None,
             events,
         };
         self.order(entering).await?;
@@ -160,35 +156,6 @@ impl Sessions {
             left: None,
         };
         Ok(Session { input, output })
-    }
-
-    /// The same with these streams, whose other ends are nobody's here, and in this folder.
-    pub(super) async fn enter_in(
-        &self,
-        launch: Launch,
-        user: User,
-        streams: [OwnedFd; 3],
-        directory: PathBuf,
-    ) -> Result<SessionOutput, String> {
-        let (events, said) = mpsc::channel(EVENTS_MAX);
-        let entering = Entering {
-            launch,
-            user,
-            streams,
-            terminal: false,
-            directory: Some(directory),
-            events,
-        };
-        self.order(entering).await?;
-        Ok(SessionOutput {
-            outputs: Outputs::Pipes {
-                stdout: None,
-                stderr: None,
-            },
-            events: said,
-            open: true,
-            left: None,
-        })
     }
 
     async fn order(&self, entering: Entering) -> Result<(), String> {

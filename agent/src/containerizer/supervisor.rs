@@ -12,8 +12,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::disk;
+use super::enter::ENDING;
 use super::handle::{Order, Prepared, Resize, Settings};
 use super::live::{Asked, Live, LiveContainer};
+use super::nest;
 use super::outgoing::Outgoing;
 use super::prepare::{self, User};
 use super::process::Launcher;
@@ -214,7 +216,6 @@ impl Supervisor {
             user,
             streams,
             terminal,
-            directory,
             events,
         } = entering;
         let Some((number, sandbox)) = running else {
@@ -225,7 +226,7 @@ impl Supervisor {
         let enter = wire::Enter {
             session,
             name: uuid::Uuid::new_v4().to_string(),
-            launch: self.to_wire(number, &launch, &user, &directory.unwrap_or(sandbox)),
+            launch: self.to_wire(number, &launch, &user, &sandbox),
             terminal,
         };
         out.pass(streams);
@@ -264,7 +265,7 @@ impl Supervisor {
             }
             for order in self.prepare(&mut batch).await {
                 match order {
-                    Prepare::Ready(prepared) => self.launch(&prepared, &mut out.bytes),
+                    Prepare::Ready(prepared) => self.launch(*prepared, &mut out),
                     Prepare::Fetch(prepared) => self.fetch(prepared),
                     Prepare::Failed(container, message) => self.fail(&container, message),
                     Prepare::Other(Order::Terminate(id)) => {
@@ -276,7 +277,7 @@ impl Supervisor {
                     }
                     Prepare::Other(Order::Destroy(id)) => self.destroy(&id, &mut out.bytes),
                     Prepare::Other(Order::Fetched(prepared, Ok(()))) => {
-                        self.launch(&prepared, &mut out.bytes);
+                        self.launch(*prepared, &mut out);
                     }
                     Prepare::Other(Order::Fetched(prepared, Err(message))) => {
                         self.fail(&prepared.launch.container, message);
@@ -312,8 +313,10 @@ impl Supervisor {
         let mut live = self.lock();
         match order {
             Order::Start(launch) => {
-                let parent = launch.sandbox.run();
-                live.add(&launch.container, PathBuf::new(), false, parent);
+                let nested = launch.nested.as_ref();
+                // In a pod is the one that it is in.
+                let run = launch.sandbox.run().filter(|_| nested.is_none());
+                live.add(&launch.container, PathBuf::new(), false, (run, nested));
             }
             Order::Terminate(id) => live.ask(id, Asked::Terminate),
             Order::Destroy(id) => live.ask(id, Asked::Destroy),
@@ -346,15 +349,21 @@ impl Supervisor {
                         .or_insert_with_key(|name| User::find(name.as_deref(), switch_user))
                         .clone();
                     let made = user.and_then(|user| {
-                        let sandbox = prepare::make_sandbox(&work_dir, &launch, &user)?;
-                        Ok((user, sandbox))
+                        let (sandbox, folder) = if launch.nested.is_some() {
+                            let (sandbox, folder) = nest::make(&work_dir, &launch, &user)?;
+                            (sandbox, Some(folder))
+                        } else {
+                            (prepare::make_sandbox(&work_dir, &launch, &user)?, None)
+                        };
+                        Ok((user, sandbox, folder))
                     });
                     match made {
-                        Ok((user, sandbox)) => {
+                        Ok((user, sandbox, folder)) => {
                             let prepared = Box::new(Prepared {
                                 launch: *launch,
                                 user,
                                 sandbox,
+                                folder,
                             });
                             if prepared.launch.uris.is_empty() {
                                 Prepare::Ready(prepared)
@@ -373,13 +382,26 @@ impl Supervisor {
     }
 
     /// Writes the order to launch for the launcher.
-    fn launch(&self, prepared: &Prepared, bytes: &mut Vec<u8>) {
+    fn launch(&self, prepared: Prepared, out: &mut Outgoing) {
         let Prepared {
             launch,
             user,
             sandbox,
+            folder,
         } = prepared;
         let mut live = self.lock();
+        let parent = launch.nested.as_ref().map(|nesting| {
+            let parent = live.get(&nesting.parent);
+            parent.filter(|(_, container)| container.launched && !container.ended)
+        });
+        let beside = match parent {
+            Some(None) => {
+                drop(live);
+                return self.fail(&launch.container, ENDING.to_owned());
+            }
+            Some(Some((number, _))) => Some(number),
+            None => None,
+        };
         // Destroyed while its files were fetched.
         let Some((number, container)) = live.get(&launch.container) else {
             return;
@@ -388,15 +410,19 @@ impl Supervisor {
             return;
         }
         container.launched = true;
-        container.sandbox.clone_from(sandbox);
+        container.sandbox.clone_from(&sandbox);
         container.disk_limit_bytes = launch
             .confinement
             .disk_limit_bytes
-            .filter(|_| self.settings.limits_disk());
-        let order = self.to_wire(number, launch, user, sandbox);
-        put_order(order::Kind::Launch(order), bytes);
+            .filter(|_| self.settings.limits_disk() && beside.is_none());
+        let mut order = self.to_wire(number, &launch, &user, &sandbox);
+        order.beside = beside;
+        if let Some(folder) = folder {
+            out.pass([folder]);
+        }
+        put_order(order::Kind::Launch(order), &mut out.bytes);
         if let Some(resized) = container.resized.take() {
-            put_order(order::Kind::Resize(resized), bytes);
+            put_order(order::Kind::Resize(resized), &mut out.bytes);
         }
     }
 
@@ -428,6 +454,7 @@ impl Supervisor {
             memory_bytes: launch.memory_bytes,
             pids_max: self.settings.pids_max,
             framework: launch.sandbox.framework.as_str().to_owned(),
+            beside: None,
             logs: launch.logs.are_set().then(|| wire::Logs {
                 stdout_size_max: launch.logs.stdout.size_max.unwrap_or(0),
                 stdout_files_max: launch.logs.stdout.files_max,

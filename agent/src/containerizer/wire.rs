@@ -97,6 +97,9 @@ pub(super) struct Adopt {
     /// The run of the default executor that it belongs to.
     #[prost(string, optional, tag = "3")]
     pub(super) parent: Option<String>,
+    /// The container that it is in.
+    #[prost(string, optional, tag = "4")]
+    pub(super) beside: Option<String>,
 }
 
 /// One container.
@@ -136,6 +139,10 @@ pub(super) struct Launch {
     /// Whose it is.
     #[prost(string, tag = "13")]
     pub(super) framework: String,
+    /// The number of the container that it is to run in, behind the same walls. With the bytes of
+    /// its order comes its sandbox, open, for its stdout and stderr to be made in.
+    #[prost(uint64, optional, tag = "14")]
+    pub(super) beside: Option<u64>,
     /// Absent: the task writes into its files itself, as much as it likes.
     #[prost(message, optional, tag = "20")]
     pub(super) logs: Option<Logs>,

@@ -13,6 +13,7 @@ use super::Key;
 use super::confinement::Confinement;
 use super::executor::{ExecutorKey, is_default};
 use super::io::Record;
+use super::nested::{self, Nesting};
 use super::sandbox::{ContainerId, Owner, SandboxId};
 use super::task::{Host, Hosted};
 
@@ -26,6 +27,7 @@ pub struct Checkpoint {
     frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
     tasks: BTreeMap<Key, Saved>,
     executors: BTreeMap<ExecutorKey, SavedExecutor>,
+    nested: BTreeMap<ContainerId, nested::Entry>,
 }
 
 /// A task as it was when the agent ended.
@@ -55,10 +57,12 @@ pub(super) struct SavedExecutor {
 pub struct Earlier {
     /// Its name.
     pub container: ContainerId,
-    /// Its sandbox.
-    pub sandbox: SandboxId,
-    /// The agent's id when it was launched.
-    pub agent: AgentId,
+    /// Its sandbox, relative to the work folder; of a nested one, that of the topmost above it.
+    pub sandbox: String,
+    /// The run of the default executor that it belongs to.
+    pub run: Option<ContainerId>,
+    /// Set for a nested one.
+    pub nested: Option<Nesting>,
     /// Bytes of disk it was granted; `None`: not counted.
     pub disk_limit_bytes: Option<u64>,
 }
@@ -164,6 +168,27 @@ impl Checkpoint {
                 let key = executor_key(&over.framework_id, &over.executor_id)?;
                 self.executors.remove(&key);
             }
+            Record::Nested(nested) => {
+                let (container, entry) = nested::Entry::recovered(nested)?;
+                self.nested.insert(container, entry);
+            }
+            Record::NestedEnded(ended) => {
+                let container = ContainerId::parse(&ended.container_id);
+                let entry = container.and_then(|id| self.nested.get_mut(&id));
+                let entry = entry.ok_or_else(|| {
+                    format!(
+                        "the end of nested container {:?} is recorded, but not the container; it \
+                         is forgotten",
+                        ended.container_id
+                    )
+                })?;
+                entry.has_ended(ended);
+            }
+            Record::NestedOver(over) => {
+                if let Some(container) = ContainerId::parse(&over.container_id) {
+                    self.nested.remove(&container);
+                }
+            }
         }
         Ok(())
     }
@@ -226,29 +251,43 @@ impl Checkpoint {
                 },
                 Host::Executor(_) => return None,
             };
+            let sandbox = SandboxId {
+                framework: framework.clone(),
+                owner,
+                container: saved.container.clone(),
+            };
             Some(Earlier {
                 container: saved.container.clone(),
-                sandbox: SandboxId {
-                    framework: framework.clone(),
-                    owner,
-                    container: saved.container.clone(),
-                },
-                agent: saved.agent.clone(),
+                sandbox: sandbox.folder(&saved.agent),
+                run: sandbox.run().cloned(),
+                nested: None,
                 disk_limit_bytes: Confinement::disk_limit(&saved.info),
             })
         });
         let custom = self.executors.iter().filter(|(_, e)| e.token.is_some());
-        let executors = custom.map(|((framework, executor), saved)| Earlier {
-            container: saved.container.clone(),
-            sandbox: SandboxId {
+        let executors = custom.map(|((framework, executor), saved)| {
+            let sandbox = SandboxId {
                 framework: framework.clone(),
                 owner: Owner::Executor(executor.clone()),
                 container: saved.container.clone(),
-            },
-            agent: saved.agent.clone(),
+            };
+            Earlier {
+                container: saved.container.clone(),
+                sandbox: sandbox.folder(&saved.agent),
+                run: None,
+                nested: None,
+                disk_limit_bytes: None,
+            }
+        });
+        let nested = self.nested.iter().filter(|(_, entry)| entry.is_live());
+        let nested = nested.map(|(container, entry)| Earlier {
+            container: container.clone(),
+            sandbox: entry.sandbox.clone(),
+            run: None,
+            nested: Some(entry.nesting.clone()),
             disk_limit_bytes: None,
         });
-        tasks.chain(executors).collect()
+        tasks.chain(executors).chain(nested).collect()
     }
 
     pub(super) fn boot_id(&self) -> &str {
@@ -262,6 +301,7 @@ impl Checkpoint {
             mut frameworks,
             tasks,
             executors,
+            nested,
             ..
         } = self;
         let owners: BTreeSet<&FrameworkId> = tasks
@@ -283,6 +323,7 @@ impl Checkpoint {
             frameworks,
             executors,
             tasks,
+            nested,
         }
     }
 }
@@ -293,6 +334,7 @@ pub(super) struct Parts {
     pub(super) frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
     pub(super) executors: BTreeMap<ExecutorKey, SavedExecutor>,
     pub(super) tasks: BTreeMap<Key, Saved>,
+    pub(super) nested: BTreeMap<ContainerId, nested::Entry>,
 }
 
 impl SavedExecutor {

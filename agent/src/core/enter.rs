@@ -83,6 +83,27 @@ pub enum NoEntry {
         /// A clause.
         why: String,
     },
+    /// It must be ended first.
+    #[error("container {name} still runs; kill it first")]
+    StillRuns {
+        /// What its client calls it.
+        name: String,
+    },
+    /// No more fit into it.
+    #[error(
+        "{n_live} nested containers run in container {container} already; at most {running_max} \
+         may, and {depth_max} in each other: kill some, or launch a task group"
+    )]
+    Crowded {
+        /// Which.
+        container: ContainerId,
+        /// How many run there.
+        n_live: usize,
+        /// How many may.
+        running_max: usize,
+        /// How deep they may lie.
+        depth_max: usize,
+    },
     /// It cannot be laid out any more.
     #[error("the container of task {task} cannot be entered: {why}")]
     Unplannable {
@@ -147,6 +168,9 @@ impl Core {
         if let Some(executor) = self.executor_containers.get(container) {
             return self.enter_executor(executor, command);
         }
+        if let Some(entrance) = self.entrance_nested(container, command.clone()) {
+            return entrance;
+        }
         let key = self.containers.get(container);
         let key = key.ok_or_else(|| NoEntry::Unknown {
             what: format!("container {container}"),
@@ -210,14 +234,16 @@ impl Core {
         self.attachable(&(framework.clone(), task.clone()))
     }
 
-    /// The same for a container.
+    /// The same for the container of these ids, the nearest first.
     ///
     /// # Errors
     /// [`NoEntry`].
-    pub fn terminal_in(&self, container: &ContainerId) -> Result<Attachable, NoEntry> {
-        let key = self.containers.get(container);
+    pub fn terminal_in(&self, ids: &[String]) -> Result<Attachable, NoEntry> {
+        let key = self
+            .container_of(ids)
+            .and_then(|id| self.containers.get(&id));
         let key = key.ok_or_else(|| NoEntry::Unknown {
-            what: format!("container {container}"),
+            what: format!("container {}", ids.join(" in ")),
         })?;
         self.attachable(key)
     }

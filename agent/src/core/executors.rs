@@ -8,6 +8,8 @@
 mod calls;
 mod ends;
 
+pub(super) use ends::wait_status;
+
 use std::collections::BTreeSet;
 
 use allotment_proto::convert::resources_from_wire;

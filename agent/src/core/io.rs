@@ -6,10 +6,12 @@ use allotment_proto::{allot, executor, mesos};
 use allotment_types::{AgentId, FaultDomain, Resources, Timestamp};
 
 use super::check::{Probe, Probed, Which};
+use super::enter::NoEntry;
 use super::executor::ExecutorSettings;
 use super::executors::CallRefusal;
 use super::launch::Launch;
 use super::logs::LogBound;
+use super::nested::{Done, NestedId, NestedOrder, Nesting};
 use super::sandbox::{ContainerId, SandboxId};
 
 /// What stays the same while an agent runs.
@@ -116,6 +118,15 @@ pub enum Input {
         /// Which.
         number: u64,
     },
+    /// Somebody orders something of a nested container. Answered by [`Effect::AnswerNested`].
+    Nested {
+        /// Counts these orders.
+        number: u64,
+        /// Which.
+        id: NestedId,
+        /// What.
+        order: NestedOrder,
+    },
     /// A probe was made.
     Probed {
         /// Of the task in this container.
@@ -199,7 +210,10 @@ pub fn outlasts_power(record: &Record) -> bool {
         | Record::Over(_)
         | Record::Executor(_)
         | Record::ExecutorProgress(_)
-        | Record::ExecutorOver(_) => false,
+        | Record::ExecutorOver(_)
+        | Record::Nested(_)
+        | Record::NestedEnded(_)
+        | Record::NestedOver(_) => false,
     }
 }
 
@@ -218,6 +232,8 @@ pub fn tells(effect: &Effect) -> bool {
         | Effect::AnswerExecutor { .. }
         | Effect::ToExecutor { .. }
         | Effect::CloseExecutor { .. }
+        | Effect::AnswerNested { .. }
+        | Effect::RemoveNest { .. }
         | Effect::Probe { .. }
         | Effect::Warn(_) => false,
         Effect::Connect { .. }
@@ -292,6 +308,20 @@ pub enum Effect {
     CloseExecutor {
         /// Which.
         number: u64,
+    },
+    /// Tell whoever ordered something of a nested container what came of it.
+    AnswerNested {
+        /// Which order.
+        number: u64,
+        /// What came of it.
+        answer: Result<Done, NoEntry>,
+    },
+    /// Remove the sandbox of a nested container that never ran.
+    RemoveNest {
+        /// The sandbox of the topmost container above it, relative to the work folder.
+        sandbox: String,
+        /// Where it is.
+        nesting: Nesting,
     },
     /// Make a probe.
     Probe {

@@ -10,6 +10,7 @@ use allotment_types::{AgentId, ExecutorId, Fixed, FrameworkId, Name, Resources, 
 
 use super::check;
 use super::logs::{self, LogBounds};
+use super::nested::Nesting;
 use super::volumes::{Mounted, mounted};
 use super::{Confinement, ContainerId, Owner, SandboxId, Settings};
 
@@ -65,6 +66,9 @@ pub struct Launch {
     pub logs: LogBounds,
     /// What else it asks of its container.
     pub confinement: Confinement,
+    /// Set for a further program in a container that runs: then `container` alone is its own, and
+    /// all else is that of the topmost container above it.
+    pub nested: Option<Nesting>,
 }
 
 /// Why a task is not taken on.
@@ -345,6 +349,7 @@ fn lay_out(
             .unwrap_or_else(|| memory_bytes(&resources)),
         confinement,
         resources,
+        nested: None,
     })
 }
 

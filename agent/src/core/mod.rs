@@ -7,7 +7,7 @@
 //!   `groups`: the default executor, which the agent plays itself.
 //! - [`check`]: whether it does what it should.
 //! - [`confinement`]: what a task asks of its container beyond a command.
-//! - [`enter`]: further programs beside a task.
+//! - [`enter`]: further programs beside a task; [`nested`]: those that nobody listens to.
 //! - `garbage`: how long sandboxes are kept.
 //! - [`sandbox`]: names of containers, and where their files lie.
 //! - [`launch`]: from a task as the wire describes it to a container, or to a refusal.
@@ -30,6 +30,7 @@ mod groups;
 pub mod io;
 pub mod launch;
 pub mod logs;
+pub mod nested;
 pub mod random;
 pub mod recover;
 pub mod sandbox;
@@ -55,6 +56,9 @@ use executors::Launcher;
 pub use io::{Counts, Effect, Input, Outcome, Overview, Record, Settings, outlasts_power, tells};
 pub use launch::Launch;
 pub use logs::{LogBound, LogBounds};
+pub use nested::{
+    Done, Harshness, NestedEnd, NestedId, NestedOrder, NestedState, NestedView, Nesting,
+};
 use random::Random;
 pub use recover::Shrunk;
 pub use sandbox::{ContainerId, Owner, SandboxId};
@@ -82,6 +86,7 @@ pub struct Core {
     /// Streams that custom executors have open.
     executor_streams: BTreeMap<u64, ExecutorKey>,
     executor_deadlines: BTreeSet<(Timestamp, ExecutorKey)>,
+    nested: nested::Books,
     free: Resources,
     /// Sandboxes of ended tasks by the time of their deletion.
     collect_at: BTreeMap<(Timestamp, SandboxId), AgentId>,
@@ -132,6 +137,7 @@ impl Core {
             executor_containers: BTreeMap::new(),
             executor_streams: BTreeMap::new(),
             executor_deadlines: BTreeSet::new(),
+            nested: nested::Books::default(),
             collect_at: BTreeMap::new(),
             collect_early: Duration::ZERO,
             stopping: Stopping::No,
@@ -164,6 +170,9 @@ impl Core {
                 call,
             } => self.on_executor_call(now, (number, token), *call, &mut step),
             Input::ExecutorClosed { number } => self.on_executor_closed(now, number, &mut step),
+            Input::Nested { number, id, order } => {
+                self.on_nested_order(number, &id, order, &mut step);
+            }
             Input::Probed {
                 container,
                 which,
@@ -264,7 +273,8 @@ impl Core {
             self.settle_executor(now, &key, step);
         }
         self.collect_garbage(now, step);
-        let empty = self.containers.is_empty() && self.executors.is_empty();
+        let empty =
+            self.containers.is_empty() && self.executors.is_empty() && !self.nested.any_live();
         if self.stopping == Stopping::Ending && empty {
             self.stopping = Stopping::Done;
             if let Some(session) = online {
@@ -676,6 +686,9 @@ impl Core {
         if let Some(key) = self.executor_containers.get(container).cloned() {
             return self.on_executor_started(now, &key, pid, step);
         }
+        if self.on_nested_started(container) {
+            return;
+        }
         let Some(key) = self.containers.get(container).cloned() else {
             return;
         };
@@ -727,16 +740,21 @@ impl Core {
         (outcome, left): (Outcome, allot::SandboxSummary),
         step: &mut Step,
     ) {
+        if self.on_nested_ended(&container, &outcome, step) {
+            return;
+        }
         if outcome == Outcome::NeverBegun && self.relaunch(now, &container, step) {
             return;
         }
         if let Some(key) = self.executor_containers.get(&container).cloned() {
+            self.end_nested_in(&container, step);
             step.then.push(Effect::Release(container));
             return self.on_executor_ended(now, &key, outcome, step);
         }
         let Some(key) = self.containers.remove(&container) else {
             return;
         };
+        self.end_nested_in(&container, step);
         step.then.push(Effect::Release(container.clone()));
         let gone = self.state_of_loss(&key.0, mesos::TaskState::TaskGone);
         let mut group_state = None;

@@ -90,6 +90,7 @@ impl Core {
             frameworks,
             executors,
             tasks,
+            nested,
         } = checkpoint.into_parts();
         for (id, info) in frameworks {
             core.frameworks.insert(id, Framework { info, n_users: 0 });
@@ -111,6 +112,7 @@ impl Core {
             core.free.subtract(&resources.unshared());
             core.take_up(key, Task::recovered(saved, resources, rebooted), &mut step);
         }
+        core.take_up_nested(nested, &mut step);
         if !core.settings.tasks_outlive_agent {
             core.lose_all(now, &mut step);
         }
@@ -229,6 +231,7 @@ impl Core {
     /// Tasks that end with their agent ended with the earlier run.
     fn lose_all(&mut self, now: Timestamp, step: &mut Step) {
         step.then.clear();
+        self.lose_nested(step);
         let tasks = self.containers.keys().cloned();
         let custom = self.executors.values().filter(|e| e.kind.is_custom());
         let executors = custom.map(|executor| executor.container.clone());
@@ -259,6 +262,7 @@ impl Core {
                 records.push(Record::Progress(task.progress()));
             }
         }
+        records.extend(self.nested.snapshot());
         records
     }
 

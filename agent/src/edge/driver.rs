@@ -12,16 +12,18 @@ use tokio::task::spawn_blocking;
 use super::checkpoint::Log;
 use super::executors::ExecutorDoor;
 use super::held::Held;
+use super::inner::Inner;
 use super::leader::Fence;
 use super::link::Link;
 use super::probe::{self, Probing};
 use super::store;
 use crate::clock;
 use crate::containerizer::handle::{Containerizer, Order, Resize};
+use crate::containerizer::nest::Nest;
 use crate::containerizer::prepare;
 use crate::core::{
-    Attachable, Command, ContainerId, Core, Effect, Input, Launch, NoEntry, Overview, Probe,
-    Record, outlasts_power,
+    Attachable, Command, Core, Effect, Input, Launch, NestedId, NestedState, NestedView, NoEntry,
+    Overview, Probe, Record, outlasts_power,
 };
 
 /// How many queued facts one turn takes in before it writes and acts.
@@ -43,6 +45,8 @@ pub(super) enum Query {
     Terminal(Beside, oneshot::Sender<Result<Attachable, NoEntry>>),
     /// Answers with the custom executor that has this task, in whose sandbox it works.
     Executor(FrameworkId, TaskId, oneshot::Sender<Option<ExecutorId>>),
+    /// Answers with what is known of a nested container, once it has come so far.
+    Nested(NestedId, Until, oneshot::Sender<Option<NestedView>>),
     /// Answers when nothing of the task runs any more.
     Ended(FrameworkId, TaskId, oneshot::Sender<()>),
 }
@@ -51,9 +55,31 @@ pub(super) enum Query {
 #[derive(Debug)]
 pub(super) enum Beside {
     Task(FrameworkId, TaskId),
-    /// Whatever runs in this container.
-    Container(ContainerId),
+    /// Whatever runs in the container of these ids, the nearest first.
+    Container(Vec<String>),
 }
+
+/// How far a nested container is to have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    Now,
+    /// Its program runs, or never will.
+    Begun,
+    Ended,
+}
+
+impl Until {
+    fn is_reached(self, view: Option<&NestedView>) -> bool {
+        match (self, view.map(|view| &view.state)) {
+            (Self::Now, _) | (_, None | Some(NestedState::Ended(_))) => true,
+            (Self::Begun, Some(state)) => *state != NestedState::Starting,
+            (Self::Ended, Some(_)) => false,
+        }
+    }
+}
+
+/// Somebody who waits until a nested container has come so far.
+type Watcher = (NestedId, Until, oneshot::Sender<Option<NestedView>>);
 
 /// The loop's belongings.
 #[derive(Debug)]
@@ -71,7 +97,11 @@ pub(super) struct Driver {
     pub(super) link: Option<Link>,
     pub(super) fence: Fence,
     pub(super) waiting: BTreeMap<(FrameworkId, TaskId), Vec<oneshot::Sender<()>>>,
+    /// Who waits for nested containers.
+    pub(super) watchers: Vec<Watcher>,
     pub(super) held: Held,
+    /// Who orders something of nested containers.
+    pub(super) inner: Inner,
     /// Who of the custom executors is connected.
     pub(super) executors: ExecutorDoor,
 }
@@ -157,7 +187,20 @@ impl Driver {
                 let _ = waiter.send(());
             }
         }
+        for watcher in std::mem::take(&mut self.watchers) {
+            self.watch(watcher);
+        }
         Ok(stopped)
+    }
+
+    /// Answers whoever watches a nested container, now or later.
+    fn watch(&mut self, (id, until, reply): Watcher) {
+        let view = self.core.nested(&id);
+        if until.is_reached(view.as_ref()) {
+            let _ = reply.send(view);
+        } else if !reply.is_closed() {
+            self.watchers.push((id, until, reply));
+        }
     }
 
     /// Does what waited for the sync that has ended, and begins the next; true when the core has
@@ -281,6 +324,14 @@ impl Driver {
             Effect::AnswerExecutor { number, answer } => self.executors.answer(number, answer),
             Effect::ToExecutor { number, event } => self.executors.send(number, *event),
             Effect::CloseExecutor { number } => self.executors.close(number),
+            Effect::AnswerNested { number, answer } => self.inner.answer(number, answer),
+            Effect::RemoveNest { sandbox, nesting } => {
+                let nest = Nest::of(&self.work_dir, &sandbox, &nesting);
+                // Awaited, because another of its name may start next.
+                if let Ok(Err(error)) = spawn_blocking(move || nest.remove()).await {
+                    tracing::warn!(%sandbox, %error, "the sandbox of a nested container is left");
+                }
+            }
             Effect::Probe {
                 container,
                 which,
@@ -371,20 +422,21 @@ impl Driver {
             Query::Enter(beside, command, reply) => {
                 let entrance = match beside {
                     Beside::Task(framework, task) => self.core.entrance(&framework, &task, command),
-                    Beside::Container(container) => self.core.entrance_of(&container, command),
+                    Beside::Container(ids) => self.core.entrance_below(&ids, command),
                 };
                 let _ = reply.send(entrance);
             }
             Query::Terminal(beside, reply) => {
                 let terminal = match beside {
                     Beside::Task(framework, task) => self.core.terminal_of(&framework, &task),
-                    Beside::Container(container) => self.core.terminal_in(&container),
+                    Beside::Container(ids) => self.core.terminal_in(&ids),
                 };
                 let _ = reply.send(terminal);
             }
             Query::Executor(framework, task, reply) => {
                 let _ = reply.send(self.core.custom_executor_of(&framework, &task));
             }
+            Query::Nested(id, until, reply) => self.watch((id, until, reply)),
             Query::Ended(framework, task, reply) => {
                 if self.core.is_live(&framework, &task) {
                     let waiters = self.waiting.entry((framework, task)).or_default();

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::attach::Attached;
 use super::driver::{Beside, Query};
 use super::files::{Files, ids};
-use crate::containerizer::nest::Nest;
+use super::inner::Inner;
 use crate::containerizer::session::{
     Heard, Session, SessionInput, SessionOutput, Sessions, Source, Stdio, WindowSize,
     code_or_signal,
@@ -37,6 +37,7 @@ const HEARTBEAT: (f64, f64) = (0.1, 3600.0);
 pub(super) struct Doors {
     pub(super) sessions: Sessions,
     pub(super) files: Files,
+    pub(super) inner: Inner,
 }
 
 /// What comes out of a session: messages, and at last perhaps an error.
@@ -64,18 +65,6 @@ impl Doors {
         started(&mut session.output).await?;
         Ok(session)
     }
-
-    /// Starts a program that nobody listens to; returns once it runs.
-    pub(super) async fn start_alone(
-        &self,
-        launch: Launch,
-        nest: Nest,
-    ) -> Result<SessionOutput, Status> {
-        let nested = self.sessions.nest(launch, nest).await;
-        let mut output = nested.map_err(Status::failed_precondition)?;
-        started(&mut output).await?;
-        Ok(output)
-    }
 }
 
 async fn started(output: &mut SessionOutput) -> Result<(), Status> {
@@ -93,6 +82,8 @@ pub(super) fn refused(error: NoEntry) -> Status {
         NoEntry::NotRunning { .. }
         | NoEntry::NoTerminal { .. }
         | NoEntry::NoExecutor { .. }
+        | NoEntry::Crowded { .. }
+        | NoEntry::StillRuns { .. }
         | NoEntry::Unplannable { .. } => Status::failed_precondition(error.to_string()),
     }
 }

@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use allotment_proto::agent::call::{Type, attach_container_input};
 use allotment_proto::agent::{Call, Response as Answer, response};
 use allotment_proto::json::{self, BodyError};
+use allotment_proto::mesos::TaskState;
+use allotment_proto::mesos::task_status::Reason;
 use allotment_proto::recordio::{self, Reader};
 use allotment_proto::{MESSAGE_LEN_MAX, mesos};
 use axum::Router;
@@ -19,7 +21,8 @@ use axum::routing::post;
 use futures_util::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::nested::{Attached, Launched, Nested, Pieces, Refusal, bad};
+use super::nested::{Attached, Nested, Pieces, Refusal, bad};
+use crate::core::{Done, NestedEnd};
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
@@ -121,13 +124,21 @@ async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Respons
         Type::LaunchNestedContainer => {
             let launch = part(call.launch_nested_container, "launch_nested_container")?;
             let command = part(launch.command, "launch_nested_container.command")?;
-            let id = launch.container_id;
-            let launched = nested.launch_alone(&id, &command, launch.container.as_ref());
-            Ok(match launched.await? {
-                Launched::Now => StatusCode::OK,
-                Launched::Already => StatusCode::ACCEPTED,
+            let (id, container) = (launch.container_id, launch.container);
+            launch_alone(nested, &id, &command, container.as_ref()).await
+        }
+        Type::LaunchContainer => {
+            let launch = part(call.launch_container, "launch_container")?;
+            let command = part(launch.command, "launch_container.command")?;
+            if !launch.resources.is_empty() || !launch.limits.is_empty() {
+                return Err(bad(
+                    "a nested container shares the resources and limits of its parent: leave \
+                     `resources` and `limits` out, or launch a task group"
+                        .to_owned(),
+                ));
             }
-            .into_response())
+            let (id, container) = (launch.container_id, launch.container);
+            launch_alone(nested, &id, &command, container.as_ref()).await
         }
         Type::LaunchNestedContainerSession => {
             let launch = part(
@@ -152,27 +163,54 @@ async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Respons
         )),
         Type::WaitNestedContainer => {
             let wait = part(call.wait_nested_container, "wait_nested_container")?;
-            let exit_status = Some(nested.wait(&wait.container_id).await?);
+            let end = Ended::of(nested.wait(&wait.container_id).await?);
+            let said = response::WaitNestedContainer {
+                exit_status: end.status,
+                state: end.state,
+                reason: end.reason,
+                message: end.message,
+            };
             let answer = Answer {
                 r#type: Some(response::Type::WaitNestedContainer.into()),
-                wait_nested_container: Some(response::WaitNestedContainer { exit_status }),
+                wait_nested_container: Some(said),
+                ..Default::default()
             };
-            let kind = [(header::CONTENT_TYPE, accepted.codec.name())];
-            Ok((kind, accepted.codec.write(&answer)).into_response())
+            Ok(said_in(accepted, &answer))
+        }
+        Type::WaitContainer => {
+            let wait = part(call.wait_container, "wait_container")?;
+            let end = Ended::of(nested.wait(&wait.container_id).await?);
+            let said = response::WaitContainer {
+                exit_status: end.status,
+                state: end.state,
+                reason: end.reason,
+                message: end.message,
+            };
+            let answer = Answer {
+                r#type: Some(response::Type::WaitContainer.into()),
+                wait_container: Some(said),
+                ..Default::default()
+            };
+            Ok(said_in(accepted, &answer))
         }
         Type::KillNestedContainer => {
             let kill = part(call.kill_nested_container, "kill_nested_container")?;
-            if !matches!(kill.signal, None | Some(9)) {
-                return Err(bad(
-                    "SIGKILL is the only signal for nested containers".to_owned()
-                ));
-            }
-            nested.kill(&kill.container_id)?;
+            nested.kill(&kill.container_id, kill.signal).await?;
+            Ok(StatusCode::OK.into_response())
+        }
+        Type::KillContainer => {
+            let kill = part(call.kill_container, "kill_container")?;
+            nested.kill(&kill.container_id, kill.signal).await?;
             Ok(StatusCode::OK.into_response())
         }
         Type::RemoveNestedContainer => {
             let remove = part(call.remove_nested_container, "remove_nested_container")?;
-            nested.remove(&remove.container_id)?;
+            nested.remove(&remove.container_id).await?;
+            Ok(StatusCode::OK.into_response())
+        }
+        Type::RemoveContainer => {
+            let remove = part(call.remove_container, "remove_container")?;
+            nested.remove(&remove.container_id).await?;
             Ok(StatusCode::OK.into_response())
         }
         Type::Unknown => Err((
@@ -180,6 +218,45 @@ async fn obey(nested: &Nested, call: Call, accepted: Accepted) -> Result<Respons
             "this agent serves only the calls about programs in running containers here".to_owned(),
         )),
     }
+}
+
+async fn launch_alone(
+    nested: &Nested,
+    id: &mesos::ContainerId,
+    command: &mesos::CommandInfo,
+    container: Option<&mesos::ContainerInfo>,
+) -> Result<Response, Refusal> {
+    let launched = nested.launch_alone(id, command, container).await?;
+    Ok(match launched {
+        Done::Now => StatusCode::OK,
+        Done::Already => StatusCode::ACCEPTED,
+    }
+    .into_response())
+}
+
+/// How a container ended, as both answers tell it.
+struct Ended {
+    status: Option<i32>,
+    state: Option<i32>,
+    reason: Option<i32>,
+    message: Option<String>,
+}
+
+impl Ended {
+    fn of(end: NestedEnd) -> Self {
+        let failed = end.message.is_some();
+        Self {
+            status: end.status,
+            state: failed.then_some(TaskState::TaskFailed.into()),
+            reason: end.refused.then_some(Reason::ContainerLaunchFailed.into()),
+            message: end.message,
+        }
+    }
+}
+
+fn said_in(accepted: Accepted, answer: &Answer) -> Response {
+    let kind = [(header::CONTENT_TYPE, accepted.codec.name())];
+    (kind, accepted.codec.write(answer)).into_response()
 }
 
 /// Feeds a session with what the body of the request brings.

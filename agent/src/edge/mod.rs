@@ -2,8 +2,8 @@
 //!
 //! - [`start`] and [`Running`]: an agent's life in this process.
 //! - `driver`: the loop that owns the core. `link`: one connection to a master.
-//! - `probe`: checks of tasks. `exec`: programs beside them; `attach`: their own terminals; `nested`,
-//!   `mesos_api`: the same as Mesos names it. `files`, `follow`, `mesos_files`, `http`: what the agent
+//! - `probe`: checks of tasks. `exec`: programs beside them; `attach`: their own terminals; `inner`: nested
+//!   containers; `nested`, `mesos_api`: all of them as Mesos names them. `files`, `follow`, `mesos_files`, `http`: what the agent
 //!   serves.
 //! - `executors`: connections of custom executors; `executor_http`, `executor_grpc`: their two
 //!   doors.
@@ -22,6 +22,7 @@ mod files;
 mod follow;
 mod held;
 mod http;
+mod inner;
 mod leader;
 mod link;
 mod mesos_api;
@@ -180,9 +181,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         work_dir: work_dir.clone(),
         queries,
     };
+    let inner = inner::Inner::new(files.queries.clone(), inputs.clone(), work_dir.clone());
     let doors = exec::Doors {
         sessions: containerizer.sessions(),
         files: files.clone(),
+        inner: inner.clone(),
     };
     let router = http::router(files, doors, executors.clone());
     let server = tokio::spawn(async move {
@@ -201,7 +204,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         link: None,
         fence: leader::Fence::default(),
         waiting: BTreeMap::new(),
+        watchers: Vec::new(),
         held: held::Held::default(),
+        inner,
         executors,
     };
     let found = inputs.clone();

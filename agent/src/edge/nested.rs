@@ -2,8 +2,9 @@
 //! and watched, waited for and killed by others.
 //!
 //! As in Mesos, a session is a nested container that lives as long as the connection that
-//! launched it; any other one writes to files of its own, and lives until it ends. Their ends are
-//! remembered until somebody removes them, or many others have ended.
+//! launched it, and is known here alone; its end is remembered until somebody removes it, or many
+//! others have ended. Any other one writes to files of its own and is the core's to remember
+//! ([`super::inner`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,13 +18,14 @@ use axum::http::StatusCode;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, mpsc, watch};
 use tonic::{Code, Status};
 
-use super::driver::Beside;
+use super::driver::{Beside, Until};
 use super::exec::Doors;
-use crate::containerizer::nest::Nest;
 use crate::containerizer::session::{
     Heard, Session, SessionInput, SessionOutput, Source, Stdio, WindowSize,
 };
-use crate::core::{Attachable, Command, ContainerId};
+use crate::core::{
+    Attachable, Command, ContainerId, Done, Harshness, NestedEnd, NestedId, NestedState,
+};
 
 /// Pieces that may wait for a slow reader, who holds up the session.
 const PIECES_WAITING: usize = 4;
@@ -32,6 +34,8 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Ends that are remembered.
 const ENDED_MAX: usize = 256;
 const ID_LEN_MAX: usize = 255;
+/// How many ids may stand above one.
+const DEPTH_MAX: usize = 16;
 
 /// Why not, as HTTP puts it.
 pub(super) type Refusal = (StatusCode, String);
@@ -64,16 +68,6 @@ struct Entry {
     kill: Arc<Notify>,
     /// The wait status, once it has ended.
     status: watch::Receiver<Option<i32>>,
-    /// Its sandbox, where it has one.
-    nest: Option<Nest>,
-}
-
-/// What came of an order to launch one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Launched {
-    Now,
-    /// It was there.
-    Already,
 }
 
 /// The input of a session or a task, which one connection holds at a time.
@@ -140,22 +134,22 @@ impl Nested {
         command: &mesos::CommandInfo,
         container: Option<&mesos::ContainerInfo>,
     ) -> Result<Pieces, Refusal> {
-        let key = key(id)?;
-        let parent = ContainerId::parse(&key.0).ok_or_else(|| not_found(&key.0))?;
+        let (key, nested) = (key(id)?, nested_id(id)?);
         let command = Command::of(command).map_err(|what| bad(format!("the command {what}")))?;
         let stdio = match container.and_then(|container| container.tty_info.as_ref()) {
             Some(terminal) => Stdio::Terminal(size(terminal)?),
             None => Stdio::Pipes { stdin: true },
         };
         if self.books().sessions.contains_key(&key) {
-            return Err((
-                StatusCode::CONFLICT,
-                format!("container {} is there already; choose another id", key.1),
-            ));
+            return Err(there_already(&key.1));
         }
         self.books().sessions.insert(key.clone(), None);
         let starting = Starting { nested: self, key };
-        let beside = Beside::Container(parent);
+        let there = self.doors.inner.look(&nested, Until::Now).await;
+        if there.map_err(refusal)?.is_some() {
+            return Err(there_already(&nested.name));
+        }
+        let beside = Beside::Container(nested.parents);
         let launch = self
             .doors
             .entrance(beside, command)
@@ -172,12 +166,11 @@ impl Nested {
         id: &mesos::ContainerId,
         command: &mesos::CommandInfo,
         container: Option<&mesos::ContainerInfo>,
-    ) -> Result<Launched, Refusal> {
-        let key = key(id)?;
+    ) -> Result<Done, Refusal> {
+        let (key, nested) = (key(id)?, nested_id(id)?);
         if matches!(key.1.as_str(), "." | "..") {
             return Err(bad(format!("{:?} is no name for a sandbox", key.1)));
         }
-        let parent = ContainerId::parse(&key.0).ok_or_else(|| not_found(&key.0))?;
         let command = Command::of(command).map_err(|what| bad(format!("the command {what}")))?;
         if container.is_some_and(asks_for_something) {
             let text = "a nested container shares everything with its parent here: leave \
@@ -185,22 +178,10 @@ impl Nested {
             return Err(bad(text.to_owned()));
         }
         if self.books().sessions.contains_key(&key) {
-            return Ok(Launched::Already);
+            return Err(there_already(&key.1));
         }
-        self.books().sessions.insert(key.clone(), None);
-        let name = key.1.clone();
-        let starting = Starting { nested: self, key };
-        let beside = Beside::Container(parent);
-        let entrance = self.doors.entrance(beside, command).await;
-        let launch = entrance.map_err(refusal)?;
-        let folder = launch.sandbox.folder(&launch.agent);
-        let nest = Nest {
-            parent: self.doors.files.work_dir.join(folder),
-            name,
-        };
-        let output = self.doors.start_alone(launch, nest.clone()).await;
-        starting.started_alone(output.map_err(refusal)?, nest);
-        Ok(Launched::Now)
+        let launched = self.doors.inner.launch(&nested, command).await;
+        launched.map_err(refusal)
     }
 
     fn find(&self, id: &mesos::ContainerId) -> Result<(Key, Entry), Refusal> {
@@ -224,8 +205,8 @@ impl Nested {
 
     /// The task of this id that was started with a terminal.
     async fn terminal(&self, id: &mesos::ContainerId) -> Result<Attachable, Refusal> {
-        let container = ContainerId::parse(&id.value).ok_or_else(|| not_found(&id.value))?;
-        let terminal = self.doors.terminal(Beside::Container(container)).await;
+        let ids = lineage(id).ok_or_else(|| not_found(&id.value))?;
+        let terminal = self.doors.terminal(Beside::Container(ids)).await;
         terminal.map_err(refusal)
     }
 
@@ -292,37 +273,69 @@ impl Nested {
         Ok(stream)
     }
 
-    /// Waits for the end of a session; its wait status.
-    pub(super) async fn wait(&self, id: &mesos::ContainerId) -> Result<i32, Refusal> {
-        let (_, mut entry) = self.find(id)?;
+    /// Waits for the end of one.
+    pub(super) async fn wait(&self, id: &mesos::ContainerId) -> Result<NestedEnd, Refusal> {
+        let Some((_, mut entry)) = self.session(id)? else {
+            let view = self.doors.inner.look(&nested_id(id)?, Until::Ended).await;
+            return match view.map_err(refusal)?.map(|view| view.state) {
+                Some(NestedState::Ended(end)) => Ok(end),
+                _ => Err(not_found(&id.value)),
+            };
+        };
         let status = entry.status.wait_for(Option::is_some).await;
-        Ok(status
-            .ok()
-            .and_then(|status| *status)
-            .unwrap_or(libc::SIGKILL))
+        let status = status.ok().and_then(|status| *status);
+        Ok(NestedEnd {
+            status: Some(status.unwrap_or(libc::SIGKILL)),
+            message: None,
+            refused: false,
+        })
     }
 
-    /// Ends a session.
-    pub(super) fn kill(&self, id: &mesos::ContainerId) -> Result<(), Refusal> {
-        let (_, entry) = self.find(id)?;
+    /// Ends one with a signal; none is SIGKILL.
+    pub(super) async fn kill(
+        &self,
+        id: &mesos::ContainerId,
+        signal: Option<i32>,
+    ) -> Result<(), Refusal> {
+        let how = match signal {
+            None | Some(libc::SIGKILL) => Harshness::Destroy,
+            Some(libc::SIGTERM) => Harshness::Terminate,
+            Some(other) => {
+                return Err(bad(format!(
+                    "signal {other} is not passed on; {} and {} are",
+                    libc::SIGKILL,
+                    libc::SIGTERM
+                )));
+            }
+        };
+        let Some((_, entry)) = self.session(id)? else {
+            let ended = self.doors.inner.end(&nested_id(id)?, how).await;
+            return ended.map(drop).map_err(refusal);
+        };
+        if how == Harshness::Terminate {
+            let text = "SIGKILL is the only signal for sessions";
+            return Err(bad(text.to_owned()));
+        }
         entry.kill.notify_one();
         Ok(())
     }
 
-    /// Forgets a session that has ended.
-    pub(super) fn remove(&self, id: &mesos::ContainerId) -> Result<(), Refusal> {
-        let (key, entry) = self.find(id)?;
+    /// Forgets one that has ended.
+    pub(super) async fn remove(&self, id: &mesos::ContainerId) -> Result<(), Refusal> {
+        let Some((key, entry)) = self.session(id)? else {
+            let removed = self.doors.inner.remove(&nested_id(id)?).await;
+            return match removed {
+                Ok(_) => Ok(()),
+                // As Mesos says it.
+                Err(status) if status.code() == Code::FailedPrecondition => Err((
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    status.message().to_owned(),
+                )),
+                Err(status) => Err(refusal(status)),
+            };
+        };
         if entry.status.borrow().is_none() {
             let text = format!("container {} still runs; kill it first", key.1);
-            return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
-        }
-        if let Some(nest) = entry.nest
-            && let Err(error) = nest.remove()
-        {
-            let text = format!(
-                "the sandbox of container {} cannot be removed: {error}",
-                key.1
-            );
             return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
         }
         let mut books = self.books();
@@ -358,7 +371,6 @@ impl Starting<'_> {
             watchers: Arc::default(),
             kill: Arc::new(Notify::new()),
             status,
-            nest: None,
         };
         let (nested, key) = (self.nested.clone(), self.key.clone());
         nested
@@ -379,35 +391,6 @@ impl Starting<'_> {
             *entry.input.lock().await = SessionInput::None;
         });
         stream
-    }
-}
-
-impl Starting<'_> {
-    fn started_alone(self, mut output: SessionOutput, nest: Nest) {
-        let (ended, status) = watch::channel(None);
-        let entry = Entry {
-            input: Arc::new(AsyncMutex::new(SessionInput::None)),
-            watchers: Arc::default(),
-            kill: Arc::new(Notify::new()),
-            status,
-            nest: Some(nest),
-        };
-        let (nested, key) = (self.nested.clone(), self.key.clone());
-        let kill = Arc::clone(&entry.kill);
-        nested.books().sessions.insert(key.clone(), Some(entry));
-        tokio::spawn(async move {
-            let status = tokio::select! {
-                heard = output.next() => match heard {
-                    Heard::Left(status) => status,
-                    Heard::Wrote(..) | Heard::Refused(_) | Heard::Lost => libc::SIGKILL,
-                },
-                () = kill.notified() => libc::SIGKILL,
-            };
-            // However it was cut short, it is killed.
-            drop(output);
-            ended.send_replace(Some(status));
-            nested.note_end(key);
-        });
     }
 }
 
@@ -573,6 +556,36 @@ fn key(id: &mesos::ContainerId) -> Result<Key, Refusal> {
         }
     }
     Ok((parent.value.clone(), id.value.clone()))
+}
+
+/// Its own id and those above it, the nearest first; `None`: there are too many.
+fn lineage(id: &mesos::ContainerId) -> Option<Vec<String>> {
+    let mut ids = vec![id.value.clone()];
+    let mut above = id.parent.as_deref();
+    while let Some(parent) = above {
+        if ids.len() > DEPTH_MAX {
+            return None;
+        }
+        ids.push(parent.value.clone());
+        above = parent.parent.as_deref();
+    }
+    Some(ids)
+}
+
+fn nested_id(id: &mesos::ContainerId) -> Result<NestedId, Refusal> {
+    let ids = lineage(id).ok_or_else(|| {
+        bad(format!(
+            "container_id has more than {DEPTH_MAX} parents; no container lies so deep"
+        ))
+    })?;
+    let mut parents = ids;
+    let name = parents.remove(0);
+    Ok(NestedId { name, parents })
+}
+
+fn there_already(id: &str) -> Refusal {
+    let text = format!("container {id} is there already; choose another id");
+    (StatusCode::CONFLICT, text)
 }
 
 fn size(info: &mesos::TtyInfo) -> Result<WindowSize, Refusal> {

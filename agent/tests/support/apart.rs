@@ -56,6 +56,11 @@ impl Apart {
         self.folder.path().join("agent")
     }
 
+    /// Where the agent serves.
+    pub fn address(&self) -> &str {
+        self.address.as_deref().unwrap()
+    }
+
     /// The agent's process begins.
     pub fn starts(&mut self) {
         assert!(self.agent.is_none());

@@ -318,7 +318,7 @@ impl Core {
 }
 
 /// As `wait` returns it.
-fn wait_status(outcome: &Outcome) -> Option<i32> {
+pub(in super::super) fn wait_status(outcome: &Outcome) -> Option<i32> {
     let Outcome::Exited { exit, .. } = outcome else {
         return None;
     };
