@@ -6,11 +6,14 @@
 #[path = "support/story.rs"]
 mod story;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use allotment_agent::core::{
     Command, ContainerId, Done, Effect, Harshness, Input, NestedId, NestedOrder, NestedState,
     NoEntry, Outcome,
 };
 use allotment_proto::mesos::TaskState;
+use proptest::prelude::*;
 use story::Agent;
 
 fn id(name: &str, parents: &[&str]) -> NestedId {
@@ -268,4 +271,216 @@ fn agents_whose_tasks_do_not_outlive_them_forget_them() {
     a.dies_and_returns();
     assert_eq!(state(&a, &n), None);
     assert!(a.checkpoint().containers().is_empty());
+}
+
+/// A containerizer, of which the core sees only what it is told.
+#[derive(Default)]
+struct Machine {
+    begun: BTreeSet<ContainerId>,
+    alive: BTreeSet<ContainerId>,
+    /// Those whose end was written down.
+    released: BTreeSet<ContainerId>,
+    /// In which container each is.
+    parents: BTreeMap<ContainerId, ContainerId>,
+}
+
+impl Machine {
+    /// Does the first `n` things that the core wants.
+    fn obey(&mut self, a: &mut Agent, n: usize) {
+        for effect in a
+            .effects
+            .drain(..n.min(a.effects.len()))
+            .collect::<Vec<_>>()
+        {
+            match effect {
+                Effect::Start(launch) => {
+                    let container = launch.container.clone();
+                    assert!(self.begun.insert(container.clone()), "begun twice");
+                    let parent = launch.nested.map(|nesting| nesting.parent);
+                    // As a launcher does: nothing begins in what is over.
+                    if parent
+                        .as_ref()
+                        .is_none_or(|parent| self.alive.contains(parent))
+                    {
+                        self.alive.insert(container.clone());
+                    }
+                    self.parents
+                        .extend(parent.map(|parent| (container, parent)));
+                }
+                Effect::Destroy(container) => self.ends(&container),
+                Effect::Release(container) => drop(self.released.insert(container)),
+                Effect::Connect { session, .. } => a.session = session,
+                _ => {}
+            }
+        }
+    }
+
+    /// What is in it goes on, as when no launcher watches.
+    fn ends(&mut self, container: &ContainerId) {
+        self.alive.remove(container);
+    }
+
+    /// Tells the core of everything that it does not know.
+    fn tells(&mut self, a: &mut Agent, known: &[ContainerId]) {
+        for container in known {
+            let container = container.clone();
+            if self.released.contains(&container) {
+                continue;
+            }
+            if self.alive.contains(&container) {
+                a.started(&container);
+                continue;
+            }
+            let outcome = if self.begun.contains(&container) {
+                Outcome::Lost {
+                    message: "gone".to_owned(),
+                }
+            } else {
+                Outcome::NeverBegun
+            };
+            let sandbox = Default::default();
+            a.feed(Input::Ended {
+                container,
+                outcome,
+                sandbox,
+            });
+        }
+    }
+
+    /// Until nobody has anything to do.
+    fn settles(&mut self, a: &mut Agent) {
+        for _ in 0..100 {
+            self.obey(a, usize::MAX);
+            let known = known(a);
+            self.tells(a, &known);
+            if a.effects.is_empty() {
+                return;
+            }
+        }
+        panic!("it never settles: {:?}", a.effects);
+    }
+}
+
+/// What another life would look for.
+fn known(a: &Agent) -> Vec<ContainerId> {
+    let known = a.checkpoint().containers().into_iter();
+    known.map(|earlier| earlier.container).collect()
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Task(u8),
+    /// One of this name in the task, or in the one of the other name there.
+    Nested(u8, u8, Option<u8>),
+    End(u8, u8),
+    Remove(u8, u8),
+    Obey(u8),
+    /// The core hears of every start and end before it can do anything about it.
+    Hear,
+    /// A living one ends by itself.
+    Exit(u8),
+    /// The agent dies, after so many of its effects.
+    Crash(u8),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        1 => (0..3u8).prop_map(Happening::Task),
+        4 => (0..3u8, 0..3u8, prop::option::of(0..3u8))
+            .prop_map(|(t, n, above)| Happening::Nested(t, n, above)),
+        1 => (0..3u8, 0..3u8).prop_map(|(t, n)| Happening::End(t, n)),
+        1 => (0..3u8, 0..3u8).prop_map(|(t, n)| Happening::Remove(t, n)),
+        3 => (0..6u8).prop_map(Happening::Obey),
+        2 => Just(Happening::Hear),
+        2 => any::<u8>().prop_map(Happening::Exit),
+        1 => (0..6u8).prop_map(Happening::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn whenever_the_agent_dies_none_begins_twice_or_outlives_what_it_is_in(
+        happenings in prop::collection::vec(happening(), 1..60)
+    ) {
+        let mut a = Agent::registered();
+        let mut machine = Machine::default();
+        let mut tasks: BTreeMap<u8, ContainerId> = BTreeMap::new();
+        let parents = |tasks: &BTreeMap<u8, ContainerId>, t: u8, above: Option<u8>| {
+            let task = tasks.get(&t)?.as_str().to_owned();
+            let above = above.map(|n| format!("n{n}"));
+            Some(above.into_iter().chain([task]).collect::<Vec<String>>())
+        };
+        for happening in happenings {
+            match happening {
+                Happening::Task(t) => {
+                    a.launch(vec![story::task(&format!("t{t}"), "cpus:1")]);
+                    let begins = a.effects.iter().rev().find_map(|effect| match effect {
+                        Effect::Start(launch) if launch.nested.is_none() => {
+                            Some(launch.container.clone())
+                        }
+                        _ => None,
+                    });
+                    let known = |c: &ContainerId| tasks.values().any(|other| other == c);
+                    if let Some(container) = begins.filter(|c| !known(c)) {
+                        tasks.insert(t, container);
+                    }
+                }
+                Happening::Nested(t, n, above) => {
+                    if let Some(parents) = parents(&tasks, t, above) {
+                        let nested = NestedId { name: format!("n{n}"), parents };
+                        order(&mut a, &nested, program());
+                    }
+                }
+                Happening::End(t, n) => {
+                    if let Some(parents) = parents(&tasks, t, None) {
+                        let nested = NestedId { name: format!("n{n}"), parents };
+                        order(&mut a, &nested, NestedOrder::End(Harshness::Destroy));
+                    }
+                }
+                Happening::Remove(t, n) => {
+                    if let Some(parents) = parents(&tasks, t, None) {
+                        let nested = NestedId { name: format!("n{n}"), parents };
+                        order(&mut a, &nested, NestedOrder::Remove);
+                    }
+                }
+                Happening::Obey(n) => machine.obey(&mut a, n.into()),
+                Happening::Hear => {
+                    let known = known(&a);
+                    // Those that are on their way cannot be told of yet.
+                    let known: Vec<_> =
+                        known.into_iter().filter(|c| machine.begun.contains(c)).collect();
+                    machine.tells(&mut a, &known);
+                }
+                Happening::Exit(n) => {
+                    let alive = machine.alive.iter().nth(usize::from(n) % 8).cloned();
+                    if let Some(container) = alive {
+                        machine.ends(&container);
+                    }
+                }
+                Happening::Crash(n) => {
+                    machine.obey(&mut a, n.into());
+                    let known = known(&a);
+                    a.dies_and_returns();
+                    machine.tells(&mut a, &known);
+                    a.feed(Input::Tick);
+                    machine.obey(&mut a, usize::MAX);
+                    let session = a.session;
+                    a.feed(Input::Connected { session });
+                    a.welcome();
+                }
+            }
+        }
+        machine.settles(&mut a);
+        // What lives is what is written down, and is in something that lives.
+        let living: BTreeSet<ContainerId> = known(&a).into_iter().collect();
+        prop_assert_eq!(&living, &machine.alive);
+        for (child, parent) in &machine.parents {
+            prop_assert!(!machine.alive.contains(child) || machine.alive.contains(parent));
+        }
+        // And another life finds just that.
+        a.dies_and_returns();
+        prop_assert_eq!(known(&a).into_iter().collect::<BTreeSet<_>>(), living);
+    }
 }
