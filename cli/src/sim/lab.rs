@@ -2,14 +2,19 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use allotment_sim::lab::{self, LabScenario};
 use anyhow::{Context as _, anyhow};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
 
+use super::progress::Progress;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{self, Format};
+
+/// How often it says how far it is where there is no terminal.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Plays the scenario and prints its report; with `svg` draws it there.
 pub(super) fn run(
@@ -34,18 +39,23 @@ pub(super) fn run(
         ))
     })?;
 
-    let bar = ProgressBar::new(scenario.time.0.as_secs());
-    bar.set_style(ProgressStyle::with_template(
-        "{wide_bar} {pos}/{len} simulated seconds, {elapsed}",
-    )?);
+    let style = ProgressStyle::with_template("{wide_bar} {msg}, {elapsed}")?;
+    let mut progress = Progress::new(scenario.time.0.as_secs(), style, SAID_EVERY);
     let seed = seed.unwrap_or(scenario.seed);
-    let report = lab::run(&scenario, seed, |progress| {
-        let now = (progress.now.as_secs_f64()).min(progress.time.as_secs_f64());
-        bar.set_position(std::time::Duration::from_secs_f64(now).as_secs());
+    let report = lab::run(&scenario, seed, |so_far| {
+        let now = so_far.now.as_secs_f64();
+        let part = (so_far.now.as_millis() / 1000).min(scenario.time.0.as_secs());
+        progress.at(part, |elapsed| {
+            format!(
+                "{now:.0} of {} simulated seconds, {:.1} times as fast as a clock",
+                so_far.time.as_secs_f64(),
+                now / elapsed.as_secs_f64().max(0.001)
+            )
+        });
     })
     .map_err(|error| anyhow!(error))
     .with_context(|| format!("scenario {} did not reach its end", file.display()))?;
-    bar.finish_and_clear();
+    progress.finish();
 
     if let Some(path) = svg {
         std::fs::write(path, report.svg())

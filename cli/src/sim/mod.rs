@@ -1,6 +1,7 @@
 //! `allot sim`: whole clusters on virtual time, from seeds or from a scenario file.
 
 mod lab;
+mod progress;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -8,17 +9,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use allotment_sim::{Report, Scenario, TraceDepth, run_seed};
 use anyhow::bail;
-use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
 use serde::Serialize;
+
+use self::progress::Progress;
 
 use crate::context::Context;
 use crate::output::{self, Cell, Format, Row, Tone};
 
 /// How many failing seeds are shrunk before they are shown.
 const SHRUNK_MAX: usize = 5;
+
+/// How often a search says how far it is where there is no terminal: a night of seeds is a
+/// thousand lines.
+const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Arguments of `allot sim`.
 #[derive(Debug, clap::Args)]
@@ -112,22 +120,27 @@ fn search(
         },
         ..Scenario::default()
     };
-    let bar = ProgressBar::new(seeds.end - seeds.start);
+    let (first, total) = (seeds.start, seeds.end - seeds.start);
+    let style = ProgressStyle::with_template("{wide_bar} {msg}, {elapsed}")?;
+    let mut progress = Progress::new(total, style, SAID_EVERY);
     let mut rows = Vec::new();
     let mut broken = Vec::new();
     simulate(seeds, jobs, &scenario, |report| {
-        bar.inc(1);
         if report.violation.is_some() {
             broken.push(report.seed);
-            bar.suspend(|| explain(report.seed, &scenario, broken.len()));
+            progress.suspend(|| explain(report.seed, &scenario, broken.len()));
         }
         if trace {
             output::text(&report.trace)?;
         }
         rows.push(SeedRow::new(&report));
+        let n_done = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+        progress.at(n_done, |elapsed| {
+            so_far(first, n_done, total, broken.len(), elapsed)
+        });
         anyhow::Ok(())
     })?;
-    bar.finish_and_clear();
+    progress.finish();
     rows.sort_by_key(|row| row.seed);
     if ctx.output == Format::Table {
         output::line(&summary(&rows))?;
@@ -179,6 +192,16 @@ fn simulate(
         drop(sender);
         reports.into_iter().try_for_each(&mut heard)
     })
+}
+
+/// How far a search is, in words.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn so_far(first: u64, n_done: u64, total: u64, n_broken: usize, elapsed: Duration) -> String {
+    format!(
+        "{n_done} of {total} seeds from {first} on are done, {n_broken} broke an invariant; {:.1} \
+         seeds a second",
+        n_done as f64 / elapsed.as_secs_f64().max(0.001)
+    )
 }
 
 fn summary(rows: &[SeedRow]) -> String {
