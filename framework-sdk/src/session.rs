@@ -562,8 +562,8 @@ impl Session {
             return;
         };
         let mut good = Vec::with_capacity(offers.offers.len());
-        for offer in &offers.offers {
-            match wire::offer(&framework, &self.roles, offer) {
+        for mut offer in offers.offers {
+            match wire::offer(&framework, &self.roles, &mut offer) {
                 Ok(offer) => {
                     self.offers
                         .insert(offer.id.clone(), offer.resources.clone());

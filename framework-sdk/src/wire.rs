@@ -6,6 +6,8 @@
 pub(crate) mod executors;
 pub(crate) mod wants;
 
+use std::fmt::Write as _;
+
 use allotment_proto::mesos::task_status::Source;
 use allotment_proto::{convert, mesos, scheduler};
 use allotment_types::{AgentId, FrameworkId, OfferId, Role, TaskId};
@@ -243,7 +245,7 @@ pub(super) fn uri(uri: &Uri) -> mesos::command_info::Uri {
 pub(crate) fn offer(
     framework: &FrameworkId,
     roles: &[Role],
-    wire: &mesos::Offer,
+    wire: &mut mesos::Offer,
 ) -> Result<Offer, String> {
     let id = OfferId::try_from(&wire.id).map_err(|e| e.to_string())?;
     let refuse = |problem: String| format!("offer {id}: {problem}");
@@ -272,7 +274,7 @@ pub(crate) fn offer(
     let attributes: Result<Vec<_>, String> = attributes.collect();
     Ok(Offer {
         agent,
-        hostname: wire.hostname.clone(),
+        hostname: std::mem::take(&mut wire.hostname),
         agent_url: agent_url(wire).ok_or_else(|| refuse("its agent has no address".to_owned()))?,
         role: role.clone(),
         resources,
@@ -289,10 +291,14 @@ fn agent_url(wire: &mesos::Offer) -> Option<String> {
     let host = address.hostname.as_deref().or(address.ip.as_deref())?;
     let port = u16::try_from(address.port).ok()?;
     let scheme = &url.scheme;
-    if host.contains(':') && !host.starts_with('[') {
-        return Some(format!("{scheme}://[{host}]:{port}"));
-    }
-    Some(format!("{scheme}://{host}:{port}"))
+    // In one piece: an event may bring thousands.
+    let mut text = String::with_capacity(scheme.len() + host.len() + "://[]:65535".len());
+    let written = if host.contains(':') && !host.starts_with('[') {
+        write!(text, "{scheme}://[{host}]:{port}")
+    } else {
+        write!(text, "{scheme}://{host}:{port}")
+    };
+    written.ok().map(|()| text)
 }
 
 /// Reads a status update.

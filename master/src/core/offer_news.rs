@@ -51,10 +51,76 @@ struct Sum {
     /// The first, with its number of tasks summed up and the longest time it is withheld.
     fate: Fate,
     n_offers: usize,
-    /// Of one offer everything, of several their CPUs and memory.
-    resources: Resources,
+    amount: Amount,
     /// When all were of one agent: which, and what people call it.
     agent: Option<(AgentId, String)>,
+}
+
+impl OfferNews {
+    /// Adds offers of one agent, which people call `hostname`. Returns when people are to hear of
+    /// it, unless that is known.
+    pub(super) fn add(
+        &mut self,
+        now: Timestamp,
+        fate: Fate,
+        n_offers: usize,
+        resources: &Resources,
+        agent: &AgentId,
+        hostname: impl FnOnce() -> String,
+    ) -> Option<Timestamp> {
+        let kind = fate.kind();
+        let at = self.fates.iter().position(|one| one.kind == kind);
+        let at = at.unwrap_or_else(|| {
+            self.fates.push(OneFate {
+                kind,
+                quiet_until: Timestamp::ZERO,
+                sum: None,
+            });
+            self.fates.len() - 1
+        });
+        let one = self.fates.get_mut(at)?;
+        if let Some(sum) = &mut one.sum {
+            sum.add(fate, n_offers, resources, agent);
+            return None;
+        }
+        one.sum = Some(Sum {
+            fate,
+            n_offers,
+            amount: Amount::One(resources.clone()),
+            agent: Some((agent.clone(), hostname())),
+        });
+        Some(one.quiet_until.max(now))
+    }
+}
+
+/// What the offers of a sum held.
+#[derive(Debug)]
+enum Amount {
+    /// Of one offer everything.
+    One(Resources),
+    /// Of several their CPUs and memory. As numbers: a bundle for each of ten thousand offers
+    /// would cost as much as the offers.
+    Several { cpus: Fixed, mem: Fixed },
+}
+
+impl Amount {
+    fn and(&self, more: &Resources) -> Self {
+        let (cpus, mem) = match self {
+            Self::One(first) => (first.cpus(), first.mem()),
+            Self::Several { cpus, mem } => (*cpus, *mem),
+        };
+        Self::Several {
+            cpus: cpus.saturating_add(more.cpus()),
+            mem: mem.saturating_add(more.mem()),
+        }
+    }
+
+    fn resources(&self) -> Resources {
+        match self {
+            Self::One(resources) => resources.clone(),
+            Self::Several { cpus, mem } => Resources::cpus_mem(*cpus, *mem),
+        }
+    }
 }
 
 impl Fate {
@@ -87,8 +153,7 @@ impl Sum {
     fn add(&mut self, fate: Fate, n_offers: usize, resources: &Resources, agent: &AgentId) {
         self.fate = self.fate.and(fate);
         self.n_offers += n_offers;
-        let sum = |of: fn(&Resources) -> Fixed| of(&self.resources).saturating_add(of(resources));
-        self.resources = Resources::cpus_mem(sum(Resources::cpus), sum(Resources::mem));
+        self.amount = self.amount.and(resources);
         if self.agent.as_ref().is_some_and(|(known, _)| known != agent) {
             self.agent = None;
         }
@@ -96,11 +161,7 @@ impl Sum {
 
     /// For people, about the framework called `name`.
     fn sentence(&self, name: &str) -> String {
-        let Self {
-            n_offers,
-            resources,
-            ..
-        } = self;
+        let (n_offers, resources) = (&self.n_offers, self.amount.resources());
         let place = match &self.agent {
             Some((_, hostname)) => format!(" on {hostname}"),
             None => String::new(),
@@ -146,32 +207,13 @@ impl Core {
         let Some(known) = self.frameworks.get_mut(framework) else {
             return;
         };
-        let fates = &mut known.offer_news.fates;
-        let kind = fate.kind();
-        let at = fates.iter().position(|one| one.kind == kind);
-        let at = at.unwrap_or_else(|| {
-            fates.push(OneFate {
-                kind,
-                quiet_until: Timestamp::ZERO,
-                sum: None,
-            });
-            fates.len() - 1
-        });
-        let Some(one) = fates.get_mut(at) else {
-            return;
-        };
-        if let Some(sum) = &mut one.sum {
-            return sum.add(fate, n_offers, resources, agent);
+        let news = &mut known.offer_news;
+        if let Some(due) = news.add(self.out.now, fate, n_offers, resources, agent, || {
+            let known = self.agents.get(agent);
+            known.map_or_else(|| agent.to_string(), |known| known.hostname.to_string())
+        }) {
+            self.timers.set(due, Timer::OfferNews(framework.clone()));
         }
-        let hostname = self.agents.get(agent).map(|a| a.hostname.to_string());
-        one.sum = Some(Sum {
-            fate,
-            n_offers,
-            resources: resources.clone(),
-            agent: Some((agent.clone(), hostname.unwrap_or_else(|| agent.to_string()))),
-        });
-        let due = one.quiet_until.max(self.out.now);
-        self.timers.set(due, Timer::OfferNews(framework.clone()));
     }
 
     pub(super) fn on_offer_news_due(&mut self, id: &FrameworkId) {

@@ -1,6 +1,7 @@
 //! Offers: from an allocation round until they are used, declined, rescinded or expired.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use allotment_allocator::{Allocation, Grant, Recovery};
@@ -12,6 +13,7 @@ use super::agent::Agent;
 use super::framework::Framework;
 use super::offer_news::Fate;
 use super::out::event_of;
+use super::timers::Timer;
 use super::wishes::unavailability_to_wire;
 use super::{Core, CoreConfig};
 
@@ -80,13 +82,21 @@ impl Offers {
     /// The number of an offer id of this master run.
     pub(super) fn number(&self, id: &str) -> Option<u64> {
         let digits = id.strip_prefix(&self.prefix)?;
-        let number = digits.parse().ok()?;
         // One id, one spelling: `+7` and `007` are no offers.
-        (digits == format!("{number}")).then_some(number)
+        if !digits.starts_with(|c: char| c.is_ascii_digit())
+            || (digits.len() > 1 && digits.starts_with('0'))
+        {
+            return None;
+        }
+        digits.parse().ok()
     }
 
     pub(super) fn id(&self, number: u64) -> String {
-        format!("{}{number}", self.prefix)
+        // In one piece: a round names ten thousand of them.
+        let mut id = String::with_capacity(self.prefix.len() + 20);
+        id.push_str(&self.prefix);
+        let _ = write!(id, "{number}");
+        id
     }
 
     /// Another step begins.
@@ -171,7 +181,11 @@ impl Core {
             framework.offers.insert(number);
             let held = framework.held.entry(role.clone()).or_default();
             held.offered.add(&resources);
-            self.note_offers(&id, &agent_id, Fate::Sent, 1, &resources);
+            let hostname = || agent.hostname.to_string();
+            let news = &mut framework.offer_news;
+            if let Some(due) = news.add(now, Fate::Sent, 1, &resources, &agent_id, hostname) {
+                self.timers.set(due, Timer::OfferNews(id.clone()));
+            }
             let offer = Offer {
                 grant: Grant {
                     framework: id.clone(),

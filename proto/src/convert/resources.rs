@@ -106,7 +106,11 @@ pub fn resources_from_wire(wire: &[mesos::Resource]) -> Result<Resources, Resour
         if held.is_some_and(|(_, _, v)| discriminant(v) != discriminant(&value)) {
             return Err(ResourceError::MixedTypes { name: name.clone() });
         }
-        sum.add(&Resources::EMPTY.with(key, lot, value));
+        if sum.get(&key, &lot).is_none() {
+            sum = sum.with(key, lot, value);
+        } else {
+            sum.add(&Resources::EMPTY.with(key, lot, value));
+        }
     }
     Ok(sum)
 }
