@@ -7,6 +7,8 @@ use crate::chart::{GAP, LEFT, PANEL, Panel, TOP, WIDTH, heading, key, open};
 const COLOURS: [&str; 8] = [
     "#1b6ca8", "#d1495b", "#2e933c", "#e0a100", "#7b4fa0", "#00838f", "#8d5524", "#888888",
 ];
+/// Where the axis of shares may end, in percent; a quarter of each is a whole number.
+const SCALES: [f64; 5] = [8.0, 20.0, 40.0, 60.0, 100.0];
 const CPUS: &str = "#1b6ca8";
 const MEM: &str = "#d1495b";
 
@@ -52,12 +54,17 @@ pub(super) fn svg(report: &LabReport) -> String {
 }
 
 fn shares(svg: &mut String, report: &LabReport, (unit, scale): (&str, f64), x: (f64, f64)) {
+    let peaks = report.roles.iter().map(|role| role.share_peak * 100.0);
+    let peak = peaks.fold(0.0, f64::max);
+    // Twenty roles have a twentieth each: on a scale up to 100 they would all lie on the axis.
+    let y_max = SCALES.into_iter().find(|scale| *scale >= peak);
+    let y_max = y_max.unwrap_or(100.0);
     let panel = Panel {
         y: TOP + PANEL + GAP,
         x_max: x.0,
-        y_max: 100.0,
+        y_max,
     };
-    panel.axes(svg, "dominant share per role", unit, (x.1, 25.0));
+    panel.axes(svg, "dominant share per role", unit, (x.1, y_max / 4.0));
     for (i, role) in report.roles.iter().enumerate() {
         let colour = COLOURS.get(i).unwrap_or(&COLOURS[COLOURS.len() - 1]);
         let points = report.moments.iter().filter_map(|moment| {
