@@ -33,6 +33,68 @@ struct Account {
     tasks: BTreeMap<Key, Used>,
 }
 
+/// What of a fact that the master takes in matters here. Most facts are pings and ticks: a copy of
+/// each would cost more than the books.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A framework accepts or declines.
+    Answer { stream: u64, offers: Vec<String> },
+    /// An agent says what it has.
+    Register {
+        stream: u64,
+        register: Box<allot::Register>,
+    },
+    /// A task of an agent is over; which, if its ids are any.
+    Ended { stream: u64, task: Option<Key> },
+    /// An agent leaves for good.
+    Unregister { stream: u64 },
+    /// A framework's stream is over.
+    FrameworkGone { stream: u64 },
+    /// An agent's stream is over.
+    AgentGone { stream: u64 },
+}
+
+impl Heard {
+    /// `None` for what changes no account.
+    pub(crate) fn of(input: &Input) -> Option<Self> {
+        match input {
+            Input::FrameworkCall { conn, call } => {
+                let named = call.accept.as_ref().map(|a| &a.offer_ids);
+                let named = named.or_else(|| call.decline.as_ref().map(|d| &d.offer_ids))?;
+                Some(Self::Answer {
+                    stream: conn.0,
+                    offers: named.iter().map(|id| id.value.clone()).collect(),
+                })
+            }
+            Input::AgentMessage { conn, message } => Self::of_message(conn.0, message),
+            Input::FrameworkClosed { conn } => Some(Self::FrameworkGone { stream: conn.0 }),
+            Input::AgentClosed { conn } => Some(Self::AgentGone { stream: conn.0 }),
+            Input::Tick
+            | Input::FrameworkOpened { .. }
+            | Input::AgentOpened { .. }
+            | Input::Request { .. } => None,
+        }
+    }
+
+    fn of_message(stream: u64, message: &allot::AgentMessage) -> Option<Self> {
+        match message.message.as_ref()? {
+            agent_message::Message::Register(register) => Some(Self::Register {
+                stream,
+                register: Box::new(register.clone()),
+            }),
+            agent_message::Message::Update(update) => convert::is_terminal(update.latest_state())
+                .then(|| Self::Ended {
+                    stream,
+                    task: key(&update.framework_id, &update.status.task_id),
+                }),
+            agent_message::Message::Unregister(_) => Some(Self::Unregister { stream }),
+            agent_message::Message::Pong(_)
+            | agent_message::Message::ExecutorEnded(_)
+            | agent_message::Message::ExecutorMessage(_) => None,
+        }
+    }
+}
+
 /// Offers and tasks per agent, as seen at the master's door.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -56,58 +118,35 @@ impl Ledger {
         }
     }
 
-    /// The master takes in a fact.
-    pub(crate) fn on_input(&mut self, input: &Input) {
-        match input {
-            Input::FrameworkCall { conn, call } => self.on_call(conn.0, call),
-            Input::AgentMessage { conn, message } => self.on_message(conn.0, message),
-            Input::FrameworkClosed { conn } => self.on_framework_gone(conn.0),
-            Input::AgentClosed { conn } => self.on_agent_gone(conn.0),
-            Input::Tick
-            | Input::FrameworkOpened { .. }
-            | Input::AgentOpened { .. }
-            | Input::Request { .. } => {}
-        }
-    }
-
-    /// The master hears a framework.
-    fn on_call(&mut self, stream: u64, call: &scheduler::Call) {
-        let Some(framework) = self.frameworks.get(&stream).cloned() else {
-            return;
-        };
-        let named = call.accept.as_ref().map(|a| &a.offer_ids);
-        let named = named.or_else(|| call.decline.as_ref().map(|d| &d.offer_ids));
-        for id in named.into_iter().flatten() {
-            self.take_offers(|name, offer| *name == id.value && offer.framework == framework);
-        }
-    }
-
-    /// The master hears an agent.
-    fn on_message(&mut self, stream: u64, message: &allot::AgentMessage) {
-        match &message.message {
-            Some(agent_message::Message::Register(register)) => {
-                self.registering.insert(stream, register.clone());
+    /// The master took in a fact.
+    pub(crate) fn on_heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Answer { stream, offers } => {
+                let Some(framework) = self.frameworks.get(&stream).cloned() else {
+                    return;
+                };
+                for id in offers {
+                    self.take_offers(|name, offer| *name == id && offer.framework == framework);
+                }
             }
-            Some(agent_message::Message::Update(update)) => {
-                if convert::is_terminal(update.latest_state())
-                    && let Some(account) = self.account_of(stream)
-                    && let Some(key) = key(&update.framework_id, &update.status.task_id)
+            Heard::Register { stream, register } => {
+                self.registering.insert(stream, *register);
+            }
+            Heard::Ended { stream, task } => {
+                if let Some(account) = self.account_of(stream)
+                    && let Some(key) = task
                 {
                     account.tasks.remove(&key);
                 }
             }
-            Some(agent_message::Message::Unregister(_)) => {
+            Heard::Unregister { stream } => {
                 if let Some(agent) = self.agents.remove(&stream) {
                     self.accounts.remove(&agent);
                     self.touched.insert(agent);
                 }
             }
-            Some(
-                agent_message::Message::Pong(_)
-                | agent_message::Message::ExecutorEnded(_)
-                | agent_message::Message::ExecutorMessage(_),
-            )
-            | None => {}
+            Heard::FrameworkGone { stream } => self.on_framework_gone(stream),
+            Heard::AgentGone { stream } => self.on_agent_gone(stream),
         }
     }
 

@@ -54,17 +54,20 @@ impl Trace {
         if self.depth == TraceDepth::None {
             return;
         }
-        let line = format!("{now} #{} {}", self.steps, line());
-        for byte in line.bytes().chain([b'\n']) {
+        // There is a line for almost every step: the one that goes lends its memory.
+        let mut kept = match self.tail.len() {
+            TAIL_LINES => self.tail.pop_front().unwrap_or_default(),
+            _ => String::new(),
+        };
+        kept.clear();
+        let _ = write!(kept, "{now} #{} {}", self.steps, line());
+        for byte in kept.bytes().chain([b'\n']) {
             self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         if self.depth == TraceDepth::Full {
-            let _ = writeln!(self.full, "{line}");
+            let _ = writeln!(self.full, "{kept}");
         }
-        if self.tail.len() == TAIL_LINES {
-            self.tail.pop_front();
-        }
-        self.tail.push_back(line);
+        self.tail.push_back(kept);
     }
 
     /// Notes that something goes wrong.

@@ -17,6 +17,8 @@ use crate::plant::Plant;
 pub(crate) struct Watched {
     inner: Arc<Mutex<Inner>>,
     plant: Plant,
+    /// Whether somebody looks at what was touched.
+    checked: bool,
 }
 
 #[derive(Debug)]
@@ -44,13 +46,15 @@ impl DerefMut for Module<'_> {
 }
 
 impl Watched {
-    pub(crate) fn new(module: Box<dyn Allocator>, plant: Plant) -> Self {
+    /// `checked`: somebody asks what was touched.
+    pub(crate) fn new(module: Box<dyn Allocator>, plant: Plant, checked: bool) -> Self {
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 module,
                 touched: BTreeSet::new(),
             })),
             plant,
+            checked,
         }
     }
 
@@ -66,7 +70,7 @@ impl Watched {
     /// The module, to be told something about an agent.
     fn about(&self, agent: &AgentId) -> Module<'_> {
         let mut module = self.module();
-        if !module.0.touched.contains(agent) {
+        if self.checked && !module.0.touched.contains(agent) {
             module.0.touched.insert(agent.clone());
         }
         module
@@ -182,8 +186,10 @@ impl Allocator for Watched {
     fn allocate(&mut self, now: Timestamp) -> Round {
         let mut module = self.module();
         let mut round = module.allocate(now);
-        let agents = round.allocations.iter().map(|given| given.agent.clone());
-        module.0.touched.extend(agents);
+        if self.checked {
+            let agents = round.allocations.iter().map(|given| given.agent.clone());
+            module.0.touched.extend(agents);
+        }
         if self.plant == Plant::OfferedTwice {
             let again = round.allocations.first().cloned();
             round.allocations.extend(again);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use allotment_framework_sdk::{Call, Command, Event, Offer, Task, Update};
 use allotment_proto::mesos::TaskState;
-use allotment_types::{AgentId, Resources, TaskId, Timestamp};
+use allotment_types::{AgentId, OfferId, Resources, TaskId, Timestamp};
 
 use super::file::{FrameworkGroup, Policy};
 use super::workload::Workload;
@@ -163,14 +163,21 @@ impl Tenant {
         match event {
             Event::Offers(offers) if self.policy == Policy::Idle => {
                 if !self.holds_offers {
-                    calls.extend(offers.iter().map(|offer| self.decline(offer)));
+                    let all = offers.iter().map(|offer| offer.id.clone());
+                    calls.extend(self.decline(all.collect()));
                 }
             }
             Event::Offers(offers) => {
+                let mut useless = Vec::new();
                 for offer in offers {
-                    calls.push(self.on_offer(offer));
+                    match self.accept(offer) {
+                        Some(accept) => calls.push(accept),
+                        None => useless.push(offer.id.clone()),
+                    }
                 }
+                // First that no more are wanted, so that none of them comes back.
                 self.ask(&mut calls);
+                calls.extend(self.decline(useless));
             }
             Event::Update(update) => {
                 self.on_update(now, update);
@@ -190,34 +197,40 @@ impl Tenant {
         calls
     }
 
-    fn decline(&self, offer: &Offer) -> Call {
-        Call::Decline {
-            offers: vec![offer.id.clone()],
-            refuse_for: self.refuse_for,
-        }
+    /// All that came together and is of no use goes back in one call, as schedulers of large
+    /// clusters do it: one for each offer would be ten thousand messages.
+    ///
+    /// Who wants no offers needs no filter against them: the next REVIVE would take it away.
+    fn decline(&self, offers: Vec<OfferId>) -> Option<Call> {
+        let refuse_for = if self.suppressed {
+            Some(Duration::ZERO)
+        } else {
+            self.refuse_for
+        };
+        (!offers.is_empty()).then_some(Call::Decline { offers, refuse_for })
     }
 
-    fn on_offer(&mut self, offer: &Offer) -> Call {
+    fn accept(&mut self, offer: &Offer) -> Option<Call> {
         let tasks = if offer.resources.contains(&self.at_least) {
             self.fill(offer)
         } else {
             Vec::new()
         };
-        if tasks.is_empty() {
-            return self.decline(offer);
-        }
-        Call::Accept {
+        (!tasks.is_empty()).then(|| Call::Accept {
             agent: offer.agent.clone(),
             offers: vec![offer.id.clone()],
             tasks,
             refuse_for: self.refuse_for,
-        }
+        })
     }
 
     /// As many tasks as fit, oldest jobs first.
     fn fill(&mut self, offer: &Offer) -> Vec<Task> {
         let mut rest = offer.resources.clone();
         let mut tasks = Vec::new();
+        if self.waiting.is_empty() {
+            return tasks;
+        }
         for waiting in self.waiting.iter_mut().take(JOBS_TRIED) {
             while rest.contains(&waiting.needs)
                 && let Some(lasts) = waiting.lasts.pop_front()

@@ -122,14 +122,21 @@ impl World {
     pub(super) fn down(&mut self, stream: u64, down: Down) {
         let mut may = mishaps::of_down(&down);
         may.be_lost = may.be_lost && self.lossy > 0 && self.will_be_repeated(&down);
-        for copy in 0..self.copies(may) {
+        let mut left = Some(down);
+        let n_copies = self.copies(may);
+        for copy in 0..n_copies {
+            let last = copy + 1 == n_copies;
+            // An OFFERS event may be megabytes: the last copy is the message itself.
+            let Some(down) = (if last { left.take() } else { left.clone() }) else {
+                return;
+            };
             if let Some(at) = self.net.send_down(self.now(), stream) {
                 if copy > 0 {
                     let now = self.now();
                     self.trace
                         .note(now, || format!("doubled: {}", words::down(&down)));
                 }
-                self.queue.at(at, Happening::Down(stream, down.clone()));
+                self.queue.at(at, Happening::Down(stream, down));
             }
         }
     }

@@ -22,7 +22,7 @@ use super::faults::Relief;
 use super::{Checked, Happening, Part, World};
 use crate::clock::Clock;
 use crate::fault::CrashPoint;
-use crate::ledger::Ledger;
+use crate::ledger::{Heard, Ledger};
 use crate::plant::Plant;
 use crate::queue::Ticket;
 use crate::rng;
@@ -72,7 +72,7 @@ pub(super) struct Process {
     pub(super) ledger: Ledger,
     /// Stepped inputs that the ledger has not heard of: it goes with what passes the door, and
     /// their effects wait. With each, whether it has any.
-    turns: VecDeque<(master::Input, bool)>,
+    turns: VecDeque<(Option<Heard>, bool)>,
     /// What waits for the core.
     backlog: VecDeque<master::Input>,
     /// Commits that wait for their reply: whose, of which process.
@@ -346,7 +346,7 @@ impl World {
             allocation_coalesce: defaults.allocation_coalesce,
             allocation_interval: defaults.allocation_interval,
         };
-        let allocator = Watched::new(self.module.build(), self.plant);
+        let allocator = Watched::new(self.module.build(), self.plant, self.checked);
         let module = Box::new(allocator.clone()) as Box<dyn Allocator>;
         let core = Core::new(config, time, registry, module);
         let Some(node) = self.masters.get_mut(master) else {
@@ -477,11 +477,11 @@ impl World {
             return Ok(());
         };
         let time = reign.time_at(local);
-        let seen = self.checked.then(|| input.clone());
+        let heard = self.checked.then(|| Heard::of(&input));
         let Effects { mut persist, then } = reign.core.step(time, input);
         process.stepped = true;
-        if let Some(seen) = seen {
-            process.turns.push_back((seen, !then.is_empty()));
+        if let Some(heard) = heard {
+            process.turns.push_back((heard, !then.is_empty()));
         }
         persist.retain(|record| self.saboteur.writes(record));
         let early = self.saboteur.is(Plant::ToldBeforeWritten);
@@ -537,8 +537,10 @@ impl World {
         let Some(process) = self.process(master) else {
             return;
         };
-        while let Some((input, tells)) = process.turns.pop_front() {
-            process.ledger.on_input(&input);
+        while let Some((heard, tells)) = process.turns.pop_front() {
+            if let Some(heard) = heard {
+                process.ledger.on_heard(heard);
+            }
             if tells && !all {
                 break;
             }

@@ -316,7 +316,7 @@ impl World {
         let masters = (0..setup.masters)
             .map(|place| MasterNode::new(seed, place, skewed(&mut clocks, 60)))
             .collect();
-        let idle = Watched::new(setup.module.build(), Plant::None);
+        let idle = Watched::new(setup.module.build(), Plant::None, false);
         let mut world = Self {
             seed,
             queue: Queue::default(),

@@ -145,14 +145,20 @@ impl World {
         let Some(up) = self.as_said_up(stream, up) else {
             return;
         };
-        for copy in 0..self.copies(mishaps::of_up(&up)) {
+        let n_copies = self.copies(mishaps::of_up(&up));
+        let mut left = Some(up);
+        for copy in 0..n_copies {
+            let last = copy + 1 == n_copies;
+            let Some(up) = (if last { left.take() } else { left.clone() }) else {
+                return;
+            };
             if let Some(at) = self.net.send_up(self.now(), stream) {
                 if copy > 0 {
                     let now = self.now();
                     self.trace
                         .note(now, || format!("doubled: {}", words::up(&up)));
                 }
-                self.queue.at(at, Happening::Up(stream, up.clone()));
+                self.queue.at(at, Happening::Up(stream, up));
             }
         }
     }
