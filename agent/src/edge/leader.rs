@@ -10,7 +10,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::link::{describe, status_text};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A master whose machine is gone costs an agent no more than this before it asks the next one.
+/// A first packet that was lost is sent again after one second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a master is asked to wait for a leader: a few elections.
 const WAIT: Duration = Duration::from_secs(4);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);

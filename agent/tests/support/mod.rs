@@ -26,6 +26,7 @@ use allotment_proto::{allot, mesos};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -81,6 +82,11 @@ pub struct Master {
 
 impl Master {
     pub async fn start() -> Self {
+        Self::start_with(Routes::default()).await
+    }
+
+    /// One that answers more than agents ask of it once they are connected.
+    pub async fn start_with(routes: Routes) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (said_in, said) = mpsc::unbounded_channel();
@@ -89,7 +95,8 @@ impl Master {
             said: said_in,
             session: Arc::clone(&session),
         };
-        let server = tonic::transport::Server::builder().add_service(AgentServer::new(door));
+        let routes = routes.add_service(AgentServer::new(door));
+        let server = tonic::transport::Server::builder().add_routes(routes);
         // As the real master: small messages do not wait for each other.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         tokio::spawn(server.serve_with_incoming(incoming));
