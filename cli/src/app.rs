@@ -131,7 +131,7 @@ enum Command {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Context, args: Args) -> anyhow::Result<ExitCode> {
     let api = Api {
-        url: ctx.services_url().await,
+        url: ctx.services_url().await?,
     };
     match args.command {
         Command::Add { file, change } => add(ctx, &api, &file, change).await?,

@@ -1,13 +1,13 @@
 //! Which cluster a command talks to and how it answers.
 
-use std::time::Duration;
-
 use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::operator_client::OperatorClient;
 use tonic::transport::Channel;
 
+use crate::discover;
+use crate::exit::Failure;
 use crate::output::Format;
-use crate::rpc;
+use crate::rpc::{self, Peer};
 
 /// Where the help of every command lists what all commands share.
 pub(crate) const COMMON: &str = "Common options";
@@ -61,9 +61,6 @@ pub(crate) struct Context {
     batch: Option<String>,
 }
 
-/// How long the master may take to say where a framework serves before the default is used.
-const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
-
 impl Context {
     pub(crate) fn new(connection: Connection) -> Self {
         let given = connection.master.split(',').map(str::trim);
@@ -78,18 +75,24 @@ impl Context {
     }
 
     /// Where the services framework serves, without a slash at the end.
-    pub(crate) async fn services_url(&self) -> String {
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`] when it served where the master says, and does not any more.
+    pub(crate) async fn services_url(&self) -> Result<String, Failure> {
         match &self.services {
-            Some(url) => url.clone(),
-            None => self.framework_url("services", 8080).await,
+            Some(url) => Ok(url.clone()),
+            None => discover::framework(self, Peer::Services, "services", 8080).await,
         }
     }
 
     /// Where the batch framework serves, without a slash at the end.
-    pub(crate) async fn batch_url(&self) -> String {
+    ///
+    /// # Errors
+    /// As [`Self::services_url`].
+    pub(crate) async fn batch_url(&self) -> Result<String, Failure> {
         match &self.batch {
-            Some(url) => url.clone(),
-            None => self.framework_url("batch", 9618).await,
+            Some(url) => Ok(url.clone()),
+            None => discover::framework(self, Peer::Batch, "batch", 9618).await,
         }
     }
 
@@ -109,28 +112,7 @@ impl Context {
 
     /// What a call that the master refused means for the user.
     pub(crate) fn refused(&self, status: &tonic::Status) -> anyhow::Error {
-        rpc::refused(rpc::Peer::Master, &self.master, status)
-    }
-
-    async fn framework_url(&self, name: &str, port: u16) -> String {
-        let asked = async {
-            let mut operator = self.operator().await.ok()?;
-            let listed = operator
-                .list_frameworks(allotment_proto::allot::ListFrameworksRequest {})
-                .await
-                .ok()?
-                .into_inner();
-            let connected = |f: &&allotment_proto::allot::FrameworkView| {
-                f.name == name && f.state == "connected" && f.webui_url.is_some()
-            };
-            let found = listed.frameworks.iter().find(connected)?;
-            found.webui_url.as_deref().map(base_url)
-        };
-        let known = tokio::time::timeout(DISCOVERY_TIMEOUT, asked).await;
-        known
-            .ok()
-            .flatten()
-            .unwrap_or_else(|| format!("http://127.0.0.1:{port}"))
+        rpc::refused(Peer::Master, &self.master, status)
     }
 }
 

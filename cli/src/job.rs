@@ -97,7 +97,7 @@ struct Batch {
 
 impl Batch {
     async fn connect(ctx: &Context) -> anyhow::Result<Self> {
-        let url = ctx.batch_url().await;
+        let url = ctx.batch_url().await?;
         let channel = rpc::connect(Peer::Batch, &url).await?;
         let client = BatchClient::new(channel)
             .max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX)

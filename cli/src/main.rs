@@ -13,6 +13,7 @@ mod cluster;
 mod completions;
 mod context;
 mod demo;
+mod discover;
 mod events;
 mod exit;
 mod framework;

@@ -109,7 +109,7 @@ struct WhyApp {
 }
 
 async fn why_app(ctx: &Context, id: &str) -> anyhow::Result<WhyApp> {
-    let url = format!("{}/v2/apps{id}/why", ctx.services_url().await);
+    let url = format!("{}/v2/apps{id}/why", ctx.services_url().await?);
     http::request(Peer::Services, Method::GET, &url, None)
         .await?
         .ok()?
@@ -129,7 +129,7 @@ async fn why_job(
     ctx: &Context,
     (cluster, proc): (u32, Option<u32>),
 ) -> anyhow::Result<(JobId, WhyJobResponse)> {
-    let url = ctx.batch_url().await;
+    let url = ctx.batch_url().await?;
     let refused = |status: tonic::Status| rpc::refused(Peer::Batch, &url, &status);
     let mut batch = BatchClient::new(rpc::connect(Peer::Batch, &url).await?)
         .max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX);

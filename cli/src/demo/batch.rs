@@ -64,7 +64,7 @@ async fn submit(story: &mut Story, file: &str, what: &'static str) -> anyhow::Re
     let printed = story.command(&["job", "submit", file]).await?;
     let cluster = cluster_of(&printed)
         .with_context(|| format!("no cluster number in what was printed: {printed:?}"))?;
-    let url = story.ctx.batch_url().await;
+    let url = story.ctx.batch_url().await?;
     let teller = story.teller();
     story
         .until("the jobs to end", async move {

@@ -213,7 +213,9 @@ fn verdict(story: &mut Story) -> bool {
 
 async fn invite(story: &Story, ctx: &Context) {
     let screen = &story.screen;
-    screen.say(&format!("apps   {}/v2/apps", ctx.services_url().await));
+    if let Ok(services) = ctx.services_url().await {
+        screen.say(&format!("apps   {services}/v2/apps"));
+    }
     for url in &story.instances {
         screen.say(&format!("web    {url}"));
     }

@@ -32,7 +32,7 @@ pub(crate) async fn tell(story: &mut Story) -> anyhow::Result<()> {
         story.screen.check(Err(format!("{error:#}")));
         return Ok(());
     }
-    let url = format!("{}/v2/apps/web/tasks", story.ctx.services_url().await);
+    let url = format!("{}/v2/apps/web/tasks", story.ctx.services_url().await?);
     let running = story
         .until("three instances to run", async {
             loop {

@@ -125,8 +125,8 @@ impl Story {
             .args(args)
             .current_dir(&self.folder)
             .env("ALLOT_MASTER", &self.ctx.master)
-            .env("ALLOT_SERVICES", self.ctx.services_url().await)
-            .env("ALLOT_BATCH", self.ctx.batch_url().await)
+            .env("ALLOT_SERVICES", self.ctx.services_url().await?)
+            .env("ALLOT_BATCH", self.ctx.batch_url().await?)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();

@@ -238,3 +238,20 @@ fn output_that_cannot_be_written_holds_the_job_and_says_where() {
         "x\n"
     );
 }
+
+#[test]
+fn a_queue_that_moved_is_found_and_one_that_is_gone_is_named_with_its_old_address() {
+    let mut cluster = Cluster::start();
+    let list = |cluster: &Cluster| allot(&["--master", &cluster.master, "job", "list"]);
+    list(&cluster).ok();
+    let old = cluster.batch.clone();
+    cluster.queue.take().unwrap().kill_9();
+    let refused = list(&cluster);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    for told in [old.as_str(), "start it with `allot local` or `allot batch`"] {
+        assert!(refused.stderr.contains(told), "{refused:?}");
+    }
+    // It says that it is ready before the master knows where it is now.
+    cluster.start_queue();
+    list(&cluster).ok();
+}
