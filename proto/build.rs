@@ -50,8 +50,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         // Maps in a fixed order, as everything whose order a decision could see.
         .btree_map(".")
-        // Rare, and large.
-        .boxed(".allot.v1.Launch.group_executor");
+        // Rare, and large: masters hold and move tasks and resources by the hundred thousand.
+        .boxed(".allot.v1.Launch.group_executor")
+        .boxed(".mesos.v1.Resource.disk")
+        .boxed(".mesos.v1.Resource.reservation")
+        .boxed(".mesos.v1.TaskInfo.executor")
+        .boxed(".mesos.v1.TaskInfo.container")
+        .boxed(".mesos.v1.TaskInfo.health_check")
+        .boxed(".mesos.v1.TaskInfo.check")
+        .boxed(".mesos.v1.TaskInfo.discovery");
     for message in printed {
         config =
             config.message_attribute(format!("allot.v1.{message}"), "#[derive(serde::Serialize)]");

@@ -72,7 +72,7 @@ fn health_update(a: &mut Agent, healthy: bool) -> TaskStatus {
 fn a_health_check_tells_its_first_success_and_each_change() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
-    info.health_check = Some(health(3));
+    info.health_check = Some(Box::new(health(3)));
     let container = checked(&mut a, info);
     probed(&mut a, &container, Which::Health, Probed::Http(200));
     health_update(&mut a, true);
@@ -102,10 +102,10 @@ fn a_health_check_tells_its_first_success_and_each_change() {
 fn failures_within_the_grace_period_do_not_count_and_so_many_in_a_row_kill() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
-    info.health_check = Some(HealthCheck {
+    info.health_check = Some(Box::new(HealthCheck {
         grace_period_seconds: Some(30.0),
         ..health(2)
-    });
+    }));
     let container = checked(&mut a, info);
     // 15 and 25 seconds after the start.
     for _ in 0..2 {
@@ -136,11 +136,11 @@ fn failures_within_the_grace_period_do_not_count_and_so_many_in_a_row_kill() {
 fn a_check_reports_what_it_finds_when_that_changes_and_kills_nobody() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
-    info.check = Some(CheckInfo {
+    info.check = Some(Box::new(CheckInfo {
         r#type: Some(check_info::Type::Tcp.into()),
         tcp: Some(check_info::Tcp { port: 9000 }),
         ..Default::default()
-    });
+    }));
     let container = checked(&mut a, info);
     let succeeded = |status: &TaskStatus| {
         let found = status.check_status.as_ref().unwrap();
@@ -172,7 +172,7 @@ fn a_check_reports_what_it_finds_when_that_changes_and_kills_nobody() {
 fn a_framework_that_is_away_finds_the_latest_finding_and_no_long_list() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
-    info.health_check = Some(health(1000));
+    info.health_check = Some(Box::new(health(1000)));
     let container = checked(&mut a, info);
     probed(&mut a, &container, Which::Health, Probed::Http(200));
     let first = a.update("t", TaskState::TaskRunning);
@@ -189,7 +189,7 @@ fn a_framework_that_is_away_finds_the_latest_finding_and_no_long_list() {
 fn a_probe_that_could_not_be_made_says_nothing_about_the_task_and_is_soon_made_again() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
-    info.health_check = Some(health(1));
+    info.health_check = Some(Box::new(health(1)));
     let container = checked(&mut a, info);
     let why = Probed::NotMade("the agent lost the command".to_owned());
     probed(&mut a, &container, Which::Health, why);
@@ -205,7 +205,7 @@ fn a_probe_that_could_not_be_made_says_nothing_about_the_task_and_is_soon_made_a
 fn checks_go_on_after_a_restart_of_the_agent() {
     let mut a = Agent::registered();
     let mut info = task("t", "cpus:1");
-    info.health_check = Some(health(1));
+    info.health_check = Some(Box::new(health(1)));
     let container = checked(&mut a, info);
     a.dies_and_returns();
     a.is_back();
@@ -242,14 +242,14 @@ async fn real_servers_are_probed_over_http_and_tcp() {
         }
     });
     let mut info = shell("t", "sleep 1000");
-    info.check = Some(CheckInfo {
+    info.check = Some(Box::new(CheckInfo {
         r#type: Some(check_info::Type::Tcp.into()),
         tcp: Some(check_info::Tcp { port }),
         delay_seconds: Some(0.0),
         interval_seconds: Some(0.05),
         ..Default::default()
-    });
-    info.health_check = Some(HealthCheck {
+    }));
+    info.health_check = Some(Box::new(HealthCheck {
         r#type: Some(health_check::Type::Http.into()),
         http: Some(health_check::HttpCheckInfo {
             port,
@@ -261,7 +261,7 @@ async fn real_servers_are_probed_over_http_and_tcp() {
         grace_period_seconds: Some(0.0),
         consecutive_failures: Some(2),
         ..Default::default()
-    });
+    }));
     c.master.launch(vec![info]).await;
     let (mut connected, mut teapot) = (false, false);
     let end = loop {
@@ -294,7 +294,7 @@ async fn commands_are_checks_inside_the_container_and_tell_code_and_words() {
         let mut info = shell("t", "echo up > state; exec sleep 1000");
         let command = "cat state; test $CHECKED = yes && test $MESOS_TASK_ID = t || exit 99; \
                        if test -e bad; then exit $(cat bad); fi; readlink /proc/self/ns/pid";
-        info.check = Some(CheckInfo {
+        info.check = Some(Box::new(CheckInfo {
             r#type: Some(check_info::Type::Command.into()),
             command: Some(check_info::Command {
                 command: mesos::CommandInfo {
@@ -311,7 +311,7 @@ async fn commands_are_checks_inside_the_container_and_tell_code_and_words() {
             delay_seconds: Some(0.0),
             interval_seconds: Some(0.05),
             ..Default::default()
-        });
+        }));
         c.master.launch(vec![info]).await;
         let running = c.master.running("t").await;
         let code = |status: &TaskStatus| {
@@ -343,7 +343,7 @@ async fn a_command_that_takes_too_long_ends_with_its_tree_and_counts_as_a_failur
         let command = format!(
             "export MARK={mark}; echo thinking; (setsid sleep 1000 >/dev/null 2>&1 &); sleep 1000"
         );
-        info.health_check = Some(HealthCheck {
+        info.health_check = Some(Box::new(HealthCheck {
             r#type: Some(health_check::Type::Command.into()),
             command: Some(line(&command)),
             delay_seconds: Some(0.0),
@@ -352,7 +352,7 @@ async fn a_command_that_takes_too_long_ends_with_its_tree_and_counts_as_a_failur
             grace_period_seconds: Some(0.0),
             consecutive_failures: Some(1),
             ..Default::default()
-        });
+        }));
         c.master.launch(vec![info]).await;
         c.master.running("t").await;
         let sick = c.master.running("t").await;
@@ -399,7 +399,7 @@ async fn a_server_with_any_certificate_is_probed_over_https() {
         }
     });
     let mut info = shell("t", "sleep 1000");
-    info.health_check = Some(HealthCheck {
+    info.health_check = Some(Box::new(HealthCheck {
         r#type: Some(health_check::Type::Http.into()),
         http: Some(health_check::HttpCheckInfo {
             port,
@@ -410,7 +410,7 @@ async fn a_server_with_any_certificate_is_probed_over_https() {
         delay_seconds: Some(0.0),
         interval_seconds: Some(0.01),
         ..Default::default()
-    });
+    }));
     c.master.launch(vec![info]).await;
     assert_eq!(c.master.running("t").await.healthy, None);
     assert_eq!(c.master.running("t").await.healthy, Some(true));
@@ -423,7 +423,7 @@ async fn checks_that_make_no_sense_are_refused_with_the_reason() {
     let mut c = Cluster::start(Mode::Plain).await;
     let with = |id: &str, health_check: HealthCheck| {
         let mut info = shell(id, "true");
-        info.health_check = Some(health_check);
+        info.health_check = Some(Box::new(health_check));
         info
     };
     let http = |port, path: &str| HealthCheck {

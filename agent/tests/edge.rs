@@ -161,13 +161,13 @@ async fn what_does_not_fit_or_is_not_supported_is_refused_with_the_reason() {
         None,
     );
     let mut image = program("image", &["true"]);
-    image.container = Some(allotment_proto::mesos::ContainerInfo {
+    image.container = Some(Box::new(allotment_proto::mesos::ContainerInfo {
         docker: Some(allotment_proto::mesos::container_info::DockerInfo {
             image: "x".to_owned(),
             ..Default::default()
         }),
         ..Default::default()
-    });
+    }));
     let mut empty = program("empty", &["true"]);
     empty.command = None;
     c.master.launch(vec![large, image, empty]).await;

@@ -51,7 +51,7 @@ fn python(executor: &str, mode: &str) -> mesos::ExecutorInfo {
 fn hosted(name: &str, what: &str, executor: &mesos::ExecutorInfo) -> TaskInfo {
     TaskInfo {
         command: None,
-        executor: Some(executor.clone()),
+        executor: Some(Box::new(executor.clone())),
         data: Some(what.as_bytes().to_vec().into()),
         ..task(name, mesos::CommandInfo::default())
     }

@@ -46,7 +46,7 @@ async fn an_executor_subscribes_again_and_its_tasks_go_on() {
         let in_python = executor("e", Type::Custom);
         let hosted = |name: &str, what: &str| TaskInfo {
             command: None,
-            executor: Some(in_python.clone()),
+            executor: Some(Box::new(in_python.clone())),
             data: Some(what.as_bytes().to_vec().into()),
             ..task(name, mesos::CommandInfo::default())
         };
@@ -76,7 +76,7 @@ async fn an_executor_that_ended_while_no_agent_was_there_is_reported() {
     let in_python = executor("e", Type::Custom);
     let hosted = TaskInfo {
         command: None,
-        executor: Some(in_python),
+        executor: Some(Box::new(in_python)),
         data: Some(b"run".to_vec().into()),
         ..task("t", mesos::CommandInfo::default())
     };
@@ -110,7 +110,7 @@ async fn a_group_goes_on_and_still_ends_together() {
             tasks: tasks
                 .into_iter()
                 .map(|task| TaskInfo {
-                    executor: Some(pod.clone()),
+                    executor: Some(Box::new(pod.clone())),
                     ..task
                 })
                 .collect(),
@@ -142,12 +142,12 @@ async fn a_task_joins_the_processes_of_its_executor_also_under_the_next_agent() 
             ..Default::default()
         };
         let tasks = tasks.into_iter().map(|task| TaskInfo {
-            executor: Some(pod.clone()),
-            container: Some(mesos::ContainerInfo {
+            executor: Some(Box::new(pod.clone())),
+            container: Some(Box::new(mesos::ContainerInfo {
                 r#type: mesos::container_info::Type::Mesos.into(),
                 linux_info: Some(shares.clone()),
                 ..Default::default()
-            }),
+            })),
             ..task
         });
         Told::Launch(allot::Launch {

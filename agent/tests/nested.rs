@@ -128,7 +128,7 @@ async fn a_custom_executor_launches_containers_in_its_own() {
         };
         let task = mesos::TaskInfo {
             command: None,
-            executor: Some(executor),
+            executor: Some(Box::new(executor)),
             data: Some(b"run".to_vec().into()),
             ..shell("t", "")
         };

@@ -198,7 +198,7 @@ async fn programs_beside_tasks_end_with_the_launcher_and_with_the_agent() {
         let mark = uuid::Uuid::new_v4().to_string();
         let mut task = shell("t", "while [ ! -e go ]; do sleep 0.01; done; exit 5");
         let line = format!("export MARK={mark}; setsid sleep 1000 & trap '' TERM; sleep 1000");
-        task.check = Some(mesos::CheckInfo {
+        task.check = Some(Box::new(mesos::CheckInfo {
             r#type: Some(mesos::check_info::Type::Command.into()),
             command: Some(mesos::check_info::Command {
                 command: mesos::CommandInfo {
@@ -210,7 +210,7 @@ async fn programs_beside_tasks_end_with_the_launcher_and_with_the_agent() {
             interval_seconds: Some(1000.0),
             timeout_seconds: Some(1000.0),
             ..Default::default()
-        });
+        }));
         c.master.launch(vec![task]).await;
         c.master.running("t").await;
         let begun = || marked_processes(&mark).len() >= 2;

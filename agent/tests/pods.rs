@@ -64,7 +64,7 @@ impl Cluster {
             ..Default::default()
         };
         let in_pod = |task| TaskInfo {
-            executor: Some(executor.clone()),
+            executor: Some(Box::new(executor.clone())),
             ..task
         };
         let launch = allot::Launch {
@@ -310,11 +310,11 @@ async fn a_task_of_a_group_has_the_limits_that_it_names() {
                 share_cgroups: Some(false),
                 ..Default::default()
             };
-            info.container = Some(mesos::ContainerInfo {
+            info.container = Some(Box::new(mesos::ContainerInfo {
                 r#type: mesos::container_info::Type::Mesos.into(),
                 linux_info: Some(linux),
                 ..Default::default()
-            });
+            }));
         }
         info
     };

@@ -207,10 +207,10 @@ pub(crate) fn task(agent: &AgentId, task: &Task) -> mesos::TaskInfo {
         agent_id: agent.into(),
         resources: convert::resources_to_wire(&task.resources, None),
         command: executors::command(&task.command, &task.env, &task.uris, task.user.as_ref()),
-        executor,
+        executor: executor.map(Box::new),
         data,
-        container: executors::container(task),
-        health_check: task.health_check.clone(),
+        container: executors::container(task).map(Box::new),
+        health_check: task.health_check.clone().map(Box::new),
         kill_policy: task.kill_grace.map(kill_policy),
         labels: (!task.labels.is_empty()).then(|| mesos::Labels {
             labels: task
@@ -222,7 +222,7 @@ pub(crate) fn task(agent: &AgentId, task: &Task) -> mesos::TaskInfo {
                 })
                 .collect(),
         }),
-        discovery: task.discovery.clone(),
+        discovery: task.discovery.clone().map(Box::new),
         ..Default::default()
     }
 }

@@ -120,8 +120,8 @@ struct Health {
 /// # Errors
 /// What cannot be checked, as a clause that follows "asks for".
 pub(super) fn checks(info: &mesos::TaskInfo) -> Result<Vec<Checker>, String> {
-    let check = info.check.as_ref().map(check).transpose()?;
-    let health = info.health_check.as_ref().map(health).transpose()?;
+    let check = info.check.as_deref().map(check).transpose()?;
+    let health = info.health_check.as_deref().map(health).transpose()?;
     let checks: Vec<Checker> = check.into_iter().chain(health).collect();
     let own = info
         .command

@@ -110,7 +110,7 @@ pub(super) fn plan(
     (free, nest): (&Resources, Option<&Nest>),
 ) -> Result<Launch, Refusal> {
     let invalid = |what: String| Refusal::invalid(format!("task {id} {what}"));
-    refuse_unsupported(info.container.as_ref()).map_err(|what| {
+    refuse_unsupported(info.container.as_deref()).map_err(|what| {
         invalid(format!(
             "asks for {what}, which this agent does not support yet; use a plain command"
         ))
@@ -180,7 +180,7 @@ pub(super) fn plan_executor(
     })?;
     let asked = mesos::TaskInfo {
         resources: held.to_vec(),
-        container: info.container.clone(),
+        container: info.container.clone().map(Box::new),
         ..Default::default()
     };
     let subject = format!("executor {id}");

@@ -197,7 +197,7 @@ impl Core {
             // Its record was lost; the task tells what it was.
             let saved = SavedExecutor {
                 agent: task.agent().clone(),
-                info,
+                info: *info,
                 container: parent.clone(),
                 token: None,
                 progress: None,

@@ -48,7 +48,7 @@ pub fn default_one(executor: &str, resources: &str) -> mesos::ExecutorInfo {
 pub fn hosted(id: &str, resources: &str, executor: &mesos::ExecutorInfo) -> mesos::TaskInfo {
     mesos::TaskInfo {
         command: None,
-        executor: Some(executor.clone()),
+        executor: Some(Box::new(executor.clone())),
         ..task(id, resources)
     }
 }
@@ -187,7 +187,7 @@ impl Agent {
         };
         let known = self.core.overview().executors > 0;
         let with_executor = |task| mesos::TaskInfo {
-            executor: Some(executor.clone()),
+            executor: Some(Box::new(executor.clone())),
             ..task
         };
         self.hears(Told::Launch(allot::Launch {

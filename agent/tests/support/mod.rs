@@ -426,10 +426,10 @@ pub fn program(id: &str, argv: &[&str]) -> TaskInfo {
 
 /// The same task with wishes for its container.
 pub fn contained(mut info: TaskInfo, container: mesos::ContainerInfo) -> TaskInfo {
-    info.container = Some(mesos::ContainerInfo {
+    info.container = Some(Box::new(mesos::ContainerInfo {
         r#type: i32::from(mesos::container_info::Type::Mesos),
         ..container
-    });
+    }));
     info
 }
 

@@ -149,7 +149,9 @@ impl Core {
             }
             last = asked.resources.clone();
             if let Some((executor_id, new)) = executor {
-                info.executor = info.executor.map(|e| executors::completed(id, pool, e));
+                info.executor = info
+                    .executor
+                    .map(|e| Box::new(executors::completed(id, pool, *e)));
                 match new {
                     Some(executor) => {
                         begun.insert(executor_id.clone());
@@ -212,7 +214,7 @@ impl Core {
         }
         let mut launched = Vec::with_capacity(tasks.len());
         for (mut info, asked) in tasks.into_iter().zip(asked) {
-            info.executor = Some(executor.clone());
+            info.executor = Some(Box::new(executor.clone()));
             launched.extend(self.enter_task(id, pool, info, asked));
         }
         pool.n_launched += launched.len();
@@ -440,7 +442,7 @@ fn together(
 /// What holds for tasks of groups alone.
 fn in_group(executor: &mesos::ExecutorInfo, info: &mesos::TaskInfo) -> Result<(), TaskFault> {
     let other = |own: &mesos::ExecutorInfo| !executors::is_same(own, executor);
-    if info.executor.as_ref().is_some_and(other) {
+    if info.executor.as_deref().is_some_and(other) {
         return Err(TaskFault::OtherExecutor);
     }
     let value = info.command.as_ref().and_then(|c| c.value.as_deref());
@@ -542,7 +544,7 @@ fn validate(
             offered: pool.agent.clone(),
         });
     }
-    no_image(info.container.as_ref())?;
+    no_image(info.container.as_deref())?;
     let resources = checked_resources(pool, &info.resources)?;
     Ok(Asked { id, resources })
 }

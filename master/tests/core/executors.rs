@@ -39,7 +39,7 @@ fn custom(name: &str) -> mesos::ExecutorInfo {
 fn hosted(name: &str, offer: &mesos::Offer, in_: &mesos::ExecutorInfo) -> mesos::TaskInfo {
     mesos::TaskInfo {
         command: None,
-        executor: Some(in_.clone()),
+        executor: Some(Box::new(in_.clone())),
         ..task(name, offer, "cpus:1; mem:32")
     }
 }
@@ -167,7 +167,7 @@ fn tasks_with_executors_that_make_no_sense_are_errors() {
     c.pass(6 * SECOND, &[&agent]);
     let offer = c.only_offer_to(&fw);
     let both = mesos::TaskInfo {
-        executor: Some(custom("e")),
+        executor: Some(Box::new(custom("e"))),
         ..task("both", &offer, "cpus:1")
     };
     let with = |name: &str, change: &dyn Fn(&mut mesos::ExecutorInfo)| {

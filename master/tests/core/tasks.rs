@@ -229,12 +229,12 @@ fn a_bad_task_is_refused_and_the_good_ones_beside_it_run() {
             t.resources[0].scalar = Some(mesos::value::Scalar { value });
         }
     };
-    let executor = |t: &mut mesos::TaskInfo| t.executor = Some(mesos::ExecutorInfo::default());
+    let executor = |t: &mut mesos::TaskInfo| t.executor = Some(Box::default());
     let image = |t: &mut mesos::TaskInfo| {
-        t.container = Some(mesos::ContainerInfo {
+        t.container = Some(Box::new(mesos::ContainerInfo {
             r#type: mesos::container_info::Type::Docker.into(),
             ..Default::default()
-        });
+        }));
     };
     let tasks = vec![
         with("good1", &|_| {}),

@@ -69,7 +69,7 @@ pub(super) fn lot_from_wire(wire: &mesos::Resource) -> Result<Lot, LotError> {
     let reservations = reservations(wire)?;
     let disk = wire
         .disk
-        .as_ref()
+        .as_deref()
         .map(disk_from_wire)
         .transpose()?
         .flatten();
@@ -272,7 +272,7 @@ pub(super) fn write_old_lot(lot: &Lot, wire: &mut mesos::Resource) -> bool {
                 let mut info = reservation_to_wire(only);
                 info.r#type = None;
                 info.role = None;
-                wire.reservation = Some(info);
+                wire.reservation = Some(Box::new(info));
             }
         }
         [_, _, ..] => return false,
@@ -282,7 +282,7 @@ pub(super) fn write_old_lot(lot: &Lot, wire: &mut mesos::Resource) -> bool {
 }
 
 fn write_rest(lot: &Lot, wire: &mut mesos::Resource) {
-    wire.disk = lot.disk().map(disk_to_wire);
+    wire.disk = lot.disk().map(|disk| Box::new(disk_to_wire(disk)));
     wire.revocable = lot
         .is_revocable()
         .then(mesos::resource::RevocableInfo::default);

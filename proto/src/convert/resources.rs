@@ -291,7 +291,7 @@ mod tests {
     fn volume() -> mesos::Resource {
         let mut wire = resources_to_wire(&"disk:64".parse().unwrap(), None).remove(0);
         wire.reservations = vec![dynamic("eng")];
-        wire.disk = Some(mesos::resource::DiskInfo {
+        wire.disk = Some(Box::new(mesos::resource::DiskInfo {
             persistence: Some(mesos::resource::disk_info::Persistence {
                 id: "data".to_owned(),
                 principal: None,
@@ -302,9 +302,16 @@ mod tests {
                 ..Default::default()
             }),
             source: None,
-        });
+        }));
         wire.shared = Some(mesos::resource::SharedInfo {});
         wire
+    }
+
+    #[test]
+    fn what_masters_hold_by_the_hundred_thousand_is_small() {
+        // Four of them, which a vector makes room for, are below what allocators give out quickly.
+        assert!(size_of::<mesos::Resource>() <= 256);
+        assert!(size_of::<mesos::TaskInfo>() <= 512);
     }
 
     #[test]
@@ -313,10 +320,10 @@ mod tests {
         fresh.reservations = vec![dynamic("eng")];
         let mut old = cpus();
         old.role = Some("eng".to_owned());
-        old.reservation = Some(ReservationInfo {
+        old.reservation = Some(Box::new(ReservationInfo {
             principal: Some("ops".to_owned()),
             ..Default::default()
-        });
+        }));
         let read = resources_from_wire(&[fresh.clone()]).unwrap();
         assert_eq!(resources_from_wire(&[old.clone()]).as_ref(), Ok(&read));
         assert_eq!(resources_to_wire(&read, None), [fresh]);
@@ -368,7 +375,7 @@ mod tests {
             cpus(),
         );
         assert!(told.contains("not below"), "{told}");
-        let told = refused(&|r| r.reservation = Some(dynamic("eng")), cpus());
+        let told = refused(&|r| r.reservation = Some(Box::new(dynamic("eng"))), cpus());
         assert!(told.contains("its `role` is `*`"), "{told}");
         let told = refused(&|r| r.reservations.clear(), volume());
         assert!(told.contains("reserve the disk first"), "{told}");
