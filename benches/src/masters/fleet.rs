@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use allotment_proto::allot::agent_client::AgentClient;
 use allotment_proto::allot::agent_message::Message as Said;
 use allotment_proto::allot::master_message::Message as Heard;
 use allotment_proto::mesos::{TaskState, task_status};
-use allotment_proto::{MESSAGE_LEN_MAX, allot, convert, mesos};
+use allotment_proto::{allot, convert, mesos};
 use allotment_types::Resources;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
+use super::encoded;
 use super::line::Line;
 use crate::report::clock;
 
@@ -26,6 +28,8 @@ pub(super) const BRIEF: &str = "brief-";
 const CONNECTIONS_MAX: usize = 5_000;
 /// Messages that may wait for the master.
 const QUEUE_LEN: usize = 1024;
+
+type Out = mpsc::Sender<Bytes>;
 
 /// What all agents of a fleet count together.
 #[derive(Debug, Default)]
@@ -88,7 +92,8 @@ struct Agent {
     number: u64,
     info: mesos::AgentInfo,
     counts: Arc<Counts>,
-    tasks: BTreeMap<TaskKey, allot::TaskRecord>,
+    /// As it will report them.
+    tasks: BTreeMap<TaskKey, Bytes>,
     frameworks: BTreeMap<String, mesos::FrameworkInfo>,
     /// Updates that await their acknowledgement, with them.
     unacknowledged: BTreeMap<TaskKey, allot::StatusUpdate>,
@@ -126,21 +131,15 @@ impl Agent {
             if !found.leads().await {
                 continue;
             }
-            let client = AgentClient::new(found.channel);
             // However it ended: on to the next one.
-            let _ = self.session(client).await;
+            let _ = self.session(found.channel).await;
         }
     }
 
-    async fn session(
-        &mut self,
-        client: AgentClient<tonic::transport::Channel>,
-    ) -> Result<(), tonic::Status> {
-        let mut client = client.max_decoding_message_size(MESSAGE_LEN_MAX);
+    async fn session(&mut self, channel: Channel) -> Result<(), tonic::Status> {
         let (out, messages) = mpsc::channel(QUEUE_LEN);
-        say(&out, Said::Register(self.registration())).await?;
-        let stream = client.connect(ReceiverStream::new(messages)).await?;
-        let mut stream = stream.into_inner();
+        send(&out, self.registration()).await?;
+        let mut stream = encoded::connect(channel, ReceiverStream::new(messages)).await?;
         while let Some(message) = stream.message().await? {
             match message.message {
                 Some(Heard::Registered(registered)) => {
@@ -184,23 +183,20 @@ impl Agent {
         Ok(())
     }
 
-    fn registration(&self) -> allot::Register {
-        allot::Register {
+    fn registration(&self) -> Bytes {
+        let register = allot::Register {
             agent: self.info.clone(),
             url: "http://127.0.0.1:1".to_owned(),
             version: "simulated".to_owned(),
             boot_id: "one".to_owned(),
-            tasks: self.tasks.values().cloned().collect(),
+            tasks: Vec::new(),
             frameworks: self.frameworks.values().cloned().collect(),
             executors: Vec::new(),
-        }
+        };
+        encoded::registration(&register, self.tasks.values())
     }
 
-    async fn on_launch(
-        &mut self,
-        out: &mpsc::Sender<allot::AgentMessage>,
-        launch: allot::Launch,
-    ) -> Result<(), tonic::Status> {
+    async fn on_launch(&mut self, out: &Out, launch: allot::Launch) -> Result<(), tonic::Status> {
         let framework = launch.framework;
         let Some(framework_id) = framework.id.clone() else {
             return Ok(());
@@ -225,7 +221,7 @@ impl Agent {
                 task,
                 state: state.into(),
             };
-            self.tasks.insert(key, record);
+            self.tasks.insert(key, encoded::task(record));
         }
         Ok(())
     }
@@ -271,10 +267,11 @@ impl Agent {
     }
 }
 
-async fn say(out: &mpsc::Sender<allot::AgentMessage>, said: Said) -> Result<(), tonic::Status> {
-    let message = allot::AgentMessage {
-        message: Some(said),
-    };
+async fn say(out: &Out, said: Said) -> Result<(), tonic::Status> {
+    send(out, encoded::message(said)).await
+}
+
+async fn send(out: &Out, message: Bytes) -> Result<(), tonic::Status> {
     let gone = |_| tonic::Status::unavailable("the stream has ended");
     out.send(message).await.map_err(gone)
 }

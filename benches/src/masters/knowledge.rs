@@ -1,5 +1,6 @@
 //! The leader of many agents is killed: until the next one knows them all, and all their tasks.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::crowd::{Crowd, Plan};
 use super::fleet::Fleet;
 use super::trio::{Trio, until};
 use super::{Place, number};
+use crate::cpu;
 use crate::report::{Number, clock, ms, note};
 
 const TASKS_EACH: usize = 10;
@@ -63,6 +65,8 @@ pub(super) fn measure(
     ));
     let leader = trio.leader()?;
     let before = fleet.counts.reigns();
+    let own = || Ok::<_, anyhow::Error>(cpu::times(std::process::id())?.own);
+    let (used, own_used) = (trio.cpu()?, own()?);
     let died = clock();
     trio.kill(leader)?;
     let first = until("the next leader knows every agent", || {
@@ -74,6 +78,7 @@ pub(super) fn measure(
             .map(|(_, new)| new.since)
     })?;
     let took = died.elapsed();
+    let (uses, own_uses) = (trio.cpu()?, own()?);
     let first = ms(first.duration_since(died));
     note(&format!(
         "the next leader had its first agent after {first}"
@@ -84,12 +89,27 @@ pub(super) fn measure(
         "the leader knows {known:?} agents and tasks, not {:?}",
         (n_agents, n_tasks)
     );
-    Ok(vec![number(
-        &format!("leader killed, until all of {n_agents} agents and {n_tasks} tasks are known"),
-        format!("{:.2} s", took.as_secs_f64()),
-        target,
-        peer,
-    )])
+    let pid = trio.leader_pid()?;
+    let of_leader = |at: &BTreeMap<u32, Duration>| at.get(&pid).copied().unwrap_or_default();
+    let leader_used = of_leader(&uses).saturating_sub(of_leader(&used));
+    let what =
+        format!("leader killed, until all of {n_agents} agents and {n_tasks} tasks are known");
+    let seconds = |span: Duration| format!("{:.2} s", span.as_secs_f64());
+    Ok(vec![
+        number(&what, seconds(took), target, peer),
+        number(
+            &format!("{what}: the next leader's CPU"),
+            seconds(leader_used),
+            "",
+            "",
+        ),
+        number(
+            &format!("{what}: the simulated agents' CPU"),
+            seconds(own_uses.saturating_sub(own_used)),
+            "",
+            "",
+        ),
+    ])
 }
 
 /// How many agents and live tasks the leader says it knows.

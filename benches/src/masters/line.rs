@@ -4,11 +4,12 @@
 //! it asks any master, and is answered the moment that somebody leads. The connection is made when
 //! the first of its agents has waited its part of the spread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use allotment_proto::allot;
 use allotment_proto::allot::masters_client::MastersClient;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a master is asked to wait until somebody leads.
@@ -27,18 +28,23 @@ pub(super) struct Found {
     /// Agents that return wait a random part of this first.
     pub(super) spread: Duration,
     url: String,
+    leads: Arc<OnceCell<bool>>,
 }
 
 impl Found {
     /// Whether it leads: it may have been elected a moment ago and not be ready, or be gone again.
+    /// An agent asks that once on a connection, unless the answer was there when it was made.
     pub(super) async fn leads(&self) -> bool {
-        let mut client = MastersClient::new(self.channel.clone());
-        let request = allot::GetLeaderRequest {
-            wait_ms: Some(READY_MS),
-            unlike: None,
-        };
-        let answer = client.get_leader(request).await;
-        answer.is_ok_and(|answer| answer.into_inner().here)
+        let asked = self.leads.get_or_init(async || {
+            let mut client = MastersClient::new(self.channel.clone());
+            let request = allot::GetLeaderRequest {
+                wait_ms: Some(READY_MS),
+                unlike: None,
+            };
+            let answer = client.get_leader(request).await;
+            answer.is_ok_and(|answer| answer.into_inner().here)
+        });
+        *asked.await
     }
 }
 
@@ -76,6 +82,7 @@ impl Line {
                         channel,
                         spread: spread.unwrap_or_default(),
                         url,
+                        leads: Arc::new(OnceCell::new_with(answer.here.then_some(true))),
                     };
                     *found = Some(new.clone());
                     return new;

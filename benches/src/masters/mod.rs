@@ -4,10 +4,12 @@
 //! Agents and frameworks live in this process and speak real gRPC; see [`fleet`] and [`crowd`].
 //! Everything shares the machine with what it measures, so numbers are those of the whole.
 //!
-//! - [`trio`]: the masters. - [`fleet`], [`mod@line`]: agents. - [`crowd`]: frameworks.
+//! - [`trio`]: the masters. - [`fleet`], [`mod@line`], [`encoded`]: agents. - [`crowd`]:
+//!   frameworks.
 //! - [`failover`], [`knowledge`], [`rate`], [`writes`]: one question each.
 
 mod crowd;
+mod encoded;
 mod failover;
 mod fleet;
 mod knowledge;

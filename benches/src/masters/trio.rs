@@ -1,5 +1,6 @@
 //! Three masters as processes, on ports and folders that they keep.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::cluster::{Role, output};
+use crate::cpu;
 use crate::report::clock;
 
 /// How long masters may take to agree, on a busy machine.
@@ -99,6 +101,12 @@ impl Trio {
     pub(super) fn leader_pid(&self) -> anyhow::Result<u32> {
         let leader = self.running.get(self.leader()?).and_then(Option::as_ref);
         Ok(leader.context("the leader runs")?.pid())
+    }
+
+    /// What each running one has used of the CPU so far, by its process.
+    pub(super) fn cpu(&self) -> anyhow::Result<BTreeMap<u32, Duration>> {
+        let pids = self.running.iter().flatten().map(Role::pid);
+        pids.map(|pid| Ok((pid, cpu::times(pid)?.own))).collect()
     }
 
     /// SIGKILL for one of them.
