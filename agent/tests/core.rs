@@ -275,6 +275,32 @@ fn too_much_memory_is_the_reason_even_when_the_exit_looks_well() {
 }
 
 #[test]
+fn an_agent_that_leaves_tells_how_tasks_ended_before_it_says_farewell() {
+    for acknowledged in [true, false] {
+        let mut a = Agent::registered();
+        a.launch(vec![task("t", "cpus:1")]);
+        let container = a.starts("t");
+        a.started(&container);
+        let running = a.update("t", TaskState::TaskRunning);
+        // Its end waits behind that.
+        a.exits(&container, 0);
+        a.feed(Input::Stop);
+        a.nothing_else();
+        if acknowledged {
+            a.acknowledge(&running);
+            a.update("t", TaskState::TaskFinished);
+        } else {
+            // Not for ever: the master tells the framework then.
+            a.wait(secs(2) - Duration::from_millis(1));
+            a.nothing_else();
+            a.wait(Duration::from_millis(1));
+        }
+        assert!(matches!(a.says(), Said::Unregister(_)));
+        assert_eq!(a.next(), Effect::Stopped);
+    }
+}
+
+#[test]
 fn an_agent_that_stops_ends_its_tasks_first_and_then_leaves() {
     let mut a = Agent::registered();
     let container = a.runs("t");

@@ -65,6 +65,10 @@ pub use sandbox::{ContainerId, Owner, SandboxId};
 use session::Session;
 use task::{Host, Kill, Task};
 
+/// How long an agent that leaves for good waits for frameworks to acknowledge what it has told them,
+/// so that it can tell them the rest.
+const TELLING_MAX: Duration = Duration::from_secs(2);
+
 type Step = Effects<Record, Effect>;
 type Key = (FrameworkId, TaskId);
 
@@ -115,6 +119,12 @@ enum Stopping {
     No,
     /// Killing tasks.
     Ending,
+    /// Nothing runs any more, but how something ended was not told yet: each task's updates go one
+    /// at a time.
+    Telling {
+        /// For no longer than this.
+        until: Timestamp,
+    },
     Done,
 }
 
@@ -209,6 +219,10 @@ impl Core {
             .into_iter()
             .chain(self.executor_deadlines.first().map(|(at, _)| *at))
             .chain(self.session.next_deadline())
+            .chain(match self.stopping {
+                Stopping::Telling { until } => Some(until),
+                Stopping::No | Stopping::Ending | Stopping::Done => None,
+            })
             .chain(self.next_collection())
             .min()
     }
@@ -276,6 +290,12 @@ impl Core {
         let empty =
             self.containers.is_empty() && self.executors.is_empty() && !self.nested.any_live();
         if self.stopping == Stopping::Ending && empty {
+            let until = now + TELLING_MAX;
+            self.stopping = Stopping::Telling { until };
+        }
+        if let Stopping::Telling { until } = self.stopping
+            && (until <= now || online.is_none() || !self.tasks.values().any(Task::has_unsent))
+        {
             self.stopping = Stopping::Done;
             if let Some(session) = online {
                 send(

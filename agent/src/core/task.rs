@@ -253,6 +253,11 @@ impl Task {
         self.state
     }
 
+    /// Whether something waits behind an update that is on its way, or for a master.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.pending.len() > usize::from(self.in_flight.is_some())
+    }
+
     pub(super) fn n_pending(&self) -> usize {
         self.pending.len()
     }
