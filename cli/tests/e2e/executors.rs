@@ -51,8 +51,8 @@ fn counting(id: &str, to: &str) -> Task {
 impl Framework {
     /// The next that is heard of an executor.
     fn executor_news(&mut self) -> ExecutorNews {
-        if let Some(ended) = self.ended_executors.pop() {
-            return ended;
+        if let Some(news) = self.executor_news.pop_front() {
+            return news;
         }
         self.hear("an executor", |event| match event {
             Event::Executor { news, .. } => Some(news.clone()),

@@ -1,5 +1,6 @@
 //! A framework for tests: the public SDK behind calls that block.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use allotment_framework_sdk::api::TaskState;
@@ -18,8 +19,8 @@ pub(crate) struct Framework {
     scheduler: Option<Scheduler>,
     /// Updates that were heard while something else was awaited.
     backlog: Vec<Update>,
-    /// Ends of executors that were heard of before they were asked for.
-    pub(crate) ended_executors: Vec<ExecutorNews>,
+    /// What was heard of executors before it was asked for: messages are not in order with updates.
+    pub(crate) executor_news: VecDeque<ExecutorNews>,
     pub(crate) id: FrameworkId,
 }
 
@@ -56,7 +57,7 @@ impl Framework {
             runtime,
             scheduler: Some(scheduler),
             backlog: Vec::new(),
-            ended_executors: Vec::new(),
+            executor_news: VecDeque::new(),
             id: FrameworkId::parse("none-yet").unwrap(),
         };
         framework.id = framework.hear("a subscription", |event| match event {
@@ -67,8 +68,8 @@ impl Framework {
     }
 
     /// Waits for an event in which `look` finds something. Every update is acknowledged, and
-    /// kept for [`Self::update`] when it is not the one, as are ends of executors; other events are
-    /// passed over.
+    /// kept for [`Self::update`] when it is not the one, as is what is heard of executors; other
+    /// events are passed over.
     #[track_caller]
     pub(crate) fn hear<T>(&mut self, what: &str, look: impl FnMut(&Event) -> Option<T>) -> T {
         self.hear_within(DEADLINE, look)
@@ -83,7 +84,7 @@ impl Framework {
     ) -> Option<T> {
         let scheduler = self.scheduler.as_mut().unwrap();
         let backlog = &mut self.backlog;
-        let ended_executors = &mut self.ended_executors;
+        let executor_news = &mut self.executor_news;
         let hearing = async {
             loop {
                 let event = scheduler.next().await.expect("the subscription goes on");
@@ -97,9 +98,7 @@ impl Framework {
                 }
                 match event {
                     Event::Update(update) => backlog.push(update),
-                    Event::Executor { news, .. } if matches!(news, ExecutorNews::Ended(_)) => {
-                        ended_executors.push(news);
-                    }
+                    Event::Executor { news, .. } => executor_news.push_back(news),
                     _ => {}
                 }
             }
