@@ -373,7 +373,8 @@ async fn tasks_of_a_group_that_ask_for_it_share_their_processes_and_none_ends_an
                  cat $d/comm; for p in /proc/[0-9]*; do case $(cat $p/comm) in \
                  allot*) cat $p/comm; readlink $p/exe && echo open;; esac; done; \
                  touch common/go; while [ -e $d ]; do sleep 0.02; done; echo gone";
-    let walled = "readlink /proc/self/ns/pid";
+    // It lives until all of them do: what ends before is never told to run.
+    let walled = "readlink /proc/self/ns/pid; while [ ! -e common/go ]; do sleep 0.02; done";
     let tasks = vec![
         among_others(sharing(shell("leaves", leaves))),
         among_others(sharing(shell("looks", looks))),

@@ -45,12 +45,13 @@ impl Panel {
             );
             y += ticks.1;
         }
+        let decimals = decimals(ticks.0);
         let mut x = 0.0;
         while x <= self.x_max + 1e-9 {
             let (px, _) = self.at(x, 0.0);
             let _ = writeln!(
                 svg,
-                "<text x=\"{px:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{x:.0} {x_unit}</text>",
+                "<text x=\"{px:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{x:.decimals$} {x_unit}</text>",
                 bottom + 18.0
             );
             x += ticks.0;
@@ -74,6 +75,13 @@ impl Panel {
             path.trim_end()
         );
     }
+}
+
+/// How many decimals tell multiples of `step` apart.
+fn decimals(step: f64) -> usize {
+    let scaled = |n: usize| step * 10.0_f64.powi(i32::try_from(n).unwrap_or(0));
+    let is_whole = |n: &usize| (scaled(*n) - scaled(*n).round()).abs() < 1e-6;
+    (0..6).find(is_whole).unwrap_or(6)
 }
 
 /// The beginning of a document of this height; it ends with `</svg>`.
@@ -107,4 +115,15 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decimals;
+
+    #[test]
+    fn ticks_are_told_apart() {
+        let steps = [1.0, 0.5, 0.2, 10.0, 0.05, 2.0];
+        assert_eq!(steps.map(decimals), [0, 1, 1, 0, 2, 0]);
+    }
 }

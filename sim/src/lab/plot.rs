@@ -73,7 +73,7 @@ fn shares(svg: &mut String, report: &LabReport, (unit, scale): (&str, f64), x: (
         });
         panel.line(svg, colour, points);
     }
-    let mut left = LEFT + 190.0;
+    let mut left = LEFT + 215.0;
     for (role, colour) in report.roles.iter().zip(COLOURS) {
         let name = if colour == COLOURS[COLOURS.len() - 1] && report.roles.len() > COLOURS.len() {
             "all others"
