@@ -6,7 +6,7 @@
 mod agent_api;
 mod support;
 
-use agent_api::{Codec, Pieces, line, of, request, send, text};
+use agent_api::{Codec, Pieces, line, of, request, running, send, text};
 use allotment_proto::agent::process_io::{Control, Data, control, data};
 use allotment_proto::agent::{Call, ProcessIo, call, process_io};
 use allotment_proto::mesos::{self, ContainerId, TtyInfo, tty_info};
@@ -177,19 +177,6 @@ impl Keyboard {
         drop(self.pieces);
         text(self.answer.await.unwrap()).await
     }
-}
-
-/// A running task, and an id in its container.
-async fn running(mode: Mode) -> (Cluster, ContainerId) {
-    let mut cluster = Cluster::start(mode).await;
-    cluster.master.launch(vec![shell("t", "sleep 1000")]).await;
-    let status = cluster.master.running("t").await;
-    let parent = status.container_status.unwrap().container_id;
-    let id = ContainerId {
-        value: "session".to_owned(),
-        parent: parent.map(Box::new),
-    };
-    (cluster, id)
 }
 
 #[tokio::test]

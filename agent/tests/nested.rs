@@ -11,26 +11,15 @@ mod support;
 
 use std::fs;
 
-use agent_api::{Codec, ask, kill, launch_alone, line, of, remove, send, text, wait, waited};
+use agent_api::{
+    Codec, ask, kill, launch_alone, line, of, remove, running, send, text, wait, waited,
+};
 use allotment_proto::agent::{Call, call};
 use allotment_proto::mesos::{self, ContainerId};
 use apart::Apart;
 use http::StatusCode;
 use nix::sys::signal::Signal;
 use support::{Cluster, Mode, cgroups_of, marked_processes, modes, root, shell, until};
-
-/// A running task, and an id in its container.
-async fn running(mode: Mode) -> (Cluster, ContainerId) {
-    let mut cluster = Cluster::start(mode).await;
-    cluster.master.launch(vec![shell("t", "sleep 1000")]).await;
-    let status = cluster.master.running("t").await;
-    let parent = status.container_status.unwrap().container_id;
-    let id = ContainerId {
-        value: "session".to_owned(),
-        parent: parent.map(Box::new),
-    };
-    (cluster, id)
-}
 
 #[tokio::test]
 async fn a_nested_container_writes_to_its_own_sandbox_and_needs_no_connection() {

@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use allotment_proto::allot;
-use allotment_types::FrameworkId;
 
 use super::enter::{Command, NoEntry};
 use super::executors::wait_status;
@@ -122,9 +121,8 @@ pub enum Harshness {
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) nesting: Nesting,
-    /// The topmost container above it, and whose that is.
+    /// The topmost container above it.
     root: ContainerId,
-    framework: FrameworkId,
     /// The sandbox of that.
     pub(super) sandbox: String,
     state: NestedState,
@@ -153,21 +151,18 @@ impl Entry {
         let id = |text: &str| {
             ContainerId::parse(text).ok_or_else(|| {
                 format!(
-                    "nested container {:?} is recorded with a container id that is none: {text:?}; \
+                    "nested container {} is recorded with a container id that is none: {text:?}; \
                      it is ended",
-                    saved.name
+                    saved.path.join("/")
                 )
             })
         };
-        let framework =
-            FrameworkId::try_from(&saved.framework_id).map_err(|error| error.to_string())?;
         let entry = Self {
             nesting: Nesting {
                 parent: id(&saved.parent_container_id)?,
                 path: saved.path.clone(),
             },
             root: id(&saved.root_container_id)?,
-            framework,
             sandbox: saved.sandbox.clone(),
             state: NestedState::Starting,
         };
@@ -187,9 +182,7 @@ impl Entry {
         Record::Nested(allot::NestedCheckpoint {
             container_id: container.as_str().to_owned(),
             parent_container_id: self.nesting.parent.as_str().to_owned(),
-            name: self.name(),
             root_container_id: self.root.as_str().to_owned(),
-            framework_id: (&self.framework).into(),
             path: self.nesting.path.clone(),
             sandbox: self.sandbox.clone(),
         })
@@ -392,7 +385,6 @@ impl Core {
         let nesting = Nesting { parent, path };
         let entry = Entry {
             root: launch.sandbox.container.clone(),
-            framework: launch.sandbox.framework.clone(),
             sandbox: sandbox.clone(),
             nesting: nesting.clone(),
             state: NestedState::Starting,

@@ -21,6 +21,8 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::support::{Cluster, Mode, shell};
+
 /// How a test's messages are written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Codec {
@@ -158,4 +160,17 @@ pub fn kill(id: &ContainerId, signal: Option<i32>) -> Call {
         }),
         ..of(call::Type::KillContainer)
     }
+}
+
+/// A running task, and an id in its container.
+pub async fn running(mode: Mode) -> (Cluster, ContainerId) {
+    let mut cluster = Cluster::start(mode).await;
+    cluster.master.launch(vec![shell("t", "sleep 1000")]).await;
+    let status = cluster.master.running("t").await;
+    let parent = status.container_status.unwrap().container_id;
+    let id = ContainerId {
+        value: "session".to_owned(),
+        parent: parent.map(Box::new),
+    };
+    (cluster, id)
 }
