@@ -224,16 +224,35 @@ impl std::fmt::Debug for Member {
     }
 }
 
-/// Draws election timeouts; raft-rs would draw from a generator that nobody can seed.
+/// Whoever waits for its leader waits so many ticks longer than it has promised to, because the
+/// ticks of the others, and what they heard last, lie a little apart: whoever asks too early is
+/// not answered.
+const LATE_TICKS: usize = 2;
+/// Between the turns of two followers: longer than an election takes where disks are not slow.
+const TURN_TICKS: usize = 3;
+
+/// Election timeouts; raft-rs would draw them from a generator that nobody can seed.
+///
+/// Followers of one leader take turns instead of drawing: else the first of them begins late, and
+/// two of them begin in the same instant now and then, split the votes and wait once more.
 #[derive(Debug)]
 struct Timeouts {
     state: u64,
-    /// Drawn anew when either changes.
-    of: (u64, StateRole),
+    /// Term, role and turn; anew when one of them changes.
+    of: (u64, StateRole, Option<usize>),
     ticks: usize,
 }
 
 impl Timeouts {
+    /// For a follower whose turn it is after so many others.
+    fn take_turn(&mut self, election_ticks: usize, turn: usize) {
+        let turn = turn.saturating_mul(TURN_TICKS);
+        let latest = election_ticks.saturating_mul(2).saturating_sub(1);
+        self.ticks = (election_ticks + LATE_TICKS)
+            .saturating_add(turn)
+            .min(latest);
+    }
+
     fn draw(&mut self, election_ticks: usize) {
         // splitmix64
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -297,7 +316,7 @@ impl Member {
             ticks: 0,
             timeouts: Timeouts {
                 state: config.seed,
-                of: (u64::MAX, StateRole::Follower),
+                of: (u64::MAX, StateRole::Follower, None),
                 ticks: election_tick,
             },
             making: None,
@@ -634,13 +653,21 @@ impl Member {
         }
     }
 
-    /// raft-rs draws its timeout anew whenever its role or term changes; ours replaces it.
+    /// raft-rs draws its timeout anew whenever its role or term changes; ours replaces it. A
+    /// member's turn changes with the voters, too.
     fn settle_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let now = (raft.term, raft.state);
+        let turn = (raft.state == StateRole::Follower)
+            .then(|| turn(&self.voters.voters, raft.leader_id, self.config.id))
+            .flatten();
+        let now = (raft.term, raft.state, turn);
         if self.timeouts.of != now {
             self.timeouts.of = now;
-            self.timeouts.draw(raft.election_timeout());
+            let election_ticks = raft.election_timeout();
+            match turn {
+                Some(turn) => self.timeouts.take_turn(election_ticks, turn),
+                None => self.timeouts.draw(election_ticks),
+            }
         }
         raft.set_randomized_election_timeout(self.timeouts.ticks);
     }
@@ -652,6 +679,36 @@ impl Member {
     }
 }
 
+/// How many voters come between the leader and this one, in the order of their numbers as on a
+/// ring; `None` when either does not vote.
+fn turn(voters: &[u64], leader: u64, me: u64) -> Option<usize> {
+    if !voters.contains(&leader) || !voters.contains(&me) {
+        return None;
+    }
+    // How far a number lies behind the leader's, as on a clock.
+    let behind = |id: u64| id.wrapping_sub(leader);
+    let mut others = voters.iter().filter(|id| **id != leader);
+    let before = others.by_ref().filter(|id| behind(**id) < behind(me));
+    Some(before.count())
+}
+
 fn send(message: &Message) -> Effect {
     Effect::Send(Box::new(wire::message_to_wire(message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turn;
+
+    #[test]
+    fn followers_take_turns_in_the_order_of_a_ring_that_begins_with_their_leader() {
+        let voters = [3, 9, 14];
+        let turns = |leader| voters.map(|me| turn(&voters, leader, me));
+        assert_eq!(turns(3), [Some(0), Some(0), Some(1)]);
+        assert_eq!(turns(9)[0], Some(1));
+        assert_eq!(turns(9)[2], Some(0));
+        assert_eq!(turns(14)[..2], [Some(0), Some(1)]);
+        assert_eq!(turn(&voters, 3, 4), None, "a learner");
+        assert_eq!(turn(&voters, 0, 3), None, "nobody leads");
+    }
 }

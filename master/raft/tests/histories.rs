@@ -66,6 +66,23 @@ fn a_leader_that_was_stopped_wakes_without_a_lease_and_follows() {
 }
 
 #[test]
+fn somebody_leads_as_soon_as_followers_have_waited_for_a_leader_that_is_gone() {
+    for seed in 0..40 {
+        let mut group = Group::new(3, seed);
+        group.live(Night::quiet(), 40);
+        let old = group.leader().unwrap();
+        group.crash(old, 0, false);
+        // The election timeout, what followers wait beyond it, and both rounds of votes.
+        group.live(Night::quiet(), 12 + 2 + 2);
+        let new = group.leader();
+        assert!(new.is_some_and(|new| new != old), "{seed}: {new:?}");
+        group.restart(old);
+        group.live(Night::quiet(), 40);
+        group.expect_agreement();
+    }
+}
+
+#[test]
 fn a_leader_whose_heir_hears_nothing_leads_again_only_in_another_term() {
     let mut group = Group::new(3, 5);
     group.live(Night::quiet(), 40);
