@@ -24,6 +24,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use support::{Cluster, Mode, modes, program, until};
 
+/// As in `allot`, so that what is measured is what ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Tasks measured, and how many of them are under way at a time.
 const N_TASKS: usize = 3000;
 const WINDOW: usize = 64;

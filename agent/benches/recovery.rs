@@ -27,6 +27,10 @@ use allotment_proto::convert::is_terminal;
 use apart::Apart;
 use support::{Mode, modes, program, shell};
 
+/// As in `allot`, so that what is measured is what ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const N_TASKS: usize = 1000;
 const REST: Duration = Duration::from_secs(10);
 const N_SHORT: usize = 5000;

@@ -36,6 +36,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+/// As in `allot`: what is measured in this process would run there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whole-system benchmarks of Allotment with real processes.
 #[derive(Debug, Parser)]
 #[command(name = "allot-bench")]

@@ -37,6 +37,11 @@ mod why;
 
 use std::process::ExitCode;
 
+/// Masters and agents make many small messages on several threads at once. Measured beside
+/// glibc's and jemalloc in docs/benchmarks.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // The launcher is one small process without threads: it must not get further than this.
     if let Some(socket) = cli::launcher_socket(std::env::args()) {

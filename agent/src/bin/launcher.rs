@@ -11,6 +11,10 @@ use std::process::ExitCode;
 use allotment_agent::{Config, LauncherCommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// As in `allot`, so that what is measured is what ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
