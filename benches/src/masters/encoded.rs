@@ -5,20 +5,14 @@
 
 use allotment_proto::allot;
 use allotment_proto::allot::agent_message::Message as Said;
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::uri::PathAndQuery;
+use bytes::{BufMut as _, Bytes};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint};
-use tonic::Status;
-use tonic::client::Grpc;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
-use tonic::codegen::tokio_stream::Stream;
-use tonic::transport::Channel;
-use tonic_prost::ProstCodec;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use super::wire;
 
 /// `register` in `AgentMessage`.
 const REGISTER: u32 = 1;
-const CONNECT: &str = "/allot.v1.Agent/Connect";
 
 /// A task as a part of a registration. Encoded messages that follow each other are one message
 /// with the fields of all of them.
@@ -35,14 +29,14 @@ pub(super) fn task(record: allot::TaskRecord) -> Bytes {
     OneTask { task }.encode_to_vec().into()
 }
 
-/// A registration with these tasks beside those that it lists itself.
+/// A registration with these tasks beside those that it lists itself, ready to be sent.
 pub(super) fn registration<'a>(
     register: &allot::Register,
     tasks: impl Iterator<Item = &'a Bytes> + Clone,
 ) -> Bytes {
     let of_tasks: usize = tasks.clone().map(Bytes::len).sum();
     let len = register.encoded_len() + of_tasks;
-    let mut message = BytesMut::with_capacity(len + 16);
+    let mut message = wire::frame(key_len(REGISTER) + encoded_len_varint(len as u64) + len);
     encode_key(REGISTER, WireType::LengthDelimited, &mut message);
     encode_varint(len as u64, &mut message);
     // A `BytesMut` grows as needed.
@@ -55,54 +49,13 @@ pub(super) fn registration<'a>(
 
 pub(super) fn message(said: Said) -> Bytes {
     let message = Some(said);
-    allot::AgentMessage { message }.encode_to_vec().into()
-}
-
-/// Opens an agent's stream.
-pub(super) async fn connect(
-    channel: Channel,
-    said: impl Stream<Item = Bytes> + Send + 'static,
-) -> Result<tonic::Streaming<allot::MasterMessage>, Status> {
-    let mut client = Grpc::new(channel).max_decoding_message_size(allotment_proto::MESSAGE_LEN_MAX);
-    let gone = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-    client.ready().await.map_err(gone)?;
-    let request = tonic::Request::new(said);
-    let path = PathAndQuery::from_static(CONNECT);
-    let response = client.streaming(request, path, Plain).await?;
-    Ok(response.into_inner())
-}
-
-/// Bytes there, messages back.
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = Bytes;
-    type Decode = allot::MasterMessage;
-    type Encoder = Self;
-    type Decoder = <ProstCodec<allot::AgentMessage, allot::MasterMessage> as Codec>::Decoder;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<allot::AgentMessage, allot::MasterMessage>::default().decoder()
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.put(item);
-        Ok(())
-    }
+    wire::framed(&allot::AgentMessage { message })
 }
 
 #[cfg(test)]
 mod tests {
     use allotment_proto::mesos;
+    use bytes::Buf as _;
 
     use super::*;
 
@@ -125,11 +78,13 @@ mod tests {
             ..Default::default()
         };
         let parts = [task(record("a")), task(record("b"))];
-        let bytes = registration(&head, parts.iter());
+        let mut bytes = registration(&head, parts.iter());
         let whole = allot::Register {
             tasks: vec![record("a"), record("b")],
             ..head
         };
+        assert_eq!(bytes.get_u8(), 0);
+        assert_eq!(bytes.get_u32() as usize, bytes.len());
         let decoded = allot::AgentMessage::decode(bytes).unwrap();
         assert_eq!(decoded.message, Some(Said::Register(whole)));
     }

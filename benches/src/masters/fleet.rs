@@ -13,23 +13,19 @@ use allotment_proto::mesos::{TaskState, task_status};
 use allotment_proto::{allot, convert, mesos};
 use allotment_types::Resources;
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use super::encoded;
 use super::line::Line;
+use super::wire::Connection;
 use crate::report::clock;
 
 /// How the names of tasks begin that finish at once.
 pub(super) const BRIEF: &str = "brief-";
 /// Beyond so many connections, agents share them. Each takes a file here and one at the master.
 const CONNECTIONS_MAX: usize = 5_000;
-/// Messages that may wait for the master.
-const QUEUE_LEN: usize = 1024;
 
-type Out = mpsc::Sender<Bytes>;
+type Out = h2::SendStream<Bytes>;
 
 /// What all agents of a fleet count together.
 #[derive(Debug, Default)]
@@ -128,19 +124,18 @@ impl Agent {
                 let part = fastrand::f64();
                 tokio::time::sleep(found.spread.mul_f64(part)).await;
             }
-            if !found.leads().await {
-                continue;
+            if let Some(leader) = found.connection().await {
+                // However it ended: on to the next one.
+                let _ = self.session(leader).await;
             }
-            // However it ended: on to the next one.
-            let _ = self.session(found.channel).await;
         }
     }
 
-    async fn session(&mut self, channel: Channel) -> Result<(), tonic::Status> {
-        let (out, messages) = mpsc::channel(QUEUE_LEN);
-        send(&out, self.registration()).await?;
-        let mut stream = encoded::connect(channel, ReceiverStream::new(messages)).await?;
-        while let Some(message) = stream.message().await? {
+    async fn session(&mut self, leader: Connection) -> Result<(), h2::Error> {
+        let Some((mut out, mut heard)) = leader.connect(self.registration()).await else {
+            return Ok(());
+        };
+        while let Some(message) = heard.next::<allot::MasterMessage>().await {
             match message.message {
                 Some(Heard::Registered(registered)) => {
                     self.info.id = Some(registered.agent_id);
@@ -155,14 +150,14 @@ impl Agent {
                         reign.n_agents += 1;
                     }
                     for update in self.unacknowledged.values().cloned().collect::<Vec<_>>() {
-                        say(&out, Said::Update(update)).await?;
+                        say(&mut out, Said::Update(update))?;
                     }
                 }
-                Some(Heard::Launch(launch)) => self.on_launch(&out, launch).await?,
+                Some(Heard::Launch(launch)) => self.on_launch(&mut out, launch)?,
                 Some(Heard::Acknowledge(acknowledge)) => self.on_acknowledge(acknowledge),
                 Some(Heard::Ping(ping)) => {
                     let sequence = ping.sequence;
-                    say(&out, Said::Pong(allot::Pong { sequence })).await?;
+                    say(&mut out, Said::Pong(allot::Pong { sequence }))?;
                 }
                 Some(Heard::ShutdownFramework(gone)) => {
                     let gone = &gone.framework_id.value;
@@ -196,7 +191,7 @@ impl Agent {
         encoded::registration(&register, self.tasks.values())
     }
 
-    async fn on_launch(&mut self, out: &Out, launch: allot::Launch) -> Result<(), tonic::Status> {
+    fn on_launch(&mut self, out: &mut Out, launch: allot::Launch) -> Result<(), h2::Error> {
         let framework = launch.framework;
         let Some(framework_id) = framework.id.clone() else {
             return Ok(());
@@ -214,7 +209,7 @@ impl Agent {
             };
             let key = (framework_id.value.clone(), task.task_id.value.clone());
             let update = self.update(&framework_id, &task.task_id, state);
-            say(out, Said::Update(update.clone())).await?;
+            say(out, Said::Update(update.clone()))?;
             self.unacknowledged.insert(key.clone(), update);
             let record = allot::TaskRecord {
                 framework_id: framework_id.clone(),
@@ -267,11 +262,6 @@ impl Agent {
     }
 }
 
-async fn say(out: &Out, said: Said) -> Result<(), tonic::Status> {
-    send(out, encoded::message(said)).await
-}
-
-async fn send(out: &Out, message: Bytes) -> Result<(), tonic::Status> {
-    let gone = |_| tonic::Status::unavailable("the stream has ended");
-    out.send(message).await.map_err(gone)
+fn say(out: &mut Out, said: Said) -> Result<(), h2::Error> {
+    out.send_data(encoded::message(said), false)
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use allotment_proto::allot;
-use allotment_proto::allot::masters_client::MastersClient;
 use tokio::sync::{Mutex, OnceCell};
-use tonic::transport::{Channel, Endpoint};
+
+use super::wire::Connection;
 
 /// How long a master is asked to wait until somebody leads.
 const WAIT_MS: u32 = 4000;
@@ -24,27 +24,27 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Found {
     /// Which of the line's connections it is.
     pub(super) number: u64,
-    pub(super) channel: Channel,
     /// Agents that return wait a random part of this first.
     pub(super) spread: Duration,
     url: String,
-    leads: Arc<OnceCell<bool>>,
+    /// `None` when it does not lead after all.
+    connection: Arc<OnceCell<Option<Connection>>>,
 }
 
 impl Found {
-    /// Whether it leads: it may have been elected a moment ago and not be ready, or be gone again.
-    /// An agent asks that once on a connection, unless the answer was there when it was made.
-    pub(super) async fn leads(&self) -> bool {
-        let asked = self.leads.get_or_init(async || {
-            let mut client = MastersClient::new(self.channel.clone());
+    /// The connection, if that master leads: it may have been elected a moment ago and not be
+    /// ready, or be gone again. An agent asks that once, unless it was asked already.
+    pub(super) async fn connection(&self) -> Option<Connection> {
+        let connection = self.connection.get_or_init(async || {
+            let connection = open(&self.url).await?;
             let request = allot::GetLeaderRequest {
                 wait_ms: Some(READY_MS),
                 unlike: None,
             };
-            let answer = client.get_leader(request).await;
-            answer.is_ok_and(|answer| answer.into_inner().here)
+            let answer = connection.get_leader(&request).await?;
+            answer.here.then_some(connection)
         });
-        *asked.await
+        connection.await.clone()
     }
 }
 
@@ -75,14 +75,12 @@ impl Line {
             let (before, from) = self.masters.split_at(first.min(self.masters.len()));
             for master in from.iter().chain(before) {
                 let unlike = old.as_ref().map(|old| old.url.clone());
-                if let Some((url, channel, answer)) = ask(master, unlike).await {
-                    let spread = Duration::try_from_secs_f64(answer.spread_seconds);
+                if let Some((url, here, spread)) = ask(master, unlike).await {
                     let new = Found {
                         number: broken + 1,
-                        channel,
-                        spread: spread.unwrap_or_default(),
+                        spread: Duration::try_from_secs_f64(spread).unwrap_or_default(),
                         url,
-                        leads: Arc::new(OnceCell::new_with(answer.here.then_some(true))),
+                        connection: Arc::new(OnceCell::new_with(here.map(Some))),
                     };
                     *found = Some(new.clone());
                     return new;
@@ -93,25 +91,20 @@ impl Line {
     }
 }
 
-fn endpoint(url: &str) -> Option<Endpoint> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
-    Some(endpoint.tcp_nodelay(true))
+async fn open(url: &str) -> Option<Connection> {
+    Connection::open(url.strip_prefix("http://")?).await
 }
 
-/// Asks one master who leads; a connection to that one is made when it is used.
-async fn ask(
-    url: &str,
-    unlike: Option<String>,
-) -> Option<(String, Channel, allot::GetLeaderResponse)> {
-    let channel = endpoint(url)?.connect().await.ok()?;
+/// Asks one master who leads: where that is, the connection when it is this one, and the spread in
+/// seconds. A connection to another one is made when it is used.
+async fn ask(url: &str, unlike: Option<String>) -> Option<(String, Option<Connection>, f64)> {
+    let connection = open(url).await?;
     let wait_ms = Some(WAIT_MS);
     let request = allot::GetLeaderRequest { wait_ms, unlike };
-    let mut client = MastersClient::new(channel.clone());
-    let answer = client.get_leader(request).await.ok()?.into_inner();
+    let answer = connection.get_leader(&request).await?;
+    let spread = answer.spread_seconds;
     if answer.here {
-        return Some((url.to_owned(), channel, answer));
+        return Some((url.to_owned(), Some(connection), spread));
     }
-    let leader = answer.leader.clone()?;
-    let channel = endpoint(&leader)?.connect_lazy();
-    Some((leader, channel, answer))
+    Some((answer.leader?, None, spread))
 }

@@ -4,7 +4,7 @@
 //! Agents and frameworks live in this process and speak real gRPC; see [`fleet`] and [`crowd`].
 //! Everything shares the machine with what it measures, so numbers are those of the whole.
 //!
-//! - [`trio`]: the masters. - [`fleet`], [`mod@line`], [`encoded`]: agents. - [`crowd`]:
+//! - [`trio`]: the masters. - [`fleet`], [`mod@line`], [`wire`], [`encoded`]: agents. - [`crowd`]:
 //!   frameworks.
 //! - [`failover`], [`knowledge`], [`rate`], [`writes`]: one question each.
 
@@ -16,6 +16,7 @@ mod knowledge;
 mod line;
 mod rate;
 mod trio;
+mod wire;
 mod writes;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,177 @@
+//! gRPC as it is on the wire: HTTP/2 by `h2`, and frames of messages.
+//!
+//! A real agent's client library works on a machine of its own. Here thousands of agents share the
+//! machine with the master that is measured, so theirs has no queues and tasks between an agent
+//! and its connection.
+
+use allotment_proto::allot;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Request, Uri, header};
+use prost::Message;
+use tokio::net::TcpStream;
+
+/// As tonic's client has them.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 5 << 20;
+const HEADERS_LEN_MAX: u32 = 16 << 10;
+
+const GET_LEADER: &str = "/allot.v1.Masters/GetLeader";
+const CONNECT: &str = "/allot.v1.Agent/Connect";
+
+/// The prefix of a message: not compressed, and its length.
+const PREFIX_LEN: usize = 5;
+
+/// Where a message of `len` bytes is to follow.
+pub(super) fn frame(len: usize) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(PREFIX_LEN + len);
+    frame.put_u8(0);
+    // No message here comes near 4 GiB.
+    frame.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+    frame
+}
+
+/// A message, ready to be sent.
+pub(super) fn framed(message: &impl Message) -> Bytes {
+    let mut frame = frame(message.encoded_len());
+    // A `BytesMut` grows as needed.
+    let _ = message.encode(&mut frame);
+    frame.freeze()
+}
+
+/// A connection to one master; its clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    requests: SendRequest<Bytes>,
+    authority: Authority,
+}
+
+impl Connection {
+    /// Connects to a master at `host:port`.
+    pub(super) async fn open(address: &str) -> Option<Self> {
+        let authority = address.parse().ok()?;
+        let socket = TcpStream::connect(address).await.ok()?;
+        socket.set_nodelay(true).ok()?;
+        let mut client = h2::client::Builder::new();
+        let client = client
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADERS_LEN_MAX);
+        let (requests, connection) = client.handshake(socket).await.ok()?;
+        // Ends with the last stream and clone, or when the master closes it.
+        tokio::spawn(connection);
+        Some(Self {
+            requests,
+            authority,
+        })
+    }
+
+    async fn call(
+        &self,
+        path: &'static str,
+        first: Bytes,
+        last: bool,
+    ) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query(path);
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.build().ok()?;
+        let headers = request.headers_mut();
+        let content = HeaderValue::from_static("application/grpc");
+        headers.insert(header::CONTENT_TYPE, content);
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        let mut requests = self.requests.clone().ready().await.ok()?;
+        let (answer, mut body) = requests.send_request(request, false).ok()?;
+        body.send_data(first, last).ok()?;
+        Some((answer, body))
+    }
+
+    /// Asks who leads.
+    pub(super) async fn get_leader(
+        &self,
+        request: &allot::GetLeaderRequest,
+    ) -> Option<allot::GetLeaderResponse> {
+        let (answer, _) = self.call(GET_LEADER, framed(request), true).await?;
+        let mut heard = Heard::new(answer.await.ok()?.into_body());
+        let answer = heard.next().await?;
+        heard.end().await;
+        Some(answer)
+    }
+
+    /// Opens an agent's stream with its registration.
+    pub(super) async fn connect(&self, registration: Bytes) -> Option<(SendStream<Bytes>, Heard)> {
+        let (answer, body) = self.call(CONNECT, registration, false).await?;
+        Some((body, Heard::new(answer.await.ok()?.into_body())))
+    }
+}
+
+/// What a master says on one stream.
+#[derive(Debug)]
+pub(super) struct Heard {
+    body: RecvStream,
+    /// The beginning of a message that is not all there.
+    begun: BytesMut,
+}
+
+impl Heard {
+    fn new(body: RecvStream) -> Self {
+        let begun = BytesMut::new();
+        Self { body, begun }
+    }
+
+    /// The next message; `None` when the stream has ended or makes no sense.
+    pub(super) async fn next<M: Message + Default>(&mut self) -> Option<M> {
+        loop {
+            if let Some(message) = whole(&mut self.begun) {
+                return M::decode(message).ok();
+            }
+            let data = self.body.data().await?.ok()?;
+            self.body.flow_control().release_capacity(data.len()).ok()?;
+            self.begun.extend_from_slice(&data);
+        }
+    }
+
+    /// Hears the rest, so that the stream ends in peace.
+    async fn end(mut self) {
+        while let Some(Ok(_)) = self.body.data().await {}
+    }
+}
+
+/// Takes the first message, if it is all there.
+fn whole(bytes: &mut BytesMut) -> Option<BytesMut> {
+    let len = u32::from_be_bytes(*bytes.get(1..PREFIX_LEN)?.first_chunk()?);
+    let end = PREFIX_LEN.checked_add(usize::try_from(len).ok()?)?;
+    if bytes.len() < end {
+        return None;
+    }
+    let mut frame = bytes.split_to(end);
+    frame.advance(PREFIX_LEN);
+    Some(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_found_whatever_pieces_they_come_in() {
+        let ping = |sequence| allot::Ping { sequence };
+        let both = [framed(&ping(7)), framed(&ping(1 << 40))].concat();
+        for size in 1..=both.len() {
+            let (mut begun, mut found) = (BytesMut::new(), Vec::new());
+            for piece in both.chunks(size) {
+                begun.extend_from_slice(piece);
+                while let Some(message) = whole(&mut begun) {
+                    found.push(allot::Ping::decode(message).unwrap());
+                }
+            }
+            assert_eq!(found, [ping(7), ping(1 << 40)], "in pieces of {size}");
+        }
+    }
+}
