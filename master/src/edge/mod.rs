@@ -14,6 +14,7 @@ mod http;
 mod join;
 mod masters;
 mod outbox;
+mod pace;
 mod replica;
 mod store;
 mod turn;

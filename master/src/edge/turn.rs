@@ -17,6 +17,7 @@ use super::RunError;
 use super::clock::Clock;
 use super::masters::not_leading;
 use super::outbox::{Outbox, Overflow};
+use super::pace::Pace;
 use super::replica::{Lease, News, ToReplica};
 use super::store::{StoreNews, Watcher, Watchers};
 use crate::core::registry::Record;
@@ -77,6 +78,7 @@ pub(super) struct Loop {
     reign: Option<Reign>,
     lease: Lease,
     replica: mpsc::Sender<ToReplica>,
+    pace: Pace,
     frameworks: BTreeMap<ConnId, Outbox<scheduler::Event>>,
     agents: BTreeMap<ConnId, Outbox<allot::MasterMessage>>,
     watchers: Vec<Outbox<Arc<allot::ClusterEvent>>>,
@@ -109,6 +111,7 @@ impl Loop {
             reign: None,
             lease,
             replica,
+            pace: Pace::default(),
             frameworks: BTreeMap::new(),
             agents: BTreeMap::new(),
             watchers: Vec::new(),
@@ -149,6 +152,7 @@ impl Loop {
                     while let Ok(said) = news.try_recv() {
                         self.hear(said);
                     }
+                    self.propose().await;
                     self.act();
                     continue;
                 }
@@ -157,24 +161,10 @@ impl Loop {
             let now = self.clock.now();
             let n_events = batch.len();
             let (effects, stop) = self.turn(now, &mut batch);
-            let proposals = match &mut self.reign {
-                Some(reign) => reign.hold(effects),
-                None => Vec::new(),
-            };
-            for Proposal {
-                epoch,
-                sequence,
-                records,
-            } in proposals
-            {
-                let proposal = ToReplica::Propose {
-                    epoch,
-                    sequence,
-                    records,
-                };
-                // The replica is gone only with its news, which are heard next.
-                let _ = self.replica.send(proposal).await;
+            if let Some(reign) = &mut self.reign {
+                self.pace.hold(reign.hold(effects));
             }
+            self.propose().await;
             self.act();
             if let Some(done) = stop {
                 // Dropping the outboxes tells every peer.
@@ -187,6 +177,24 @@ impl Loop {
             if took > TURN_SLOW {
                 warn!(?took, n_events, "a turn of the master's loop took long");
             }
+        }
+    }
+
+    async fn propose(&mut self) {
+        while let Some(next) = self.pace.next() {
+            let Proposal {
+                epoch,
+                sequence,
+                records,
+                bytes: _,
+            } = next;
+            let proposal = ToReplica::Propose {
+                epoch,
+                sequence,
+                records,
+            };
+            // The replica is gone only with its news, which are heard next.
+            let _ = self.replica.send(proposal).await;
         }
     }
 
@@ -235,12 +243,16 @@ impl Loop {
                 // Ids of this reign begin with it and are never given again.
                 config.info.id = uuid::Uuid::new_v4().to_string();
                 let core = Core::new(config, time.0, *registry, (self.make)());
+                self.pace = Pace::default();
                 self.reign = Some(Reign::new(core, term, epoch, time));
             }
             News::Follow => self.abdicate(),
             News::Committed { epoch, sequence } => {
                 if let Some(reign) = &mut self.reign {
                     reign.on_committed(epoch, sequence);
+                    if epoch == reign.epoch {
+                        self.pace.on_committed(sequence);
+                    }
                 }
             }
             News::Lease => {}
@@ -250,6 +262,7 @@ impl Loop {
     /// Drops the core and everything that it was about to do or say.
     fn abdicate(&mut self) {
         self.reign = None;
+        self.pace = Pace::default();
         self.own.clear();
         let why = || Status::unavailable("this master does not lead any more; find the leader");
         for outbox in std::mem::take(&mut self.frameworks).into_values() {

@@ -16,7 +16,7 @@ use crate::core::{Core, Effect};
 /// How many turns may wait for their records; beyond it the loop takes no more in.
 const WAITING_MAX: usize = 256;
 /// Records beyond this many bytes go into another proposal.
-const PROPOSAL_BYTES: usize = 1024 * 1024;
+pub(crate) const PROPOSAL_BYTES: usize = 1024 * 1024;
 
 /// A proposal for the replica.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Proposal {
     pub sequence: u64,
     /// Kept together.
     pub records: Vec<Record>,
+    /// Their encoded length.
+    pub bytes: usize,
 }
 
 /// A core and what it waits for.
@@ -84,12 +86,13 @@ impl Reign {
     pub fn hold(&mut self, effects: Effects<Record, Effect>) -> Vec<Proposal> {
         let Effects { persist, then } = effects;
         let mut proposals = Vec::new();
-        for records in in_portions(persist) {
+        for (records, bytes) in in_portions(persist) {
             self.proposed += 1;
             proposals.push(Proposal {
                 epoch: self.epoch,
                 sequence: self.proposed,
                 records,
+                bytes,
             });
         }
         if !then.is_empty() {
@@ -115,8 +118,8 @@ impl Reign {
     }
 }
 
-/// Splits what one entry of the log should not carry.
-fn in_portions(records: Vec<Record>) -> Vec<Vec<Record>> {
+/// Splits what one entry of the log should not carry; each portion with its encoded length.
+fn in_portions(records: Vec<Record>) -> Vec<(Vec<Record>, usize)> {
     let mut portions = Vec::new();
     let mut portion = Vec::new();
     let mut bytes = 0;
@@ -126,14 +129,13 @@ fn in_portions(records: Vec<Record>) -> Vec<Vec<Record>> {
         };
         let len = boxed.encoded_len();
         if bytes + len > PROPOSAL_BYTES && !portion.is_empty() {
-            portions.push(std::mem::take(&mut portion));
-            bytes = 0;
+            portions.push((std::mem::take(&mut portion), std::mem::take(&mut bytes)));
         }
         bytes += len;
         portion.extend(boxed.record);
     }
     if !portion.is_empty() {
-        portions.push(portion);
+        portions.push((portion, bytes));
     }
     portions
 }
@@ -157,7 +159,10 @@ mod tests {
 
     #[test]
     fn a_large_turn_becomes_several_proposals_in_order() {
-        let sizes = |portions: Vec<Vec<Record>>| portions.iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |portions: Vec<(Vec<Record>, usize)>| {
+            let sizes = portions.iter().map(|(records, _)| records.len());
+            sizes.collect::<Vec<_>>()
+        };
         assert_eq!(sizes(in_portions(vec![])), [0; 0]);
         assert_eq!(sizes(in_portions(vec![record(10), record(10)])), [2]);
         let large = PROPOSAL_BYTES * 2;

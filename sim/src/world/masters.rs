@@ -499,6 +499,7 @@ impl World {
             epoch,
             sequence,
             records,
+            ..
         } in proposals
         {
             self.promises.on_proposed(term, &records);
