@@ -44,7 +44,7 @@ const FOUND_BY: [(Plant, u64); 39] = [
     (Plant::EndUnreported, 0),
     (Plant::FrameworkWriteLost, 0),
     (Plant::ShutdownForgotten, 98),
-    (Plant::UpgradeForgets, 8),
+    (Plant::UpgradeForgets, 9),
     (Plant::ServicesActEarly, 0),
     (Plant::BatchForgetsJobs, 0),
     (Plant::BatchActsEarly, 0),

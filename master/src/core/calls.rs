@@ -199,11 +199,13 @@ impl Core {
             self.reconcile_one(id, kill.task_id, None);
             return Ok(());
         }
+        let wished = task.kill.is_some();
         let wish = KillWish {
             policy: kill.kill_policy,
         };
-        if !self.kill_task(id, &task_id, wish) {
-            // Nobody can be told now: say how things stand; the wish is kept for the agent.
+        if !self.kill_task(id, &task_id, wish) && !wished {
+            // Nobody can be told now: say how things stand; the wish is kept for the agent. Said
+            // once: whoever kills what it hears is running would ask for ever.
             self.reconcile_one(id, kill.task_id, None);
         }
         Ok(())

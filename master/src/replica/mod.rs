@@ -28,7 +28,7 @@ pub enum Input {
         epoch: u64,
         /// Counts up within the reign.
         sequence: u64,
-        /// The records of one turn, kept together.
+        /// The records of a turn or of several, kept together.
         records: Vec<Record>,
     },
 }

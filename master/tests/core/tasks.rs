@@ -131,6 +131,9 @@ fn a_kill_while_the_agent_is_away_reaches_it_when_it_is_back() {
     c.loses_session(&agent);
     c.kills(&fw, "t");
     assert_eq!(c.update(&fw).1, TaskState::TaskStaging);
+    // A framework that answers the answer by another KILL is not answered again.
+    c.kills(&fw, "t");
+    c.hears_nothing(&fw);
     let agent = c.returns(
         &agent,
         vec![record(&fw, &t, TaskState::TaskRunning)],

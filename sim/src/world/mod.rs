@@ -50,6 +50,8 @@ use crate::witness::Witness;
 
 /// More events than this at one instant are a loop that makes no progress.
 const SAME_INSTANT_MAX: u64 = 200_000;
+/// Ten times what the busiest hours take: an exchange that feeds itself never ends.
+const STEPS_MAX: u64 = 5_000_000;
 
 /// After so many steps of a master all books are compared; after each, those of the agents that it
 /// touched.
@@ -410,6 +412,11 @@ impl World {
     pub(crate) fn run_until(&mut self, end: Timestamp) -> Checked {
         while let Some(happening) = self.queue.pop_until(end) {
             self.trace.step();
+            if self.checked && self.trace.steps() > STEPS_MAX {
+                return Err(format!(
+                    "work is bounded: more than {STEPS_MAX} events, the last one {happening:?}"
+                ));
+            }
             if self.instant.0 == self.now() {
                 self.instant.1 += 1;
                 if self.instant.1 > SAME_INSTANT_MAX {
