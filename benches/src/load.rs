@@ -4,12 +4,13 @@
 //! framework and no more: it acknowledges, and asks about its open tasks when a subscription
 //! begins. Each task writes a line when it begins and one when it ends.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use allotment_framework_sdk::{Call, Command, Config, Event, Offer, Scheduler, Task};
-use allotment_types::{FrameworkId, Resources, TaskId};
+use allotment_types::{AgentId, FrameworkId, Resources, TaskId};
 use tokio::sync::watch;
 
 use crate::clock;
@@ -67,6 +68,8 @@ struct Load {
     plan: Plan,
     books: Books,
     next: u64,
+    /// Where each task was launched.
+    agents: BTreeMap<TaskId, AgentId>,
     started: Instant,
 }
 
@@ -79,6 +82,7 @@ pub async fn run(plan: Plan, books: Books, mut wish: watch::Receiver<Wish>) -> a
         plan,
         books,
         next: 0,
+        agents: BTreeMap::new(),
         started: clock(),
     };
     let mut id = None;
@@ -142,7 +146,9 @@ impl Load {
             Event::Subscribed { .. } => {
                 let open: Vec<_> = {
                     let books = self.books.look();
-                    books.open().map(|task| (task.clone(), None)).collect()
+                    let open = books.open();
+                    open.map(|task| (task.clone(), self.agents.get(task).cloned()))
+                        .collect()
                 };
                 // An empty question would be about all.
                 Ok(if open.is_empty() {
@@ -175,7 +181,9 @@ impl Load {
         let mut tasks = Vec::new();
         while launches && self.may_launch() && left.contains(&self.plan.resources) {
             left.subtract(&self.plan.resources);
-            tasks.push(self.task()?);
+            let task = self.task()?;
+            self.agents.insert(task.id.clone(), offer.agent.clone());
+            tasks.push(task);
         }
         Ok(Call::Accept {
             agent: offer.agent,

@@ -38,20 +38,28 @@ impl Launched {
         }
     }
 
-    /// The framework asks the master about these tasks.
-    pub(crate) fn ask(&mut self, now: Timestamp, tasks: &[(TaskId, Option<AgentId>)]) {
+    /// The framework asks the master about these tasks. Agents that it does not name and that are
+    /// known here are added: a master says of a task that it does not know that it is gone when
+    /// its agent is there without it, and nothing for certain when it hears of no agent.
+    pub(crate) fn ask(&mut self, now: Timestamp, tasks: &mut [(TaskId, Option<AgentId>)]) {
         for (task, agent) in tasks {
-            if self.tasks.len() < LAUNCHED_MAX {
-                self.tasks.insert(task.clone(), agent.clone());
-                self.in_doubt.insert(task.clone());
+            let has_room = self.tasks.len() < LAUNCHED_MAX;
+            match self.tasks.get_mut(task) {
+                Some(known) if agent.is_none() => agent.clone_from(known),
+                Some(known) => known.clone_from(agent),
+                None if has_room => {
+                    self.tasks.insert(task.clone(), agent.clone());
+                }
+                None => continue,
             }
+            self.in_doubt.insert(task.clone());
         }
         if !self.in_doubt.is_empty() {
             self.again = Some((now + ASK_AGAIN_MIN, ASK_AGAIN_MIN));
         }
     }
 
-    /// Something was heard of a task.
+    /// Something was heard of a task that says where it stands.
     pub(crate) fn heard(&mut self, task: &TaskId) {
         self.tasks.remove(task);
         if self.in_doubt.remove(task) && self.in_doubt.is_empty() {

@@ -608,7 +608,10 @@ impl Session {
                 return;
             }
         };
-        self.launched.heard(&update.task);
+        // Its agent may return without it, and then nobody tells unless asked.
+        if update.state != TaskState::TaskUnreachable {
+            self.launched.heard(&update.task);
+        }
         if let Some(uuid) = &update.uuid
             && self.acknowledged.contains(&update.task, uuid)
         {
@@ -743,7 +746,7 @@ impl Session {
             }
         }
         if subscribed {
-            if let Call::Reconcile(tasks) = &call {
+            if let Call::Reconcile(tasks) = &mut call {
                 self.launched.ask(now, tasks);
             }
             self.send(&call, out);

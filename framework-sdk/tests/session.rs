@@ -459,6 +459,35 @@ fn a_launch_in_doubt_is_asked_about_again_until_the_master_answers() {
 }
 
 #[test]
+fn a_launch_in_doubt_keeps_its_agent_and_is_asked_about_until_that_is_back() {
+    let mut s = Story::subscribed();
+    s.offered("O1");
+    s.says(accept("O1", "t1"));
+    assert!(s.sends().accept.is_some());
+    s.breaks(false);
+    s.delivers_disconnected();
+    s.connects_to("m1:1");
+    s.hears(subscribed("F1"));
+    s.delivers_subscribed("F1");
+    let asked = s.sends().reconcile.unwrap().tasks;
+    assert!(asked[0].agent_id.is_some());
+    // The framework's own question names no agent, and must not make the session forget it.
+    s.says(Call::Reconcile(vec![("t1".parse().unwrap(), None)]));
+    assert_eq!(s.sends().reconcile.unwrap().tasks, asked);
+    s.hears(update("t1", TaskState::TaskUnreachable, 1));
+    s.see();
+    s.now = s.now + Duration::from_secs(5);
+    s.input(Input::Tick);
+    assert_eq!(s.sends().reconcile.unwrap().tasks, asked);
+    s.hears(update("t1", TaskState::TaskGone, 2));
+    s.see();
+    s.now = s.now + Duration::from_secs(600);
+    s.hears(event(scheduler::event::Type::Heartbeat));
+    s.input(Input::Tick);
+    s.nothing_else();
+}
+
+#[test]
 fn what_a_framework_asks_after_its_restart_is_asked_again_until_the_master_answers() {
     let mut s = Story::subscribed();
     let asked = ["t1", "t2"].map(|task| (task.parse().unwrap(), None));
