@@ -143,7 +143,11 @@ fn a_shell_in_a_task_has_this_terminal_with_its_size_and_keys() {
 #[test]
 fn the_terminal_is_as_before_also_when_the_command_is_terminated() {
     let (cluster, _run, id) = with_task("sleep 1000");
-    let alone = processes_in(cluster.folder.path());
+    // The shell is running before it has become what it runs.
+    let alone = eventually("the task's program is there", || {
+        let alone = processes_in(cluster.folder.path());
+        alone.contains(&"sleep 1000 ".to_owned()).then_some(alone)
+    });
     let mut t = Terminal::start(&cluster, &["task", "exec", "-i", "-t", &id, "--", "cat"]);
     let before = t.modes();
     eventually("it is raw", || {

@@ -57,7 +57,11 @@ fn tasks_go_on_when_their_agent_is_killed_upgraded_or_stopped_and_end_when_it_is
     let offer = framework.offer();
     framework.accept(&offer, vec![endless("t", "cpus:1;mem:64")], Duration::ZERO);
     framework.update("t", TaskState::TaskRunning);
-    let tasks = processes_in(&work_dir);
+    // The shell is running before it has become what it runs.
+    let tasks = eventually("the task's shell is replaced", || {
+        let tasks = processes_in(&work_dir);
+        (tasks == ["sleep 3600 "]).then_some(tasks)
+    });
     let node = cluster.list("node")[0]["id"].clone();
     for killed in [true, false] {
         let agent = cluster.agents.pop().unwrap();
