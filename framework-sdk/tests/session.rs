@@ -86,6 +86,20 @@ impl Story {
         self.seen.remove(0)
     }
 
+    /// The stream broke when `t1` was sent, and there is another one now.
+    fn with_a_launch_in_doubt() -> Self {
+        let mut s = Self::subscribed();
+        s.offered("O1");
+        s.says(accept("O1", "t1"));
+        assert!(s.sends().accept.is_some());
+        s.breaks(false);
+        s.delivers_disconnected();
+        s.connects_to("m1:1");
+        s.hears(subscribed("F1"));
+        s.delivers_subscribed("F1");
+        s
+    }
+
     fn nothing_else(&mut self) {
         assert_eq!(self.seen, []);
     }
@@ -426,15 +440,7 @@ fn a_launch_in_flight_when_the_stream_broke_is_reconciled() {
 
 #[test]
 fn a_launch_in_doubt_is_asked_about_again_until_the_master_answers() {
-    let mut s = Story::subscribed();
-    s.offered("O1");
-    s.says(accept("O1", "t1"));
-    assert!(s.sends().accept.is_some());
-    s.breaks(false);
-    s.delivers_disconnected();
-    s.connects_to("m1:1");
-    s.hears(subscribed("F1"));
-    s.delivers_subscribed("F1");
+    let mut s = Story::with_a_launch_in_doubt();
     assert!(s.sends().reconcile.is_some());
     // The master lives and says nothing of it while the agent has yet to come back.
     let since = s.now;
@@ -460,15 +466,7 @@ fn a_launch_in_doubt_is_asked_about_again_until_the_master_answers() {
 
 #[test]
 fn a_launch_in_doubt_keeps_its_agent_and_is_asked_about_until_that_is_back() {
-    let mut s = Story::subscribed();
-    s.offered("O1");
-    s.says(accept("O1", "t1"));
-    assert!(s.sends().accept.is_some());
-    s.breaks(false);
-    s.delivers_disconnected();
-    s.connects_to("m1:1");
-    s.hears(subscribed("F1"));
-    s.delivers_subscribed("F1");
+    let mut s = Story::with_a_launch_in_doubt();
     let asked = s.sends().reconcile.unwrap().tasks;
     assert!(asked[0].agent_id.is_some());
     // The framework's own question names no agent, and must not make the session forget it.
