@@ -687,9 +687,8 @@ fn turn(voters: &[u64], leader: u64, me: u64) -> Option<usize> {
     }
     // How far a number lies behind the leader's, as on a clock.
     let behind = |id: u64| id.wrapping_sub(leader);
-    let mut others = voters.iter().filter(|id| **id != leader);
-    let before = others.by_ref().filter(|id| behind(**id) < behind(me));
-    Some(before.count())
+    let others = voters.iter().filter(|id| **id != leader);
+    Some(others.filter(|id| behind(**id) < behind(me)).count())
 }
 
 fn send(message: &Message) -> Effect {
