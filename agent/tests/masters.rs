@@ -24,6 +24,8 @@ struct View {
     leader: Option<String>,
     /// Whom it names once the agent says that the other one is not to be found.
     next: Option<String>,
+    /// Whose turn it is when the leader is lost.
+    heir: Option<String>,
     term: u64,
 }
 
@@ -78,6 +80,7 @@ impl Masters for Desk {
             cluster_id: "test".to_owned(),
             term: view.term,
             spread_seconds: 0.0,
+            heir: view.heir,
         }))
     }
 
@@ -246,5 +249,52 @@ async fn an_agent_whose_leader_is_gone_finds_the_next_one_past_a_machine_without
         old.cut();
         next.registration().await;
         agent.stop().await;
+    }
+}
+
+/// An agent whose leader named this heir loses its stream; then the leader is of that view. It
+/// registers with the one that is given, or with its old leader.
+async fn bereft(heir: &str, others: &[&str], then: View, with: Option<Master>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut old, view) = leader().await;
+    view.send_replace(View {
+        leader: Some(old.url.clone()),
+        heir: Some(heir.to_owned()),
+        ..View::leads(1)
+    });
+    let mut config = config(Mode::Plain, "", folder.path().join("agent"));
+    config.masters = vec![old.url.clone()];
+    config.masters.extend(others.iter().map(ToString::to_string));
+    config.reconnect_min = Duration::from_millis(1);
+    let agent = allotment_agent::start(config).await.unwrap();
+    old.registration().await;
+    view.send_replace(then);
+    old.cut();
+    with.unwrap_or(old).registration().await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_heir_of_a_lost_leader_is_asked_though_no_list_names_it() {
+    let (heir, view) = leader().await;
+    view.send_replace(View::leads(2));
+    let url = heir.url.clone();
+    bereft(&url, &[], View::default(), Some(heir)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_leads_on_is_found_again_although_its_heir_says_nothing() {
+    let hole = BlackHole::open().await;
+    bereft(&hole.url, &[], View::leads(1), None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_heir_that_is_gone_too_leaves_the_list() {
+    let (hole, gone) = (BlackHole::open().await, dead().await);
+    for heir in [&hole.url, &gone] {
+        let (next, view) = leader().await;
+        view.send_replace(View::leads(2));
+        let url = next.url.clone();
+        bereft(heir, &[&url], View::default(), Some(next)).await;
     }
 }

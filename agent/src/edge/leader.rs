@@ -1,10 +1,12 @@
 //! Which master leads, and the fence against one that does not know that it was replaced.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::{GetLeaderRequest, GetLeaderResponse};
+use futures_util::future::{self, Either};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,90 +27,116 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// gives up on a connection after ten seconds.
 const SPREAD_MAX: Duration = Duration::from_secs(3);
 
-/// The latest term of leadership that this agent heard of, and in which cluster. Shared by all
-/// connections of one agent.
+/// Where masters were when a leader was found.
+#[derive(Debug, Clone)]
+struct Places {
+    leader: String,
+    /// Whose turn it is when that one is lost.
+    heir: String,
+}
+
+/// The latest term of leadership that an agent heard of, and in which cluster.
+#[derive(Debug)]
+struct Latest {
+    cluster: String,
+    term: u64,
+    /// Until that leader is lost.
+    places: Option<Places>,
+}
+
+/// What an agent remembers of leaders; shared by all its connections.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fence(Arc<Mutex<Option<(String, u64)>>>);
+pub(super) struct Fence(Arc<Mutex<Option<Latest>>>);
 
 impl Fence {
+    fn latest(&self) -> MutexGuard<'_, Option<Latest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hears a term; whether whoever told it may still lead.
     fn admit(&self, cluster: &str, term: u64) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *known {
-            Some((of, latest)) if of == cluster => {
-                *latest = term.max(*latest);
-                term == *latest
+        match &mut *self.latest() {
+            Some(latest) if latest.cluster == cluster => {
+                latest.term = term.max(latest.term);
+                term == latest.term
             }
             // Terms of another cluster count for themselves.
             other => {
-                *other = Some((cluster.to_owned(), term));
+                *other = Some(Latest {
+                    cluster: cluster.to_owned(),
+                    term,
+                    places: None,
+                });
                 true
             }
         }
     }
 
+    /// Notes where the leader is, and where the next one is to be expected.
+    fn note(&self, places: Option<Places>) {
+        if let Some(latest) = &mut *self.latest() {
+            latest.places = places;
+        }
+    }
+
+    /// The leader is lost; where it was, once.
+    fn take_places(&self) -> Option<Places> {
+        self.latest().as_mut()?.places.take()
+    }
+
     fn was_here_before(&self) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.is_some()
+        self.latest().is_some()
     }
 
     /// Whether somebody leads who did not when this agent last heard of a leader.
     fn is_behind(&self, cluster: &str, term: u64) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known
+        let latest = self.latest();
+        latest
             .as_ref()
-            .is_some_and(|(of, latest)| of == cluster && *latest < term)
+            .is_some_and(|latest| latest.cluster == cluster && latest.term < term)
     }
 }
+
+/// A connection to a master that says it leads; without an answer, of a version that is always
+/// alone and says no terms.
+type Found = (Channel, Option<GetLeaderResponse>);
 
 /// A connection to the leader.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) channel: Channel,
     fence: Fence,
-    /// `None`: a master of a version that is always alone, and says no terms.
     cluster: Option<String>,
 }
 
 impl Leader {
-    /// Finds the leader by the master at `url`.
+    /// Finds the leader: by what was known of it when it was lost, or by the master at `url`.
     pub(super) async fn find(url: &str, fence: &Fence) -> Result<Self, String> {
-        let first = connect(url).await?;
-        let mut returns = fence.was_here_before();
-        let mut unlike = None;
-        let (channel, answer) = loop {
-            let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
-                return Ok(Self {
-                    channel: first,
-                    fence: fence.clone(),
-                    cluster: None,
-                });
-            };
-            // All agents hear of a new leader in the same instant, and none of them should go
-            // there then. The one that they lost is asked at once: it is either dead or theirs.
-            let named = answer.leader.is_some();
-            if returns && named && fence.is_behind(&answer.cluster_id, answer.term) {
-                tokio::time::sleep(share_of(answer.spread_seconds)).await;
-                returns = false;
-            }
-            if answer.here {
-                break (first, answer);
-            }
-            match answer.leader.clone() {
-                Some(leader) if unlike.as_ref() != Some(&leader) => match reach(&leader).await {
-                    Some(found) => break found,
-                    // Named from memory: the others are about to elect another one.
-                    None => unlike = Some(leader),
-                },
-                _ => return Err("no master leads right now".to_owned()),
-            }
+        let mut search = Search {
+            fence,
+            returns: fence.was_here_before(),
+        };
+        let near = match fence.take_places() {
+            Some(places) => search.near(&places).await,
+            None => None,
+        };
+        let (channel, answer) = match near {
+            Some(found) => found,
+            None => search.from(url, None).await?,
+        };
+        let Some(answer) = answer else {
+            return Ok(Self {
+                channel,
+                fence: fence.clone(),
+                cluster: None,
+            });
         };
         if !fence.admit(&answer.cluster_id, answer.term) {
             return Err("it believes in a leader that was replaced".to_owned());
         }
-        if returns {
-            tokio::time::sleep(share_of(answer.spread_seconds)).await;
-        }
+        search.spread(answer.spread_seconds).await;
+        let places = answer.leader.zip(answer.heir);
+        fence.note(places.map(|(leader, heir)| Places { leader, heir }));
         Ok(Self {
             channel,
             fence: fence.clone(),
@@ -121,6 +149,66 @@ impl Leader {
         match (&self.cluster, term) {
             (Some(cluster), Some(term)) => self.fence.admit(cluster, term),
             (None, _) | (_, None) => true,
+        }
+    }
+}
+
+/// One search for the leader.
+struct Search<'a> {
+    fence: &'a Fence,
+    /// It had one, and has not waited its part of the spread.
+    returns: bool,
+}
+
+impl Search<'_> {
+    /// All agents lose their leader in the same instant, and none of them should be back then.
+    async fn spread(&mut self, seconds: f64) {
+        if std::mem::take(&mut self.returns) {
+            tokio::time::sleep(share_of(seconds)).await;
+        }
+    }
+
+    /// Asks the leader that was lost, which may be there after all, and its heir, which waits with
+    /// us until somebody leads. A machine that is gone answers nothing, so neither waits for the
+    /// other.
+    async fn near(&mut self, places: &Places) -> Option<Found> {
+        let again = async { reach(&places.leader).await };
+        let lost = Some(places.leader.clone());
+        let next = async { self.from(&places.heir, lost).await.ok() };
+        match future::select(pin!(again), pin!(next)).await {
+            Either::Left((Some((channel, answer)), _)) => Some((channel, Some(answer))),
+            Either::Left((None, next)) => next.await,
+            Either::Right((Some(found), _)) => Some(found),
+            Either::Right((None, again)) => {
+                let (channel, answer) = again.await?;
+                Some((channel, Some(answer)))
+            }
+        }
+    }
+
+    /// Finds the leader by the master at `url`, if it is another than `unlike`.
+    async fn from(&mut self, url: &str, mut unlike: Option<String>) -> Result<Found, String> {
+        let first = connect(url).await?;
+        loop {
+            let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
+                return Ok((first, None));
+            };
+            // The one that they lost is asked at once: it is either dead or theirs.
+            let named = answer.leader.is_some();
+            if named && self.fence.is_behind(&answer.cluster_id, answer.term) {
+                self.spread(answer.spread_seconds).await;
+            }
+            if answer.here {
+                return Ok((first, Some(answer)));
+            }
+            match answer.leader {
+                Some(leader) if unlike.as_ref() != Some(&leader) => match reach(&leader).await {
+                    Some((channel, answer)) => return Ok((channel, Some(answer))),
+                    // Named from memory: the others are about to elect another one.
+                    None => unlike = Some(leader),
+                },
+                _ => return Err("no master leads right now".to_owned()),
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One connection to whoever leads, shared by some simulated agents.
 //!
 //! It looks for the leader as an agent does (`docs/design/replication.md`, finding the leader):
-//! it asks any master, and is answered the moment that somebody leads. The connection is made when
-//! the first of its agents has waited its part of the spread.
+//! it asks the heir of the one that it lost, or any master, and is answered the moment that somebody
+//! leads. A connection to another one than it asked is made when the first of its agents has waited
+//! its part of the spread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(super) struct Found {
     /// Agents that return wait a random part of this first.
     pub(super) spread: Duration,
     url: String,
+    /// Who is asked first when this one is lost.
+    heir: Option<String>,
     /// `None` when it does not lead after all.
     connection: Arc<OnceCell<Option<Connection>>>,
 }
@@ -69,21 +72,47 @@ impl Line {
         if let Some(found) = found.as_ref().filter(|found| found.number > broken) {
             return found.clone();
         }
-        let old = found.take();
+        let lost = found.take();
+        let asked = match &lost {
+            Some(lost) => self.near(lost).await,
+            None => None,
+        };
+        let Asked {
+            url,
+            here,
+            heir,
+            spread,
+        } = match asked {
+            Some(asked) => asked,
+            None => self.anywhere(lost.map(|lost| lost.url)).await,
+        };
+        let new = Found {
+            number: broken + 1,
+            spread: Duration::try_from_secs_f64(spread).unwrap_or_default(),
+            url,
+            heir,
+            connection: Arc::new(OnceCell::new_with(here.map(Some))),
+        };
+        *found = Some(new.clone());
+        new
+    }
+
+    /// The leader that was lost, if it is there after all, or its heir.
+    async fn near(&self, lost: &Found) -> Option<Asked> {
+        if let Some(again) = ask(&lost.url, 0, None).await.filter(|a| a.here.is_some()) {
+            return Some(again);
+        }
+        ask(lost.heir.as_ref()?, WAIT_MS, Some(lost.url.clone())).await
+    }
+
+    /// Any of the masters.
+    async fn anywhere(&self, unlike: Option<String>) -> Asked {
         loop {
             let first = fastrand::usize(..self.masters.len().max(1));
             let (before, from) = self.masters.split_at(first.min(self.masters.len()));
             for master in from.iter().chain(before) {
-                let unlike = old.as_ref().map(|old| old.url.clone());
-                if let Some((url, here, spread)) = ask(master, unlike).await {
-                    let new = Found {
-                        number: broken + 1,
-                        spread: Duration::try_from_secs_f64(spread).unwrap_or_default(),
-                        url,
-                        connection: Arc::new(OnceCell::new_with(here.map(Some))),
-                    };
-                    *found = Some(new.clone());
-                    return new;
+                if let Some(asked) = ask(master, WAIT_MS, unlike.clone()).await {
+                    return asked;
                 }
             }
             tokio::time::sleep(PAUSE).await;
@@ -95,16 +124,30 @@ async fn open(url: &str) -> Option<Connection> {
     Connection::open(url.strip_prefix("http://")?).await
 }
 
-/// Asks one master who leads: where that is, the connection when it is this one, and the spread in
-/// seconds. A connection to another one is made when it is used.
-async fn ask(url: &str, unlike: Option<String>) -> Option<(String, Option<Connection>, f64)> {
+/// What one master says of who leads.
+struct Asked {
+    url: String,
+    /// When it is this one. A connection to another one is made when it is used.
+    here: Option<Connection>,
+    heir: Option<String>,
+    /// In seconds.
+    spread: f64,
+}
+
+async fn ask(url: &str, wait_ms: u32, unlike: Option<String>) -> Option<Asked> {
     let connection = open(url).await?;
-    let wait_ms = Some(WAIT_MS);
+    let wait_ms = Some(wait_ms);
     let request = allot::GetLeaderRequest { wait_ms, unlike };
     let answer = connection.get_leader(&request).await?;
-    let spread = answer.spread_seconds;
-    if answer.here {
-        return Some((url.to_owned(), Some(connection), spread));
-    }
-    Some((answer.leader?, None, spread))
+    let (url, here) = if answer.here {
+        (url.to_owned(), Some(connection))
+    } else {
+        (answer.leader?, None)
+    };
+    Some(Asked {
+        url,
+        here,
+        heir: answer.heir,
+        spread: answer.spread_seconds,
+    })
 }

@@ -1,8 +1,8 @@
 //! gRPC as it is on the wire: HTTP/2 by `h2`, and frames of messages.
 //!
-//! A real agent's client library works on a machine of its own. Here thousands of agents share the
-//! machine with the master that is measured, so theirs has no queues and tasks between an agent
-//! and its connection.
+//! A real agent's client library works on a machine of its own. Here thousands of agents, and the
+//! clients of the store, share the machine with the masters that are measured, so theirs has no
+//! queues and tasks between them and their connection.
 
 use allotment_proto::allot;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -20,6 +20,7 @@ const HEADERS_LEN_MAX: u32 = 16 << 10;
 
 const GET_LEADER: &str = "/allot.v1.Masters/GetLeader";
 const CONNECT: &str = "/allot.v1.Agent/Connect";
+const COMMIT: &str = "/allot.v1.Store/Commit";
 
 /// The prefix of a message: not compressed, and its length.
 const PREFIX_LEN: usize = 5;
@@ -92,16 +93,30 @@ impl Connection {
         Some((answer, body))
     }
 
+    /// One question and its answer; `None` when it is refused or the connection breaks.
+    async fn ask<M: Message + Default>(
+        &self,
+        path: &'static str,
+        request: &impl Message,
+    ) -> Option<M> {
+        let (answer, _) = self.call(path, framed(request), true).await?;
+        let mut heard = Heard::new(answer.await.ok()?.into_body());
+        let answer = heard.next().await?;
+        heard.is_ok().await.then_some(answer)
+    }
+
     /// Asks who leads.
     pub(super) async fn get_leader(
         &self,
         request: &allot::GetLeaderRequest,
     ) -> Option<allot::GetLeaderResponse> {
-        let (answer, _) = self.call(GET_LEADER, framed(request), true).await?;
-        let mut heard = Heard::new(answer.await.ok()?.into_body());
-        let answer = heard.next().await?;
-        heard.end().await;
-        Some(answer)
+        self.ask(GET_LEADER, request).await
+    }
+
+    /// Commits to the store; the version that was written.
+    pub(super) async fn commit(&self, request: &allot::StoreCommitRequest) -> Option<u64> {
+        let written: allot::StoreCommitResponse = self.ask(COMMIT, request).await?;
+        Some(written.version)
     }
 
     /// Opens an agent's stream with its registration.
@@ -137,9 +152,11 @@ impl Heard {
         }
     }
 
-    /// Hears the rest, so that the stream ends in peace.
-    async fn end(mut self) {
+    /// Hears the rest, which says whether all went well.
+    async fn is_ok(mut self) -> bool {
         while let Some(Ok(_)) = self.body.data().await {}
+        let trailers = self.body.trailers().await.ok().flatten();
+        trailers.is_some_and(|all| all.get("grpc-status").is_some_and(|status| status == "0"))
     }
 }
 

@@ -263,8 +263,10 @@ impl Masters for Desk {
         };
         #[expect(clippy::cast_precision_loss, reason = "agents stay far below 2^53")]
         let spread = view.n_agents as f64 / RETURNS_PER_SEC;
+        let url = |address: String| format!("http://{address}");
         Ok(Response::new(allot::GetLeaderResponse {
-            leader: leader.map(|leader| format!("http://{leader}")),
+            heir: leader.as_ref().and(view.heir).map(url),
+            leader: leader.map(url),
             here: view.leading,
             cluster_id: self.credentials.cluster_id.clone(),
             term: view.term,

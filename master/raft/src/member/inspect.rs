@@ -35,6 +35,17 @@ pub struct Standing {
     pub peers: Vec<Peer>,
 }
 
+impl Standing {
+    /// Whose turn it is first when the leader is lost: nobody's while nobody leads, or when
+    /// nobody else votes.
+    pub fn heir(&self) -> Option<u64> {
+        let leader = self.leader?;
+        let voters: Vec<u64> = self.peers.iter().filter(|p| p.voter).map(|p| p.id).collect();
+        let others = voters.iter().copied().filter(|id| *id != leader);
+        others.min_by_key(|id| turn(&voters, leader, *id))
+    }
+}
+
 /// One member, seen by another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {

@@ -134,6 +134,8 @@ pub(super) struct View {
     pub(super) alone: bool,
     /// Who leads, `host:port`.
     pub(super) leader: Option<String>,
+    /// Whose turn it is to lead after that one, `host:port`.
+    pub(super) heir: Option<String>,
     pub(super) term: u64,
     /// Agents in the registry, to spread their return.
     pub(super) n_agents: usize,
@@ -440,17 +442,19 @@ impl ReplicaLoop {
             }
         }
         self.peers.set(&others);
-        let leader = standing.leader.and_then(|id| {
+        let address_of = |id: u64| {
             if id == me {
                 Some(self.credentials.address.clone())
             } else {
                 others.get(&id).cloned()
             }
-        });
+        };
+        let leader = standing.leader.and_then(address_of);
         let view = View {
             leading: self.reigns && self.replica.is_leading(),
             alone: self.is_alone(),
             leader: leader.clone(),
+            heir: standing.heir().and_then(address_of),
             term: standing.term,
             n_agents: self.replica.registry().agents.len(),
             removed: members.removed.clone(),
