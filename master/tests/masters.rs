@@ -11,9 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use allotment_master::{Config, RegistryError, RunError, Running, StartError, restore, start};
-use allotment_proto::allot;
+use allotment_proto::allot::agent_client::AgentClient;
+use allotment_proto::allot::agent_message::Message as FromAgent;
+use allotment_proto::allot::master_message::Message as FromMaster;
 use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::store_client::StoreClient;
+use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
+use allotment_proto::{allot, mesos};
+use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -364,4 +369,90 @@ async fn a_backup_becomes_a_new_cluster_with_all_that_was_there() {
     assert_eq!(keys(restored.url()).await, ["k"]);
     let ids = (status(&first).await, status(&restored).await);
     assert_ne!(ids.0.cluster_id, ids.1.cluster_id);
+}
+
+/// Opens an agent's session at a master: who is to lead after that one, and its first message.
+/// `lost` are the leader that the agent lost and its cluster.
+async fn register(url: &str, lost: Option<[&str; 2]>) -> Result<(String, FromMaster), Status> {
+    let info = mesos::AgentInfo {
+        hostname: "a1".to_owned(),
+        ..Default::default()
+    };
+    let register = FromAgent::Register(allot::Register {
+        agent: info,
+        url: "http://127.0.0.1:1".to_owned(),
+        version: "1".to_owned(),
+        boot_id: "b".to_owned(),
+        ..Default::default()
+    });
+    let message = allot::AgentMessage {
+        message: Some(register),
+    };
+    let said = tokio_stream::once(message).chain(tokio_stream::pending());
+    let mut request = Request::new(said);
+    for (name, value) in [LOST, OF_CLUSTER]
+        .into_iter()
+        .zip(lost.into_iter().flatten())
+    {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    let mut client = AgentClient::new(channel(url).await);
+    let answer = client.connect(request).await?;
+    let metadata = answer.metadata();
+    let heir = metadata.get(HEIR).map(|heir| heir.to_str().unwrap());
+    let heir = heir.unwrap_or_default().to_owned();
+    assert!(heir.is_empty() || metadata.contains_key(SPREAD));
+    let first = answer.into_inner().message().await?.unwrap();
+    Ok((heir, first.message.unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_wait_at_the_heir_of_a_lost_leader_until_it_leads() {
+    let [a, b, c] = folders();
+    let first = begin(a.path()).await;
+    let second = join(b.path(), &first).await;
+    let third = join(c.path(), &first).await;
+    for master in [&first, &second, &third] {
+        until(master, |status| voters(status) == 3).await;
+    }
+    let cluster = status(&first).await.cluster_id;
+    let (heir, _) = register(first.url(), None).await.unwrap();
+    let (heir, other) = if heir == address(&second) {
+        (&second, &third)
+    } else {
+        assert_eq!(heir, address(&third));
+        (&third, &second)
+    };
+    let stranger = register(heir.url(), None).await.unwrap_err();
+    assert_eq!(stranger.code(), Code::FailedPrecondition);
+    let elsewhere = register(heir.url(), Some([first.url(), "other"])).await;
+    let elsewhere = elsewhere.unwrap_err();
+    assert_eq!(elsewhere.code(), Code::FailedPrecondition);
+    assert!(
+        elsewhere.message().contains("cluster \"other\""),
+        "{elsewhere}"
+    );
+
+    let lost = first.url().to_owned();
+    let lost = Some([lost.as_str(), cluster.as_str()]);
+    // They come while the first one leads, which it does until it is gone.
+    let (at_heir, at_other, ()) = tokio::join!(
+        register(heir.url(), lost),
+        register(other.url(), lost),
+        async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(first);
+        },
+    );
+    // On a machine that stands still for a while the other one may be elected.
+    let (accepted, refused, leads) = match (at_heir, at_other) {
+        (Ok(accepted), Err(refused)) => (accepted, refused, heir),
+        (Err(refused), Ok(accepted)) => (accepted, refused, other),
+        both => panic!("one of them leads, not {both:?}"),
+    };
+    let (heir, message) = accepted;
+    assert_ne!(heir, address(leads));
+    assert!(matches!(message, FromMaster::Registered(_)), "{message:?}");
+    let leader = refused.metadata().get("allot-leader").unwrap();
+    assert_eq!(leader.to_str().unwrap(), leads.url());
 }

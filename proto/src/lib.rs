@@ -40,6 +40,7 @@ mod generated {
 pub mod convert;
 pub mod json;
 pub mod recordio;
+pub mod session;
 
 pub use generated::allot::v1 as allot;
 pub use generated::mesos::v1 as mesos;

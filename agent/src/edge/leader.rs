@@ -1,13 +1,13 @@
 //! Which master leads, and the fence against one that does not know that it was replaced.
 
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::{GetLeaderRequest, GetLeaderResponse};
-use futures_util::future::{self, Either};
+use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
 use tonic::Code;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 use super::link::{describe, status_text};
@@ -20,6 +20,8 @@ const WAIT: Duration = Duration::from_secs(4);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 /// A leader that takes longer to say that it leads is stopped, cut off or gone.
 const REACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the leader that was lost is asked whether it is there after all: less than an election.
+const AGAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// A master that is stopped or cut off is noticed in twice this time, so that the one which takes
 /// over is found long before pings are missed.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -27,12 +29,14 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// gives up on a connection after ten seconds.
 const SPREAD_MAX: Duration = Duration::from_secs(3);
 
-/// Where masters were when a leader was found.
+/// What a leader said for the day on which it is lost.
 #[derive(Debug, Clone)]
-struct Places {
+struct Succession {
     leader: String,
-    /// Whose turn it is when that one is lost.
+    /// Whose turn it is then.
     heir: String,
+    /// Over how many seconds all agents return.
+    spread: f64,
 }
 
 /// The latest term of leadership that an agent heard of, and in which cluster.
@@ -41,7 +45,7 @@ struct Latest {
     cluster: String,
     term: u64,
     /// Until that leader is lost.
-    places: Option<Places>,
+    succession: Option<Succession>,
 }
 
 /// What an agent remembers of leaders; shared by all its connections.
@@ -65,23 +69,18 @@ impl Fence {
                 *other = Some(Latest {
                     cluster: cluster.to_owned(),
                     term,
-                    places: None,
+                    succession: None,
                 });
                 true
             }
         }
     }
 
-    /// Notes where the leader is, and where the next one is to be expected.
-    fn note(&self, places: Option<Places>) {
-        if let Some(latest) = &mut *self.latest() {
-            latest.places = places;
-        }
-    }
-
-    /// The leader is lost; where it was, once.
-    fn take_places(&self) -> Option<Places> {
-        self.latest().as_mut()?.places.take()
+    /// The leader is lost: in which cluster, and what it said of that; once.
+    fn take_succession(&self) -> Option<(String, Succession)> {
+        let mut latest = self.latest();
+        let latest = latest.as_mut()?;
+        Some((latest.cluster.clone(), latest.succession.take()?))
     }
 
     fn was_here_before(&self) -> bool {
@@ -97,51 +96,124 @@ impl Fence {
     }
 }
 
-/// A connection to a master that says it leads; without an answer, of a version that is always
-/// alone and says no terms.
-type Found = (Channel, Option<GetLeaderResponse>);
-
-/// A connection to the leader.
+/// A connection to the leader, or to the master that is expected to lead next.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) channel: Channel,
     fence: Fence,
+    url: String,
+    /// `None`: a master of a version that is always alone, and says no terms.
     cluster: Option<String>,
+    /// It does not lead yet: the one that this agent lost.
+    lost: Option<String>,
 }
 
 impl Leader {
-    /// Finds the leader: by what was known of it when it was lost, or by the master at `url`.
+    /// Finds the leader: by what the one that was lost said, or by the master at `url`.
     pub(super) async fn find(url: &str, fence: &Fence) -> Result<Self, String> {
-        let mut search = Search {
-            fence,
-            returns: fence.was_here_before(),
-        };
-        let near = match fence.take_places() {
-            Some(places) => search.near(&places).await,
-            None => None,
-        };
-        let (channel, answer) = match near {
-            Some(found) => found,
-            None => search.from(url, None).await?,
-        };
-        let Some(answer) = answer else {
-            return Ok(Self {
-                channel,
-                fence: fence.clone(),
-                cluster: None,
-            });
+        let mut returns = fence.was_here_before();
+        if let Some((cluster, succession)) = fence.take_succession() {
+            tokio::time::sleep(share_of(succession.spread)).await;
+            returns = false;
+            if let Some(found) = Self::follow(fence, cluster, succession).await {
+                return Ok(found);
+            }
+        }
+        let first = connect(url).await?;
+        let mut unlike = None;
+        let (channel, url, answer) = loop {
+            let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
+                return Ok(Self {
+                    channel: first,
+                    fence: fence.clone(),
+                    url: url.to_owned(),
+                    cluster: None,
+                    lost: None,
+                });
+            };
+            // All agents hear of a new leader in the same instant, and none of them should go
+            // there then. The one that they lost is asked at once: it is either dead or theirs.
+            let named = answer.leader.is_some();
+            if returns && named && fence.is_behind(&answer.cluster_id, answer.term) {
+                tokio::time::sleep(share_of(answer.spread_seconds)).await;
+                returns = false;
+            }
+            if answer.here {
+                break (first, url.to_owned(), answer);
+            }
+            match answer.leader.clone() {
+                Some(leader) if unlike.as_ref() != Some(&leader) => match reach(&leader).await {
+                    Some((channel, answer)) => break (channel, leader, answer),
+                    // Named from memory: the others are about to elect another one.
+                    None => unlike = Some(leader),
+                },
+                _ => return Err("no master leads right now".to_owned()),
+            }
         };
         if !fence.admit(&answer.cluster_id, answer.term) {
             return Err("it believes in a leader that was replaced".to_owned());
         }
-        search.spread(answer.spread_seconds).await;
-        let places = answer.leader.zip(answer.heir);
-        fence.note(places.map(|(leader, heir)| Places { leader, heir }));
+        if returns {
+            tokio::time::sleep(share_of(answer.spread_seconds)).await;
+        }
         Ok(Self {
             channel,
             fence: fence.clone(),
+            url,
             cluster: Some(answer.cluster_id),
+            lost: None,
         })
+    }
+
+    /// The leader that was lost, should it be there after all, or its heir.
+    async fn follow(fence: &Fence, cluster: String, succession: Succession) -> Option<Self> {
+        let Succession { leader, heir, .. } = succession;
+        // A machine that is gone answers nothing; until it is certain, no other one leads either.
+        let again = tokio::time::timeout(AGAIN_TIMEOUT, reach(&leader)).await;
+        if let Some((channel, answer)) = again.ok().flatten() {
+            return fence.admit(&answer.cluster_id, answer.term).then(|| Self {
+                channel,
+                fence: fence.clone(),
+                url: leader,
+                cluster: Some(answer.cluster_id),
+                lost: None,
+            });
+        }
+        Some(Self {
+            channel: connect(&heir).await.ok()?,
+            fence: fence.clone(),
+            url: heir,
+            cluster: Some(cluster),
+            lost: Some(leader),
+        })
+    }
+
+    /// What a request to connect must say beside its messages.
+    pub(super) fn introduce(&self, metadata: &mut MetadataMap) {
+        let (Some(cluster), Some(lost)) = (&self.cluster, &self.lost) else {
+            return;
+        };
+        for (name, value) in [(OF_CLUSTER, cluster), (LOST, lost)] {
+            // Masters said both themselves, and that in metadata.
+            if let Ok(value) = value.parse() {
+                metadata.insert(name, value);
+            }
+        }
+    }
+
+    /// It leads, and said this with its answer.
+    pub(super) fn accepted(&self, metadata: &MetadataMap) {
+        let text = |name| metadata.get(name)?.to_str().ok();
+        let succession = text(HEIR).and_then(|heir: &str| {
+            Some(Succession {
+                leader: self.url.clone(),
+                heir: format!("http://{heir}"),
+                spread: text(SPREAD)?.parse().ok()?,
+            })
+        });
+        if let Some(latest) = &mut *self.fence.latest() {
+            latest.succession = succession;
+        }
     }
 
     /// Whether a message of this term may be obeyed.
@@ -149,66 +221,6 @@ impl Leader {
         match (&self.cluster, term) {
             (Some(cluster), Some(term)) => self.fence.admit(cluster, term),
             (None, _) | (_, None) => true,
-        }
-    }
-}
-
-/// One search for the leader.
-struct Search<'a> {
-    fence: &'a Fence,
-    /// It had one, and has not waited its part of the spread.
-    returns: bool,
-}
-
-impl Search<'_> {
-    /// All agents lose their leader in the same instant, and none of them should be back then.
-    async fn spread(&mut self, seconds: f64) {
-        if std::mem::take(&mut self.returns) {
-            tokio::time::sleep(share_of(seconds)).await;
-        }
-    }
-
-    /// Asks the leader that was lost, which may be there after all, and its heir, which waits with
-    /// us until somebody leads. A machine that is gone answers nothing, so neither waits for the
-    /// other.
-    async fn near(&mut self, places: &Places) -> Option<Found> {
-        let again = async { reach(&places.leader).await };
-        let lost = Some(places.leader.clone());
-        let next = async { self.from(&places.heir, lost).await.ok() };
-        match future::select(pin!(again), pin!(next)).await {
-            Either::Left((Some((channel, answer)), _)) => Some((channel, Some(answer))),
-            Either::Left((None, next)) => next.await,
-            Either::Right((Some(found), _)) => Some(found),
-            Either::Right((None, again)) => {
-                let (channel, answer) = again.await?;
-                Some((channel, Some(answer)))
-            }
-        }
-    }
-
-    /// Finds the leader by the master at `url`, if it is another than `unlike`.
-    async fn from(&mut self, url: &str, mut unlike: Option<String>) -> Result<Found, String> {
-        let first = connect(url).await?;
-        loop {
-            let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
-                return Ok((first, None));
-            };
-            // The one that they lost is asked at once: it is either dead or theirs.
-            let named = answer.leader.is_some();
-            if named && self.fence.is_behind(&answer.cluster_id, answer.term) {
-                self.spread(answer.spread_seconds).await;
-            }
-            if answer.here {
-                return Ok((first, Some(answer)));
-            }
-            match answer.leader {
-                Some(leader) if unlike.as_ref() != Some(&leader) => match reach(&leader).await {
-                    Some((channel, answer)) => return Ok((channel, Some(answer))),
-                    // Named from memory: the others are about to elect another one.
-                    None => unlike = Some(leader),
-                },
-                _ => return Err("no master leads right now".to_owned()),
-            }
         }
     }
 }

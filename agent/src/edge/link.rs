@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
 
 use super::leader::{Fence, Leader};
 use crate::core::Input;
@@ -152,11 +153,12 @@ async fn run(
             unreliable.fetch_sub(len, Ordering::Relaxed);
         }
     });
-    let mut messages = client
-        .connect(queue)
-        .await
-        .map_err(|status| Broken::Unreachable(status_text(&status)))?
-        .into_inner();
+    let mut request = Request::new(queue);
+    leader.introduce(request.metadata_mut());
+    let response = client.connect(request).await;
+    let response = response.map_err(|status| Broken::Unreachable(status_text(&status)))?;
+    leader.accepted(response.metadata());
+    let mut messages = response.into_inner();
     while let Some(message) = messages
         .message()
         .await

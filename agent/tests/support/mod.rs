@@ -22,6 +22,7 @@ use allotment_proto::allot::master_message::Message as Told;
 use allotment_proto::allot::sandbox_client::SandboxClient;
 use allotment_proto::convert::{is_terminal, resources_to_wire};
 use allotment_proto::mesos::{TaskInfo, TaskState, TaskStatus};
+use allotment_proto::session::{HEIR, SPREAD};
 use allotment_proto::{allot, mesos};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -41,6 +42,7 @@ type Outgoing = mpsc::Sender<Result<allot::MasterMessage, Status>>;
 struct Door {
     said: mpsc::UnboundedSender<Said>,
     session: Arc<Mutex<Option<Outgoing>>>,
+    heir: Arc<Mutex<Option<String>>>,
 }
 
 #[tonic::async_trait]
@@ -64,7 +66,13 @@ impl Agent for Door {
             let this = this.upgrade();
             session.take_if(|current| this.is_some_and(|this| current.same_channel(&this)));
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let mut response = Response::new(ReceiverStream::new(stream));
+        if let Some(heir) = &*self.heir.lock().unwrap() {
+            let metadata = response.metadata_mut();
+            metadata.insert(HEIR, heir.parse().unwrap());
+            metadata.insert(SPREAD, "0".parse().unwrap());
+        }
+        Ok(response)
     }
 }
 
@@ -76,6 +84,7 @@ pub struct Master {
     /// What it heard of executors.
     of_executors: VecDeque<Said>,
     pub url: String,
+    heir: Arc<Mutex<Option<String>>>,
     /// Acknowledge every update at once.
     pub acknowledges: bool,
 }
@@ -90,10 +99,11 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (said_in, said) = mpsc::unbounded_channel();
-        let session = Arc::default();
+        let (session, heir) = (Arc::default(), Arc::default());
         let door = Door {
             said: said_in,
             session: Arc::clone(&session),
+            heir: Arc::clone(&heir),
         };
         let routes = routes.add_service(AgentServer::new(door));
         let server = tonic::transport::Server::builder().add_routes(routes);
@@ -106,8 +116,15 @@ impl Master {
             updates: BTreeMap::new(),
             of_executors: VecDeque::new(),
             url,
+            heir,
             acknowledges: true,
         }
+    }
+
+    /// From now on agents hear whose turn it is when this master is lost.
+    pub fn name_heir(&self, url: &str) {
+        let address = url.trim_start_matches("http://");
+        *self.heir.lock().unwrap() = Some(address.to_owned());
     }
 
     async fn hear(&mut self) -> Said {

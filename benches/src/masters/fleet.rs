@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use allotment_proto::allot::agent_message::Message as Said;
 use allotment_proto::allot::master_message::Message as Heard;
@@ -16,8 +16,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::encoded;
-use super::line::Line;
-use super::wire::Connection;
+use super::line::{Line, Place};
+use super::wire::Session;
 use crate::report::clock;
 
 /// How the names of tasks begin that finish at once.
@@ -94,6 +94,10 @@ struct Agent {
     /// Updates that await their acknowledgement, with them.
     unacknowledged: BTreeMap<TaskKey, allot::StatusUpdate>,
     n_updates: u64,
+    /// Of the leader that it is or was registered with: whose turn it is then, and over what time
+    /// agents return.
+    heir: Option<String>,
+    spread: Duration,
 }
 
 impl Agent {
@@ -111,6 +115,8 @@ impl Agent {
             frameworks: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             n_updates: 0,
+            heir: None,
+            spread: Duration::ZERO,
         }
     }
 
@@ -118,23 +124,33 @@ impl Agent {
     async fn live(mut self, line: Arc<Line>) {
         let mut connection = 0;
         loop {
-            let found = line.after(connection).await;
-            connection = found.number;
-            if self.info.id.is_some() {
-                let part = fastrand::f64();
-                tokio::time::sleep(found.spread.mul_f64(part)).await;
+            let heir = self.heir.take();
+            if heir.is_some() {
+                tokio::time::sleep(self.spread.mul_f64(fastrand::f64())).await;
             }
-            if let Some(leader) = found.connection().await {
-                // However it ended: on to the next one.
-                let _ = self.session(leader).await;
+            let place = line.after(connection, heir.as_deref()).await;
+            connection = place.number;
+            if heir.is_none() && self.info.id.is_some() {
+                tokio::time::sleep(place.spread.mul_f64(fastrand::f64())).await;
             }
+            // However it ended: on to the next one.
+            let _ = self.session(&place).await;
         }
     }
 
-    async fn session(&mut self, leader: Connection) -> Result<(), h2::Error> {
-        let Some((mut out, mut heard)) = leader.connect(self.registration()).await else {
+    async fn session(&mut self, place: &Place) -> Result<(), h2::Error> {
+        let registration = self.registration();
+        let session = place.connection.connect(registration, place.lost()).await;
+        let Some(session) = session else {
             return Ok(());
         };
+        let Session {
+            mut out,
+            mut heard,
+            heir,
+            spread,
+        } = session;
+        (self.heir, self.spread) = (heir, spread);
         while let Some(message) = heard.next::<allot::MasterMessage>().await {
             match message.message {
                 Some(Heard::Registered(registered)) => {

@@ -1,15 +1,12 @@
 //! One connection to whoever leads, shared by some simulated agents.
 //!
-//! It looks for the leader as an agent does (`docs/design/replication.md`, finding the leader):
-//! it asks the heir of the one that it lost, or any master, and is answered the moment that somebody
-//! leads. A connection to another one than it asked is made when the first of its agents has waited
-//! its part of the spread.
+//! It goes the way of an agent (`docs/design/replication.md`, finding the leader): to the heir of
+//! the leader that it lost, or else it asks any master, which answers when somebody leads.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use allotment_proto::allot;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 use super::wire::Connection;
 
@@ -17,44 +14,34 @@ use super::wire::Connection;
 const WAIT_MS: u32 = 4000;
 /// How long the one that was named is waited for.
 const READY_MS: u32 = 1000;
-/// Nobody answers: the pause before all are asked again.
+/// Nobody leads: the pause before all are asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection to the leader.
+/// A connection to the leader, or to the master that is to be the next.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct Place {
     /// Which of the line's connections it is.
     pub(super) number: u64,
-    /// Agents that return wait a random part of this first.
-    pub(super) spread: Duration,
+    pub(super) connection: Connection,
     url: String,
-    /// Who is asked first when this one is lost.
-    heir: Option<String>,
-    /// `None` when it does not lead after all.
-    connection: Arc<OnceCell<Option<Connection>>>,
+    cluster: String,
+    /// The leader that was lost, when this is its heir.
+    lost: Option<String>,
+    /// Over what time agents return that had no heir to go to.
+    pub(super) spread: Duration,
 }
 
-impl Found {
-    /// The connection, if that master leads: it may have been elected a moment ago and not be
-    /// ready, or be gone again. An agent asks that once, unless it was asked already.
-    pub(super) async fn connection(&self) -> Option<Connection> {
-        let connection = self.connection.get_or_init(async || {
-            let connection = open(&self.url).await?;
-            let request = allot::GetLeaderRequest {
-                wait_ms: Some(READY_MS),
-                unlike: None,
-            };
-            let answer = connection.get_leader(&request).await?;
-            answer.here.then_some(connection)
-        });
-        connection.await.clone()
+impl Place {
+    /// The leader that was lost, and its cluster.
+    pub(super) fn lost(&self) -> Option<(&str, &str)> {
+        Some((self.lost.as_deref()?, &self.cluster))
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Line {
     masters: Vec<String>,
-    found: Mutex<Option<Found>>,
+    place: Mutex<Option<Place>>,
 }
 
 impl Line {
@@ -62,57 +49,43 @@ impl Line {
     pub(super) fn new(masters: &[String]) -> Self {
         Self {
             masters: masters.iter().map(|at| format!("http://{at}")).collect(),
-            found: Mutex::new(None),
+            place: Mutex::new(None),
         }
     }
 
-    /// A connection newer than the one that broke; whoever asks first looks for it.
-    pub(super) async fn after(&self, broken: u64) -> Found {
-        let mut found = self.found.lock().await;
-        if let Some(found) = found.as_ref().filter(|found| found.number > broken) {
-            return found.clone();
+    /// A connection newer than the one that broke; whoever comes first makes it. An agent knows the
+    /// heir of a leader that had registered it.
+    pub(super) async fn after(&self, broken: u64, heir: Option<&str>) -> Place {
+        let mut place = self.place.lock().await;
+        if let Some(place) = place.as_ref().filter(|place| place.number > broken) {
+            return place.clone();
         }
-        let lost = found.take();
-        let asked = match &lost {
-            Some(lost) => self.near(lost).await,
-            None => None,
+        let followed = match (place.take(), heir) {
+            (Some(old), Some(heir)) => follow(old, heir).await,
+            _ => None,
         };
-        let Asked {
-            url,
-            here,
-            heir,
-            spread,
-        } = match asked {
-            Some(asked) => asked,
-            None => self.anywhere(lost.map(|lost| lost.url)).await,
+        let mut new = match followed {
+            Some(new) => new,
+            None => self.anywhere().await,
         };
-        let new = Found {
-            number: broken + 1,
-            spread: Duration::try_from_secs_f64(spread).unwrap_or_default(),
-            url,
-            heir,
-            connection: Arc::new(OnceCell::new_with(here.map(Some))),
-        };
-        *found = Some(new.clone());
-        new
+        new.number = broken + 1;
+        place.insert(new).clone()
     }
 
-    /// The leader that was lost, if it is there after all, or its heir.
-    async fn near(&self, lost: &Found) -> Option<Asked> {
-        if let Some(again) = ask(&lost.url, 0, None).await.filter(|a| a.here.is_some()) {
-            return Some(again);
-        }
-        ask(lost.heir.as_ref()?, WAIT_MS, Some(lost.url.clone())).await
-    }
-
-    /// Any of the masters.
-    async fn anywhere(&self, unlike: Option<String>) -> Asked {
+    /// By any of the masters.
+    async fn anywhere(&self) -> Place {
         loop {
             let first = fastrand::usize(..self.masters.len().max(1));
             let (before, from) = self.masters.split_at(first.min(self.masters.len()));
             for master in from.iter().chain(before) {
-                if let Some(asked) = ask(master, WAIT_MS, unlike.clone()).await {
-                    return asked;
+                match ask(master, WAIT_MS).await {
+                    Some(Asked::Leads(place)) => return place,
+                    Some(Asked::Follows(leader)) => {
+                        if let Some(Asked::Leads(place)) = ask(&leader, READY_MS).await {
+                            return place;
+                        }
+                    }
+                    None => {}
                 }
             }
             tokio::time::sleep(PAUSE).await;
@@ -120,34 +93,46 @@ impl Line {
     }
 }
 
+/// The leader that was lost, should it be there after all, or its heir.
+async fn follow(old: Place, heir: &str) -> Option<Place> {
+    if let Some(Asked::Leads(again)) = ask(&old.url, READY_MS).await {
+        return Some(again);
+    }
+    Some(Place {
+        connection: open(heir).await?,
+        url: heir.to_owned(),
+        lost: Some(old.url),
+        spread: Duration::ZERO,
+        ..old
+    })
+}
+
 async fn open(url: &str) -> Option<Connection> {
     Connection::open(url.strip_prefix("http://")?).await
 }
 
-/// What one master says of who leads.
-struct Asked {
-    url: String,
-    /// When it is this one. A connection to another one is made when it is used.
-    here: Option<Connection>,
-    heir: Option<String>,
-    /// In seconds.
-    spread: f64,
+/// What a master says that was asked who leads.
+enum Asked {
+    Leads(Place),
+    Follows(String),
 }
 
-async fn ask(url: &str, wait_ms: u32, unlike: Option<String>) -> Option<Asked> {
+async fn ask(url: &str, wait_ms: u32) -> Option<Asked> {
     let connection = open(url).await?;
-    let wait_ms = Some(wait_ms);
-    let request = allot::GetLeaderRequest { wait_ms, unlike };
-    let answer = connection.get_leader(&request).await?;
-    let (url, here) = if answer.here {
-        (url.to_owned(), Some(connection))
-    } else {
-        (answer.leader?, None)
+    let request = allot::GetLeaderRequest {
+        wait_ms: Some(wait_ms),
+        unlike: None,
     };
-    Some(Asked {
-        url,
-        here,
-        heir: answer.heir,
-        spread: answer.spread_seconds,
-    })
+    let answer = connection.get_leader(&request).await?;
+    if !answer.here {
+        return answer.leader.map(Asked::Follows);
+    }
+    Some(Asked::Leads(Place {
+        number: 0,
+        connection,
+        url: url.to_owned(),
+        cluster: answer.cluster_id,
+        lost: None,
+        spread: Duration::try_from_secs_f64(answer.spread_seconds).unwrap_or_default(),
+    }))
 }

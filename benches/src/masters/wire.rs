@@ -4,7 +4,10 @@
 //! clients of the store, share the machine with the masters that are measured, so theirs has no
 //! queues and tasks between them and their connection.
 
+use std::time::Duration;
+
 use allotment_proto::allot;
+use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -70,9 +73,11 @@ impl Connection {
         })
     }
 
+    /// `more` are headers beside those that every request has.
     async fn call(
         &self,
         path: &'static str,
+        more: &[(&'static str, &str)],
         first: Bytes,
         last: bool,
     ) -> Option<(ResponseFuture, SendStream<Bytes>)> {
@@ -87,6 +92,9 @@ impl Connection {
         let content = HeaderValue::from_static("application/grpc");
         headers.insert(header::CONTENT_TYPE, content);
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        for (name, value) in more {
+            headers.insert(*name, HeaderValue::from_str(value).ok()?);
+        }
         let mut requests = self.requests.clone().ready().await.ok()?;
         let (answer, mut body) = requests.send_request(request, false).ok()?;
         body.send_data(first, last).ok()?;
@@ -99,7 +107,7 @@ impl Connection {
         path: &'static str,
         request: &impl Message,
     ) -> Option<M> {
-        let (answer, _) = self.call(path, framed(request), true).await?;
+        let (answer, _) = self.call(path, &[], framed(request), true).await?;
         let mut heard = Heard::new(answer.await.ok()?.into_body());
         let answer = heard.next().await?;
         heard.is_ok().await.then_some(answer)
@@ -119,11 +127,39 @@ impl Connection {
         Some(written.version)
     }
 
-    /// Opens an agent's stream with its registration.
-    pub(super) async fn connect(&self, registration: Bytes) -> Option<(SendStream<Bytes>, Heard)> {
-        let (answer, body) = self.call(CONNECT, registration, false).await?;
-        Some((body, Heard::new(answer.await.ok()?.into_body())))
+    /// Opens an agent's stream with its registration; `lost` is the leader that it lost and its
+    /// cluster, if this master is to be the next. The answer comes when it leads.
+    pub(super) async fn connect(
+        &self,
+        registration: Bytes,
+        lost: Option<(&str, &str)>,
+    ) -> Option<Session> {
+        let more = lost.map(|(url, cluster)| [(LOST, url), (OF_CLUSTER, cluster)]);
+        let more = more.as_ref().map_or(&[][..], |both| both);
+        let (answer, out) = self.call(CONNECT, more, registration, false).await?;
+        let answer = answer.await.ok()?;
+        let text = |name| answer.headers().get(name)?.to_str().ok();
+        // A refusal is an answer without messages, which ends the session at once.
+        let heir = text(HEIR).map(|heir: &str| format!("http://{heir}"));
+        let spread = text(SPREAD).and_then(|spread: &str| spread.parse().ok());
+        Some(Session {
+            heir,
+            spread: Duration::try_from_secs_f64(spread.unwrap_or_default()).unwrap_or_default(),
+            out,
+            heard: Heard::new(answer.into_body()),
+        })
     }
+}
+
+/// An agent's stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) out: SendStream<Bytes>,
+    pub(super) heard: Heard,
+    /// The `http://host:port` whose turn it is when this leader is lost.
+    pub(super) heir: Option<String>,
+    /// Over what time agents return then.
+    pub(super) spread: Duration,
 }
 
 /// What a master says on one stream.

@@ -3,21 +3,24 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use allotment_proto::allot::agent_server::{Agent, AgentServer};
 use allotment_proto::allot::operator_server::{Operator, OperatorServer};
 use allotment_proto::allot::scheduler_server::{Scheduler, SchedulerServer};
 use allotment_proto::allot::store_server::StoreServer;
+use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
 use allotment_proto::{MESSAGE_LEN_MAX, allot, scheduler};
 use futures_util::{Stream, StreamExt};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Request as Wire, Response, Status, Streaming};
 
-use super::masters::{Desk, not_leading};
+use super::masters::{Desk, decided, not_leading, text};
 use super::outbox::{Bound, Outgoing, outbox};
-use super::replica::View;
+use super::replica::{Credentials, View};
 use super::turn::Event;
 use crate::core::{ConnId, Input, Refusal, Reply, Request};
 
@@ -27,19 +30,66 @@ pub(super) struct Door {
     pub(super) events: mpsc::Sender<Event>,
     next_conn: Arc<AtomicU64>,
     view: watch::Receiver<View>,
+    address: Arc<str>,
+    cluster: Arc<str>,
 }
+
+/// The longest that an agent waits here for this master to lead: some elections.
+const AWAITED: Duration = Duration::from_secs(3);
 
 pub(super) fn stopping() -> Status {
     Status::unavailable("the master is stopping; connect again")
 }
 
 impl Door {
-    pub(super) fn new(events: mpsc::Sender<Event>, view: watch::Receiver<View>) -> Self {
+    pub(super) fn new(
+        events: mpsc::Sender<Event>,
+        view: watch::Receiver<View>,
+        credentials: &Credentials,
+    ) -> Self {
         Self {
             events,
             next_conn: Arc::new(AtomicU64::new(0)),
             view,
+            address: credentials.address.as_str().into(),
+            cluster: credentials.cluster_id.as_str().into(),
         }
+    }
+
+    /// Agents that lost their leader wait until this master leads, so that they are all here when
+    /// it does, and what they say of their tasks, too.
+    async fn open_soon(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let lost = text(metadata, LOST);
+        if lost.is_empty() {
+            return self.open();
+        }
+        let cluster = text(metadata, OF_CLUSTER);
+        if cluster != &*self.cluster {
+            let shown: String = cluster.chars().take(100).collect();
+            return Err(Status::failed_precondition(format!(
+                "the agent belongs to cluster {shown:?}, this master to {}",
+                self.cluster
+            )));
+        }
+        decided(&self.view, &self.address, lost, AWAITED).await;
+        self.open()
+    }
+
+    /// What an agent should know for the day on which this master is lost.
+    fn succession(&self) -> MetadataMap {
+        let view = self.view.borrow();
+        let mut metadata = MetadataMap::new();
+        let mut tell = |name, value: String| {
+            // Addresses and numbers are ASCII.
+            if let Ok(value) = value.parse() {
+                metadata.insert(name, value);
+            }
+        };
+        if let Some(heir) = &view.heir {
+            tell(HEIR, heir.clone());
+            tell(SPREAD, view.spread_seconds().to_string());
+        }
+        metadata
     }
 
     /// Who leads, when this master does not: `host:port`, if it is known.
@@ -164,7 +214,7 @@ impl Agent for Door {
         &self,
         request: Wire<Streaming<allot::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        self.open()?;
+        self.open_soon(request.metadata()).await?;
         let conn = self.conn();
         let (outbox, outgoing, dead) = outbox(Bound::PEER);
         let opened = Event::Agent(conn, outbox);
@@ -172,7 +222,9 @@ impl Agent for Door {
         let said = move |message| Input::AgentMessage { conn, message };
         let closed = Input::AgentClosed { conn };
         self.read(request.into_inner(), dead, said, closed);
-        Ok(Response::new(outgoing))
+        let mut response = Response::new(outgoing);
+        *response.metadata_mut() = self.succession();
+        Ok(response)
     }
 }
 

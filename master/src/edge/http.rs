@@ -31,13 +31,11 @@ pub(super) fn router(door: Door, desk: Desk) -> Router {
         .route("/version", get(version))
         .route("/redirect", any(redirect))
         .with_state(door.clone());
+    // gRPC services refuse by themselves, with the leader's address in the status.
+    let to_leader = axum::middleware::from_fn_with_state(door, to_leader);
     grpc.merge(pages)
-        .fallback(nothing_here)
-        .layer(axum::middleware::from_fn_with_state(door, to_leader))
+        .fallback_service(any(nothing_here).layer(to_leader))
 }
-
-/// What every master answers itself.
-const OWN_PAGES: [&str; 4] = ["/metrics", "/health", "/version", "/redirect"];
 
 fn is_grpc(request: &HttpRequest) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE);
@@ -45,8 +43,7 @@ fn is_grpc(request: &HttpRequest) -> bool {
 }
 
 async fn to_leader(State(door): State<Door>, request: HttpRequest, next: Next) -> Response {
-    // gRPC services refuse by themselves, with the leader's address in the status.
-    if is_grpc(&request) || OWN_PAGES.contains(&request.uri().path()) {
+    if is_grpc(&request) {
         return next.run(request).await;
     }
     match door.leader_elsewhere() {

@@ -15,7 +15,7 @@ use allotment_raft::{Change, ChangeError, Input, wire};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
@@ -27,9 +27,6 @@ use super::replica::{
 
 /// The longest that a search for the leader may wait here.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// So many agents a second may come back after a change of leader without being in each other's
-/// way.
-const RETURNS_PER_SEC: f64 = 10_000.0;
 /// How long a change of the members may take before whoever asked is told that it may still come.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pieces of a backup.
@@ -43,6 +40,26 @@ pub(super) const LEADER: &str = "allot-leader";
 pub(super) struct Desk {
     handle: Handle,
     credentials: Credentials,
+}
+
+/// Waits until the master at `me` leads, or another than `unlike` (`host:port`, with or without
+/// `http://`); what is known then, whether it came in time or not.
+pub(super) async fn decided(
+    view: &watch::Receiver<View>,
+    me: &str,
+    unlike: &str,
+    wait: Duration,
+) -> View {
+    let unlike = unlike.strip_prefix("http://").unwrap_or(unlike);
+    let other = |view: &View| {
+        let leader = view.leader.as_deref();
+        leader.is_some_and(|leader| leader != me && leader != unlike)
+    };
+    let mut sees = view.clone();
+    let found = sees.wait_for(|view| view.leading || other(view));
+    // An error: the master stops, and nothing more will come.
+    let _ = tokio::time::timeout(wait, found).await;
+    view.borrow().clone()
 }
 
 fn stopping() -> Status {
@@ -73,7 +90,7 @@ fn same_secret(given: &[u8], ours: &[u8]) -> bool {
     std::hint::black_box(differs) == 0
 }
 
-fn text<'a>(metadata: &'a MetadataMap, name: &str) -> &'a str {
+pub(super) fn text<'a>(metadata: &'a MetadataMap, name: &str) -> &'a str {
     metadata
         .get(name)
         .and_then(|value| value.to_str().ok())
@@ -244,33 +261,15 @@ impl Masters for Desk {
         let request = request.into_inner();
         let wait = Duration::from_millis(request.wait_ms.unwrap_or_default().into());
         let unlike = request.unlike.as_deref().unwrap_or_default();
-        let unlike = unlike.strip_prefix("http://").unwrap_or(unlike);
         let me = self.credentials.address.as_str();
-        // This master, elected a moment ago, leads once it has caught up.
-        let other = |view: &View| {
-            let leader = view.leader.clone();
-            leader.filter(|leader| leader != me)
-        };
-        let mut view = self.handle.view.clone();
-        let found = view.wait_for(|view| view.leading || other(view).is_some_and(|l| l != unlike));
-        // Whether it came in time or not: what is known now is the answer.
-        let _ = tokio::time::timeout(wait.min(WAIT_MAX), found).await;
-        let view = self.handle.view.borrow().clone();
-        let leader = if view.leading {
-            Some(me.to_owned())
-        } else {
-            other(&view)
-        };
-        #[expect(clippy::cast_precision_loss, reason = "agents stay far below 2^53")]
-        let spread = view.n_agents as f64 / RETURNS_PER_SEC;
-        let url = |address: String| format!("http://{address}");
+        let view = decided(&self.handle.view, me, unlike, wait.min(WAIT_MAX)).await;
+        let leader = view.leader_seen_from(me);
         Ok(Response::new(allot::GetLeaderResponse {
-            heir: leader.as_ref().and(view.heir).map(url),
-            leader: leader.map(url),
+            leader: leader.map(|leader| format!("http://{leader}")),
             here: view.leading,
             cluster_id: self.credentials.cluster_id.clone(),
             term: view.term,
-            spread_seconds: spread,
+            spread_seconds: view.spread_seconds(),
         }))
     }
 

@@ -187,7 +187,7 @@ pub async fn start_with(
     let core = tokio::spawn(turns.run(queue, news));
 
     let (shutdown, asked_to_stop) = oneshot::channel::<()>();
-    let door = Door::new(events.clone(), handle.view.clone());
+    let door = Door::new(events.clone(), handle.view.clone(), &credentials);
     let desk = Desk::new(handle.clone(), credentials);
     let routes = tonic::service::Routes::from(http::router(door, desk));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

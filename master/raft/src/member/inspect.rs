@@ -40,7 +40,12 @@ impl Standing {
     /// nobody else votes.
     pub fn heir(&self) -> Option<u64> {
         let leader = self.leader?;
-        let voters: Vec<u64> = self.peers.iter().filter(|p| p.voter).map(|p| p.id).collect();
+        let voters: Vec<u64> = self
+            .peers
+            .iter()
+            .filter(|p| p.voter)
+            .map(|p| p.id)
+            .collect();
         let others = voters.iter().copied().filter(|id| *id != leader);
         others.min_by_key(|id| turn(&voters, leader, *id))
     }

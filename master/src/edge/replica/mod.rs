@@ -39,6 +39,9 @@ pub(crate) const ELECTION_TICKS: u32 = 12;
 const COMPACT_BYTES: usize = 16 * 1024 * 1024;
 /// How much of the log is kept in memory for masters that lag a little.
 const KEEP_BYTES: usize = 4 * 1024 * 1024;
+/// So many agents a second may come back after a change of leader without being in each other's
+/// way.
+const RETURNS_PER_SEC: f64 = 20_000.0;
 /// How long a removed master goes on, so that the others learn that it is removed.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -141,6 +144,24 @@ pub(super) struct View {
     pub(super) n_agents: usize,
     /// Numbers of masters that were removed.
     pub(super) removed: Vec<u64>,
+}
+
+impl View {
+    /// Who leads, for clients of the master at `me`: that one, elected a moment ago, leads once it
+    /// has caught up.
+    pub(super) fn leader_seen_from<'a>(&'a self, me: &'a str) -> Option<&'a str> {
+        if self.leading {
+            return Some(me);
+        }
+        self.leader.as_deref().filter(|leader| *leader != me)
+    }
+
+    /// Over how many seconds agents spread their return after a change of leader.
+    pub(super) fn spread_seconds(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "agents stay far below 2^53")]
+        let n_agents = self.n_agents as f64;
+        n_agents / RETURNS_PER_SEC
+    }
 }
 
 /// What the loop is made of.

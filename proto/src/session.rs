@@ -1,0 +1,10 @@
+//! Names of the metadata beside an agent's session; `agent.proto` says what they are for.
+
+/// Of the request: the `http://host:port` of the leader that the agent lost.
+pub const LOST: &str = "allot-lost";
+/// Of the request: the id of the cluster in which it was lost.
+pub const OF_CLUSTER: &str = "allot-cluster";
+/// Of the answer: the `host:port` of the master whose turn it is to lead next.
+pub const HEIR: &str = "allot-heir";
+/// Of the answer: the seconds over which all agents return then.
+pub const SPREAD: &str = "allot-spread";
