@@ -58,7 +58,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed(".mesos.v1.TaskInfo.container")
         .boxed(".mesos.v1.TaskInfo.health_check")
         .boxed(".mesos.v1.TaskInfo.check")
-        .boxed(".mesos.v1.TaskInfo.discovery");
+        .boxed(".mesos.v1.TaskInfo.discovery")
+        // Most calls and events are of single tasks.
+        .boxed(".mesos.v1.scheduler.Call.subscribe")
+        .boxed(".mesos.v1.scheduler.Call.accept_inverse_offers")
+        .boxed(".mesos.v1.scheduler.Call.decline_inverse_offers")
+        .boxed(".mesos.v1.scheduler.Call.kill")
+        .boxed(".mesos.v1.scheduler.Call.shutdown")
+        .boxed(".mesos.v1.scheduler.Call.message")
+        .boxed(".mesos.v1.scheduler.Call.request")
+        .boxed(".mesos.v1.scheduler.Call.update_framework")
+        .boxed(".mesos.v1.scheduler.Event.subscribed")
+        .boxed(".mesos.v1.scheduler.Event.update_operation_status")
+        .boxed(".mesos.v1.scheduler.Event.message")
+        .boxed(".mesos.v1.scheduler.Event.failure")
+        .boxed(".mesos.v1.scheduler.Event.call_rejected");
     for message in printed {
         config =
             config.message_attribute(format!("allot.v1.{message}"), "#[derive(serde::Serialize)]");

@@ -298,7 +298,7 @@ impl Session {
         };
         let mut subscribe = scheduler::Call {
             framework_id: info.id.clone(),
-            subscribe: Some(scheduler::call::Subscribe {
+            subscribe: Some(Box::new(scheduler::call::Subscribe {
                 framework_info: info,
                 suppressed_roles,
                 offer_constraints: wire::wants::constraints(&self.wants),
@@ -306,7 +306,7 @@ impl Session {
                     process: self.process,
                     number: connection,
                 }),
-            }),
+            })),
             ..Default::default()
         };
         subscribe.set_type(scheduler::call::Type::Subscribe);
@@ -408,7 +408,9 @@ impl Session {
             return;
         }
         match kind {
-            Type::Subscribed => self.on_subscribed(now, connection, event.subscribed, out),
+            Type::Subscribed => {
+                self.on_subscribed(now, connection, event.subscribed.map(|s| *s), out)
+            }
             Type::Offers => self.on_offers(event.offers, out),
             Type::Rescind => match event
                 .rescind
@@ -464,7 +466,7 @@ impl Session {
                 }
                 None => out.push(no_body(kind)),
             },
-            Type::Message => match event.message.map(wire::executors::message) {
+            Type::Message => match event.message.map(|m| wire::executors::message(*m)) {
                 Some(Ok(event)) => out.push(Effect::Deliver(event)),
                 Some(Err(error)) => out.push(Effect::Refused(format!("MESSAGE: {error}"))),
                 None => out.push(no_body(kind)),

@@ -64,31 +64,31 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
             Type::Accept
         }
         Call::Demand { role, demand } => {
-            wire.request = Some(scheduler::call::Request {
+            wire.request = Some(Box::new(scheduler::call::Request {
                 requests: vec![wants::request(role, demand.as_ref())],
-            });
+            }));
             Type::Request
         }
         // The session adds who the framework is.
         Call::Update { wants, .. } => {
-            wire.update_framework = Some(scheduler::call::UpdateFramework {
+            wire.update_framework = Some(Box::new(scheduler::call::UpdateFramework {
                 offer_constraints: wants::constraints(wants),
                 ..Default::default()
-            });
+            }));
             Type::UpdateFramework
         }
         Call::AcceptInverse { offers, refuse_for } => {
-            wire.accept_inverse_offers = Some(scheduler::call::AcceptInverseOffers {
+            wire.accept_inverse_offers = Some(Box::new(scheduler::call::AcceptInverseOffers {
                 inverse_offer_ids: offers.iter().map(Into::into).collect(),
                 filters: filters(*refuse_for),
-            });
+            }));
             Type::AcceptInverseOffers
         }
         Call::DeclineInverse { offers, refuse_for } => {
-            wire.decline_inverse_offers = Some(scheduler::call::DeclineInverseOffers {
+            wire.decline_inverse_offers = Some(Box::new(scheduler::call::DeclineInverseOffers {
                 inverse_offer_ids: offers.iter().map(Into::into).collect(),
                 filters: filters(*refuse_for),
-            });
+            }));
             Type::DeclineInverseOffers
         }
         Call::Decline { offers, refuse_for } => {
@@ -107,11 +107,11 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
             Type::Suppress
         }
         Call::Kill { task, agent, grace } => {
-            wire.kill = Some(scheduler::call::Kill {
+            wire.kill = Some(Box::new(scheduler::call::Kill {
                 task_id: task.into(),
                 agent_id: agent.as_ref().map(Into::into),
                 kill_policy: grace.map(kill_policy),
-            });
+            }));
             Type::Kill
         }
         Call::Message {
@@ -119,18 +119,18 @@ pub(crate) fn call(framework: &FrameworkId, call: &Call) -> scheduler::Call {
             executor,
             data,
         } => {
-            wire.message = Some(scheduler::call::Message {
+            wire.message = Some(Box::new(scheduler::call::Message {
                 agent_id: agent.into(),
                 executor_id: executor.into(),
                 data: data.clone(),
-            });
+            }));
             Type::Message
         }
         Call::ShutdownExecutor { agent, executor } => {
-            wire.shutdown = Some(scheduler::call::Shutdown {
+            wire.shutdown = Some(Box::new(scheduler::call::Shutdown {
                 agent_id: agent.into(),
                 executor_id: executor.into(),
-            });
+            }));
             Type::Shutdown
         }
         Call::Acknowledge { agent, task, uuid } => {

@@ -165,13 +165,13 @@ fn event(kind: scheduler::event::Type) -> scheduler::Event {
 
 fn subscribed(id: &str) -> scheduler::Event {
     let mut event = event(scheduler::event::Type::Subscribed);
-    event.subscribed = Some(scheduler::event::Subscribed {
+    event.subscribed = Some(Box::new(scheduler::event::Subscribed {
         framework_id: mesos::FrameworkId {
             value: id.to_owned(),
         },
         heartbeat_interval_seconds: Some(2.0),
         master_info: None,
-    });
+    }));
     event
 }
 
@@ -514,10 +514,10 @@ fn a_rejected_accept_is_told_and_its_launch_reconciled() {
     s.says(accept("O1", "t1"));
     s.sends();
     let mut rejected = event(scheduler::event::Type::CallRejected);
-    rejected.call_rejected = Some(scheduler::event::CallRejected {
+    rejected.call_rejected = Some(Box::new(scheduler::event::CallRejected {
         call: scheduler::call::Type::Accept.into(),
         message: "no".to_owned(),
-    });
+    }));
     s.hears(rejected);
     assert_eq!(
         s.see(),

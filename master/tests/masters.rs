@@ -17,7 +17,7 @@ use allotment_proto::allot::master_message::Message as FromMaster;
 use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::store_client::StoreClient;
 use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
-use allotment_proto::{allot, mesos};
+use allotment_proto::{allot, convert, mesos};
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -376,6 +376,7 @@ async fn a_backup_becomes_a_new_cluster_with_all_that_was_there() {
 async fn register(url: &str, lost: Option<[&str; 2]>) -> Result<(String, FromMaster), Status> {
     let info = mesos::AgentInfo {
         hostname: "a1".to_owned(),
+        resources: convert::resources_to_wire(&"cpus:1;mem:64".parse().unwrap(), None),
         ..Default::default()
     };
     let register = FromAgent::Register(allot::Register {

@@ -136,7 +136,7 @@ async fn framework(channel: &Channel, id: Option<&str>) -> (Framework, String) {
     let call = Call {
         framework_id: id,
         r#type: Some(call::Type::Subscribe.into()),
-        subscribe: Some(subscribe),
+        subscribe: Some(Box::new(subscribe)),
         ..Default::default()
     };
     stream.says(call).await;

@@ -46,13 +46,13 @@ impl Stream1 {
         let call = self.hears().await;
         assert_eq!(call.r#type(), scheduler::call::Type::Subscribe);
         let mut event = event(scheduler::event::Type::Subscribed);
-        event.subscribed = Some(scheduler::event::Subscribed {
+        event.subscribed = Some(Box::new(scheduler::event::Subscribed {
             framework_id: mesos::FrameworkId {
                 value: id.to_owned(),
             },
             heartbeat_interval_seconds: Some(seconds),
             master_info: None,
-        });
+        }));
         self.says(event).await;
         call
     }

@@ -316,7 +316,7 @@ impl Core {
         if let Some(conn) = self.frameworks.get(id).and_then(|f| f.conn()) {
             let mut event = event_of(scheduler::event::Type::UpdateOperationStatus);
             event.update_operation_status =
-                Some(scheduler::event::UpdateOperationStatus { status });
+                Some(Box::new(scheduler::event::UpdateOperationStatus { status }));
             self.out.send_framework(conn, event);
         }
     }

@@ -76,7 +76,7 @@ impl Core {
             // pymesos sends REVIVE and SUPPRESS without a body.
             Type::Revive => self.on_revive(id, &call.revive.unwrap_or_default().roles),
             Type::Suppress => self.on_suppress(id, &call.suppress.unwrap_or_default().roles),
-            Type::Kill => self.on_kill(id, call.kill.ok_or_else(missing)?),
+            Type::Kill => self.on_kill(id, *call.kill.ok_or_else(missing)?),
             Type::Acknowledge => self.on_acknowledge(id, call.acknowledge.ok_or_else(missing)?),
             Type::Reconcile => {
                 self.on_reconcile(id, &call.reconcile.ok_or_else(missing)?);
@@ -84,10 +84,10 @@ impl Core {
             }
             Type::Request => self.on_request_call(id, &call.request.unwrap_or_default().requests),
             Type::UpdateFramework => {
-                self.on_update_framework(id, call.update_framework.ok_or_else(missing)?)
+                self.on_update_framework(id, *call.update_framework.ok_or_else(missing)?)
             }
-            Type::Message => self.on_message_call(id, call.message.ok_or_else(missing)?),
-            Type::Shutdown => self.on_shutdown_call(id, &call.shutdown.ok_or_else(missing)?),
+            Type::Message => self.on_message_call(id, *call.message.ok_or_else(missing)?),
+            Type::Shutdown => self.on_shutdown_call(id, &*call.shutdown.ok_or_else(missing)?),
             Type::AcceptInverseOffers => {
                 let accept = call.accept_inverse_offers.ok_or_else(missing)?;
                 let (offers, filters) = (&accept.inverse_offer_ids, accept.filters.as_ref());

@@ -166,12 +166,12 @@ impl Core {
         self.out.publish("executor-removed", about, message);
         if let Some(conn) = self.frameworks.get(&key.0).and_then(Framework::conn) {
             let mut event = event_of(event::Type::Failure);
-            event.failure = Some(event::Failure {
+            event.failure = Some(Box::new(event::Failure {
                 agent_id: Some(agent.into()),
                 executor_id: Some((&key.1).into()),
                 // Clients that look for it must find one.
                 status: Some(ended.status.unwrap_or(-1)),
-            });
+            }));
             self.out.send_framework(conn, event);
         }
         self.finish_if_over(&key.0);
@@ -187,11 +187,11 @@ impl Core {
             && said.data.len() <= MESSAGE_DATA_MAX
         {
             let mut event = event_of(event::Type::Message);
-            event.message = Some(event::Message {
+            event.message = Some(Box::new(event::Message {
                 agent_id: agent.into(),
                 executor_id: said.executor_id,
                 data: said.data,
-            });
+            }));
             self.out.send_framework(conn, event);
         }
     }

@@ -183,10 +183,10 @@ impl Core {
         for framework in self.frameworks.values() {
             if let Some(conn) = framework.conn() {
                 let mut event = event_of(scheduler::event::Type::Failure);
-                event.failure = Some(scheduler::event::Failure {
+                event.failure = Some(Box::new(scheduler::event::Failure {
                     agent_id: Some(agent.into()),
                     ..Default::default()
-                });
+                }));
                 self.out.send_framework(conn, event);
             }
         }

@@ -111,10 +111,10 @@ impl Out {
     ) {
         self.counters.calls_rejected += 1;
         let mut event = event_of(scheduler::event::Type::CallRejected);
-        event.call_rejected = Some(scheduler::event::CallRejected {
+        event.call_rejected = Some(Box::new(scheduler::event::CallRejected {
             call: call.into(),
             message,
-        });
+        }));
         self.send_framework(conn, event);
     }
 
@@ -164,9 +164,9 @@ impl Out {
             sequence: self.sequence,
             time: self.now.as_secs_f64(),
             kind,
-            agent_id: about.agent.map(ToString::to_string),
-            framework_id: about.framework.map(ToString::to_string),
-            task_id: about.task.map(ToString::to_string),
+            agent_id: about.agent.map(|id| id.as_str().to_owned()),
+            framework_id: about.framework.map(|id| id.as_str().to_owned()),
+            task_id: about.task.map(|id| id.as_str().to_owned()),
             message,
         })
     }

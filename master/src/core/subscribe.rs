@@ -110,11 +110,11 @@ impl Core {
         self.allocator.add_framework(&id, framework.spec());
         self.out.persist(framework.record());
         let mut event = event_of(scheduler::event::Type::Subscribed);
-        event.subscribed = Some(scheduler::event::Subscribed {
+        event.subscribed = Some(Box::new(scheduler::event::Subscribed {
             framework_id: (&id).into(),
             heartbeat_interval_seconds: Some(self.config.heartbeat_interval.as_secs_f64()),
             master_info: Some(self.config.info.clone()),
-        });
+        }));
         self.out.send_framework(conn, event);
         let at = self.out.now + self.config.heartbeat_interval;
         self.timers.set(at, Timer::Heartbeat(conn));

@@ -302,10 +302,10 @@ impl Cluster {
     ) -> Result<Fw, String> {
         let mut call = call_of(call::Type::Subscribe);
         call.framework_id = info.id.clone();
-        call.subscribe = Some(call::Subscribe {
+        call.subscribe = Some(Box::new(call::Subscribe {
             framework_info: info.clone(),
             ..Default::default()
-        });
+        }));
         self.step(Input::FrameworkCall { conn, call });
         let first = self.framework_inbox.get_mut(&conn).unwrap().pop_front();
         let first = first.unwrap();
@@ -337,11 +337,11 @@ impl Cluster {
         self.step(Input::FrameworkOpened { conn });
         let mut call = call_of(call::Type::Subscribe);
         call.framework_id = info.id.clone();
-        call.subscribe = Some(call::Subscribe {
+        call.subscribe = Some(Box::new(call::Subscribe {
             framework_info: info.clone(),
             attempt: Some(allot::SubscribeAttempt { process, number }),
             ..Default::default()
-        });
+        }));
         self.step(Input::FrameworkCall { conn, call });
         let (id, info) = (String::new(), info.clone());
         Fw { conn, id, info }
@@ -407,12 +407,12 @@ impl Cluster {
 
     pub(crate) fn kills(&mut self, fw: &Fw, id: &str) {
         let mut call = call_of(call::Type::Kill);
-        call.kill = Some(call::Kill {
+        call.kill = Some(Box::new(call::Kill {
             task_id: mesos::TaskId {
                 value: id.to_owned(),
             },
             ..Default::default()
-        });
+        }));
         self.calls(fw, call);
     }
 

@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     fn failure(&mut self, fw: &Fw) -> event::Failure {
-        self.hears(fw).failure.expect("a FAILURE")
+        *self.hears(fw).failure.expect("a FAILURE")
     }
 }
 
@@ -333,21 +333,21 @@ fn messages_and_shutdown_go_to_the_executors_agent() {
         value: agent.id.clone(),
     };
     let mut message = call_of(call::Type::Message);
-    message.message = Some(call::Message {
+    message.message = Some(Box::new(call::Message {
         agent_id: agent_id.clone(),
         executor_id: id("e"),
         data: vec![1, 2].into(),
-    });
+    }));
     c.calls(&fw, message.clone());
     match c.agent_hears(&agent) {
         Message::ExecutorMessage(said) => assert_eq!(said.data, vec![1, 2]),
         other => panic!("{other:?}"),
     }
     let mut shutdown = call_of(call::Type::Shutdown);
-    shutdown.shutdown = Some(call::Shutdown {
+    shutdown.shutdown = Some(Box::new(call::Shutdown {
         agent_id,
         executor_id: id("e"),
-    });
+    }));
     c.calls(&fw, shutdown);
     assert!(matches!(
         c.agent_hears(&agent),

@@ -307,10 +307,10 @@ fn a_second_subscribe_on_one_stream_is_refused_and_changes_nothing() {
     let mut c = Cluster::new();
     let fw = c.framework("web");
     let mut call = call_of(call::Type::Subscribe);
-    call.subscribe = Some(call::Subscribe {
+    call.subscribe = Some(Box::new(call::Subscribe {
         framework_info: fw.info.clone(),
         ..Default::default()
-    });
+    }));
     c.calls(&fw, call);
     assert!(c.rejected(&fw).contains("already"));
 }

@@ -361,12 +361,12 @@ fn frameworks_are_asked_to_leave_an_agent_and_what_they_answer_is_shown() {
         600_000_000_000
     );
     let mut answer = call_of(call::Type::AcceptInverseOffers);
-    answer.accept_inverse_offers = Some(call::AcceptInverseOffers {
+    answer.accept_inverse_offers = Some(Box::new(call::AcceptInverseOffers {
         inverse_offer_ids: vec![asked.id],
         filters: Some(mesos::Filters {
             refuse_seconds: Some(3600.0),
         }),
-    });
+    }));
     c.calls(&fw, answer);
     let Ok(Reply::Agents(views)) = c.ask(Request::ListAgents) else {
         panic!("no agents");
@@ -447,11 +447,11 @@ fn a_framework_changes_which_agents_and_roles_it_wants_while_it_is_connected() {
         let mut call = call_of(call::Type::UpdateFramework);
         let mut framework_info = fw.info.clone();
         framework_info.roles = roles.iter().map(|r| (*r).to_owned()).collect();
-        call.update_framework = Some(call::UpdateFramework {
+        call.update_framework = Some(Box::new(call::UpdateFramework {
             framework_info,
             suppressed_roles: Vec::new(),
             offer_constraints: constraints,
-        });
+        }));
         call
     };
     c.calls(&fw, update(Some(rack("r1")), &["web"]));
@@ -485,13 +485,13 @@ fn a_stated_demand_is_offered_several_agents_worth_and_no_crumbs() {
     let fw = c.framework("web");
     let request = |demand: allot::Demand| {
         let mut call = call_of(call::Type::Request);
-        call.request = Some(call::Request {
+        call.request = Some(Box::new(call::Request {
             requests: vec![mesos::Request {
                 resources: convert::resources_to_wire(&"cpus:3; mem:64".parse().unwrap(), None),
                 demand: Some(demand),
                 ..Default::default()
             }],
-        });
+        }));
         call
     };
     let demand = |role: &str, count| allot::Demand {
@@ -520,12 +520,12 @@ fn a_plain_request_means_nothing_as_in_mesos() {
     let mut c = Cluster::new();
     let fw = c.framework("web");
     let mut call = call_of(call::Type::Request);
-    call.request = Some(call::Request {
+    call.request = Some(Box::new(call::Request {
         requests: vec![mesos::Request {
             resources: convert::resources_to_wire(&"cpus:3".parse().unwrap(), None),
             ..Default::default()
         }],
-    });
+    }));
     c.calls(&fw, call);
     c.calls(&fw, call_of(call::Type::Request));
     c.hears_nothing(&fw);

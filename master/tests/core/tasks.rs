@@ -150,7 +150,7 @@ fn a_kill_with_the_wrong_agent_is_refused_by_name() {
     let mut c = Cluster::new();
     let (agent, fw, _) = one_task(&mut c, "t");
     let mut call = call_of(call::Type::Kill);
-    call.kill = Some(call::Kill {
+    call.kill = Some(Box::new(call::Kill {
         task_id: mesos::TaskId {
             value: "t".to_owned(),
         },
@@ -158,7 +158,7 @@ fn a_kill_with_the_wrong_agent_is_refused_by_name() {
             value: "elsewhere".to_owned(),
         }),
         kill_policy: None,
-    });
+    }));
     c.calls(&fw, call);
     assert!(c.rejected(&fw).contains(&agent.id));
 }
