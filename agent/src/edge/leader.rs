@@ -101,7 +101,7 @@ impl Fence {
 pub(super) struct Leader {
     pub(super) channel: Channel,
     fence: Fence,
-    url: String,
+    pub(super) url: String,
     /// `None`: a master of a version that is always alone, and says no terms.
     cluster: Option<String>,
     /// It does not lead yet: the one that this agent lost.

@@ -60,17 +60,19 @@ impl Link {
         let unreliable = Arc::new(AtomicUsize::new(0));
         let gone = Arc::clone(&unreliable);
         let task = tokio::spawn(async move {
-            match run(session, &url, &fence, (queue, gone), &inputs).await {
-                Ok(()) => tracing::info!(%url, "the master closed the connection"),
+            // Who was connected to may be another one than the list names.
+            let mut at = url;
+            match run(session, &mut at, &fence, (queue, gone), &inputs).await {
+                Ok(()) => tracing::info!(url = %at, "the master closed the connection"),
                 Err(_) if left.load(Ordering::Relaxed) => {}
                 Err(Broken::Unreachable(error)) => tracing::warn!(
-                    %url,
+                    url = %at,
                     %error,
                     "no connection to the master; check that it runs and its address is right; \
                      trying again"
                 ),
                 Err(Broken::Lost(error)) => tracing::warn!(
-                    %url,
+                    url = %at,
                     %error,
                     "the connection to the master is lost; trying again"
                 ),
@@ -137,13 +139,14 @@ enum Broken {
 
 async fn run(
     session: u64,
-    url: &str,
+    at: &mut String,
     fence: &Fence,
     (queue, unreliable): (mpsc::Receiver<allot::AgentMessage>, Arc<AtomicUsize>),
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), Broken> {
-    let leader = Leader::find(url, fence).await;
+    let leader = Leader::find(at, fence).await;
     let leader = leader.map_err(Broken::Unreachable)?;
+    at.clone_from(&leader.url);
     let mut client =
         AgentClient::new(leader.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX);
     // The core answers with `register`, which has to be under way before the master replies.

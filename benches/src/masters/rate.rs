@@ -32,7 +32,7 @@ pub(super) fn measure_rate(place: &Place<'_>, seconds: u64) -> anyhow::Result<Ve
             prefix: BRIEF.to_owned(),
             resources: "cpus:1;mem:16".parse()?,
             batch: 200,
-            open_max: 10_000,
+            open_max: 2_000,
             total: u64::MAX,
             pause: Duration::ZERO,
         },
