@@ -110,7 +110,7 @@ impl Connection {
         let (answer, _) = self.call(path, &[], framed(request), true).await?;
         let mut heard = Heard::new(answer.await.ok()?.into_body());
         let answer = heard.next().await?;
-        heard.is_ok().await.then_some(answer)
+        heard.ends_well().await.then_some(answer)
     }
 
     /// Asks who leads.
@@ -189,7 +189,7 @@ impl Heard {
     }
 
     /// Hears the rest, which says whether all went well.
-    async fn is_ok(mut self) -> bool {
+    async fn ends_well(mut self) -> bool {
         while let Some(Ok(_)) = self.body.data().await {}
         let trailers = self.body.trailers().await.ok().flatten();
         trailers.is_some_and(|all| all.get("grpc-status").is_some_and(|status| status == "0"))

@@ -16,10 +16,6 @@ pub struct RequestId(pub u64);
 
 /// A fact that arrives.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one is made for each message and moved once; a box would be an allocation for each"
-)]
 pub enum Input {
     /// Time has passed; see [`super::Core::next_deadline`].
     Tick,
