@@ -3,6 +3,7 @@
 //! - [`mesos`]: Mesos' v1 vocabulary, scheduler and executor API, wire-compatible with Mesos 1.11.
 //! - [`allot`]: the gRPC services between Allotment's processes.
 //! - [`json`]: Mesos messages as JSON, the way Mesos writes and reads it; [`recordio`]: streams.
+//! - [`session`]: the metadata of an agent's session.
 //! - [`convert`]: checked conversions between wire resources and [`allotment_types`].
 //!
 //! What the messages mean is written in the `.proto` files beside this crate.

@@ -119,17 +119,24 @@ impl Leader {
                 return Ok(found);
             }
         }
+        Self::ask_for(url, fence, returns).await
+    }
+
+    /// Asks the master at `url`, which waits with us until somebody leads. An agent that `returns`
+    /// has not waited its part of the spread.
+    async fn ask_for(url: &str, fence: &Fence, mut returns: bool) -> Result<Self, String> {
+        let found = |channel, url, cluster| Self {
+            channel,
+            fence: fence.clone(),
+            url,
+            cluster,
+            lost: None,
+        };
         let first = connect(url).await?;
         let mut unlike = None;
         let (channel, url, answer) = loop {
             let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
-                return Ok(Self {
-                    channel: first,
-                    fence: fence.clone(),
-                    url: url.to_owned(),
-                    cluster: None,
-                    lost: None,
-                });
+                return Ok(found(first, url.to_owned(), None));
             };
             // All agents hear of a new leader in the same instant, and none of them should go
             // there then. The one that they lost is asked at once: it is either dead or theirs.
@@ -156,13 +163,7 @@ impl Leader {
         if returns {
             tokio::time::sleep(share_of(answer.spread_seconds)).await;
         }
-        Ok(Self {
-            channel,
-            fence: fence.clone(),
-            url,
-            cluster: Some(answer.cluster_id),
-            lost: None,
-        })
+        Ok(found(channel, url, Some(answer.cluster_id)))
     }
 
     /// The leader that was lost, should it be there after all, or its heir.
@@ -170,21 +171,21 @@ impl Leader {
         let Succession { leader, heir, .. } = succession;
         // A machine that is gone answers nothing; until it is certain, no other one leads either.
         let again = tokio::time::timeout(AGAIN_TIMEOUT, reach(&leader)).await;
-        if let Some((channel, answer)) = again.ok().flatten() {
-            return fence.admit(&answer.cluster_id, answer.term).then(|| Self {
-                channel,
-                fence: fence.clone(),
-                url: leader,
-                cluster: Some(answer.cluster_id),
-                lost: None,
-            });
-        }
+        let (channel, url, cluster, lost) = match again.ok().flatten() {
+            Some((channel, answer)) => {
+                if !fence.admit(&answer.cluster_id, answer.term) {
+                    return None;
+                }
+                (channel, leader, answer.cluster_id, None)
+            }
+            None => (connect(&heir).await.ok()?, heir, cluster, Some(leader)),
+        };
         Some(Self {
-            channel: connect(&heir).await.ok()?,
+            channel,
             fence: fence.clone(),
-            url: heir,
+            url,
             cluster: Some(cluster),
-            lost: Some(leader),
+            lost,
         })
     }
 
