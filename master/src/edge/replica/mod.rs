@@ -41,7 +41,7 @@ const COMPACT_BYTES: usize = 16 * 1024 * 1024;
 const KEEP_BYTES: usize = 4 * 1024 * 1024;
 /// So many agents a second may come back after a change of leader without being in each other's
 /// way.
-const RETURNS_PER_SEC: f64 = 20_000.0;
+const RETURNS_PER_SEC: f64 = 10_000.0;
 /// How long a removed master goes on, so that the others learn that it is removed.
 const FAREWELL: Duration = Duration::from_secs(1);
 
