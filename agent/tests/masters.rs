@@ -271,7 +271,6 @@ async fn bereft(heir: &str, others: &[&str], then: View, with: Option<Master>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_heir_of_a_lost_leader_is_asked_though_no_list_names_it() {
-    // It says of no term that it leads in it: the agent waits there for that.
     let (heir, _view) = leader().await;
     let url = heir.url.clone();
     bereft(&url, &[], View::default(), Some(heir)).await;

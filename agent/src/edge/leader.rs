@@ -169,7 +169,7 @@ impl Leader {
     /// The leader that was lost, should it be there after all, or its heir.
     async fn follow(fence: &Fence, cluster: String, succession: Succession) -> Option<Self> {
         let Succession { leader, heir, .. } = succession;
-        // A machine that is gone answers nothing; until it is certain, no other one leads either.
+        // A machine that is gone answers nothing, and meanwhile nobody can have been elected.
         let again = tokio::time::timeout(AGAIN_TIMEOUT, reach(&leader)).await;
         let (channel, url, cluster, lost) = match again.ok().flatten() {
             Some((channel, answer)) => {
@@ -195,7 +195,7 @@ impl Leader {
             return;
         };
         for (name, value) in [(OF_CLUSTER, cluster), (LOST, lost)] {
-            // Masters said both themselves, and that in metadata.
+            // What cannot be said in metadata is left out, and the heir refuses.
             if let Ok(value) = value.parse() {
                 metadata.insert(name, value);
             }

@@ -67,7 +67,7 @@ impl Door {
         if cluster != &*self.cluster {
             let shown: String = cluster.chars().take(100).collect();
             return Err(Status::failed_precondition(format!(
-                "the agent belongs to cluster {shown:?}, this master to {}",
+                "the agent belongs to cluster {shown:?}, this master to {}; check the agent's --master",
                 self.cluster
             )));
         }
