@@ -102,10 +102,12 @@ impl Masters for Desk {
         not_asked()
     }
 
+    type DeliverStream = tokio_stream::Empty<Result<allot::RaftFrame, Status>>;
+
     async fn deliver(
         &self,
         _: Request<Streaming<allot::RaftFrame>>,
-    ) -> Result<Response<allot::DeliverResponse>, Status> {
+    ) -> Result<Response<Self::DeliverStream>, Status> {
         not_asked()
     }
 

@@ -145,6 +145,17 @@ pub(crate) fn message_to_wire(message: &Message) -> allot::RaftMessage {
     }
 }
 
+/// Whether a message answers one of the member that it is for.
+pub fn is_answer(message: &allot::RaftMessage) -> bool {
+    const KINDS: [MessageType; 4] = [
+        MessageType::MsgAppendResponse,
+        MessageType::MsgHeartbeatResponse,
+        MessageType::MsgRequestVoteResponse,
+        MessageType::MsgRequestPreVoteResponse,
+    ];
+    KINDS.iter().any(|kind| *kind as u32 == message.kind)
+}
+
 /// Checks everything that can be checked without knowing the member's state.
 pub(crate) fn message_from_wire(message: allot::RaftMessage) -> Result<Message, WireError> {
     let kind = match message.kind {

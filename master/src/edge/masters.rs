@@ -11,24 +11,27 @@ use allotment_proto::allot::masters_server::{Masters, MastersServer};
 use allotment_proto::{MESSAGE_LEN_MAX, VERSION, allot};
 use allotment_raft::member::Role;
 use allotment_raft::members::MemberInfo;
-use allotment_raft::{Change, ChangeError, Input, wire};
-use bytes::{Bytes, BytesMut};
+use allotment_raft::{Change, ChangeError, Input};
+use bytes::Bytes;
 use futures_util::Stream;
-use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::folder::new_id;
+use super::replica::frames::{self, Pieces};
 use super::replica::{
-    ADDRESS, CLUSTER, Credentials, FROM, Handle, Overview, SECRET, TO, ToReplica, View,
+    ADDRESS, ANSWERS, CLUSTER, Credentials, FROM, Handle, Overview, SECRET, TO, ToReplica, View,
 };
 
 /// The longest that a search for the leader may wait here.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a change of the members may take before whoever asked is told that it may still come.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Raft's answers that may await a master; more are lost, as in a network.
+const ANSWERS_MAX: usize = 1024;
 /// Pieces of a backup.
 const CHUNK_LEN: usize = 256 * 1024;
 
@@ -202,33 +205,22 @@ impl Desk {
         ))
     }
 
-    /// Every frame of a stream, put together to messages; only after [`Self::admit`].
+    /// What comes by a stream, until it ends; only after [`Self::admit`].
     async fn listen(
         &self,
         mut frames: Streaming<allot::RaftFrame>,
         from: u64,
     ) -> Result<(), Status> {
-        let mut message = BytesMut::new();
+        let mut pieces = Pieces::default();
         while let Some(frame) = frames.message().await? {
-            if message.len() + frame.data.len() > wire::MESSAGE_LEN_MAX {
-                return Err(Status::resource_exhausted("a Raft message is too large"));
-            }
-            let whole = if message.is_empty() && frame.last {
-                frame.data
-            } else {
-                message.extend_from_slice(&frame.data);
-                if !frame.last {
-                    continue;
-                }
-                message.split().freeze()
+            let Some(message) = pieces.add(frame)? else {
+                continue;
             };
-            let decoded = allot::RaftMessage::decode(whole)
-                .map_err(|e| Status::invalid_argument(format!("no Raft message: {e}")))?;
-            if decoded.from != from {
+            if message.from != from {
                 let text = "a Raft message names another sender than its stream";
                 return Err(Status::invalid_argument(text));
             }
-            self.send(ToReplica::Raft(Input::Message(Box::new(decoded))))
+            self.send(ToReplica::Raft(Input::Message(Box::new(message))))
                 .await?;
         }
         Ok(())
@@ -388,10 +380,12 @@ impl Masters for Desk {
         Ok(Response::new(allot::ChangeMastersResponse { message }))
     }
 
+    type DeliverStream = ReceiverStream<Result<allot::RaftFrame, Status>>;
+
     async fn deliver(
         &self,
         request: Request<Streaming<allot::RaftFrame>>,
-    ) -> Result<Response<allot::DeliverResponse>, Status> {
+    ) -> Result<Response<Self::DeliverStream>, Status> {
         let metadata = request.metadata();
         self.admit(metadata)?;
         let (from, to) = (number(metadata, FROM), number(metadata, TO));
@@ -406,12 +400,21 @@ impl Masters for Desk {
                 "that master was removed from the cluster; start it with --join to come back",
             ));
         }
-        // A version that does not say it is where the log says.
-        if let Ok(address) = checked_address(text(metadata, ADDRESS)) {
-            self.send(ToReplica::Heard { from, address }).await?;
-        }
-        self.listen(request.into_inner(), from).await?;
-        Ok(Response::new(allot::DeliverResponse {}))
+        let (answers, stream) = mpsc::channel(ANSWERS_MAX);
+        self.send(ToReplica::Heard {
+            from,
+            // A version that does not say it is where the log says.
+            address: checked_address(text(metadata, ADDRESS)).ok(),
+            answers: metadata.contains_key(ANSWERS).then(|| answers.downgrade()),
+        })
+        .await?;
+        let (desk, frames) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let listened = desk.listen(frames, from).await;
+            // Whoever spoke may have gone away.
+            let _ = answers.send(listened.map(|()| frames::end())).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     type BackupStream = Pin<Box<dyn Stream<Item = Result<allot::BackupChunk, Status>> + Send>>;
@@ -439,8 +442,7 @@ impl Masters for Desk {
                 }
             }
         });
-        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
-        Ok(Response::new(Box::pin(stream)))
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
 

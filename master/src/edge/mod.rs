@@ -40,7 +40,7 @@ pub use folder::{RegistryError, restore};
 use grpc::Door;
 pub use join::JoinError;
 use masters::Desk;
-use replica::{Credentials, Handle, Parts, ToReplica};
+use replica::{Credentials, Handle, Parts, RaftThread, ToReplica};
 use turn::{Event, Loop};
 
 /// A window of 1 MiB a stream and 4 MiB a connection lets a burst of launches or updates through
@@ -118,6 +118,7 @@ pub struct Running {
     core: JoinHandle<Result<(), RunError>>,
     replica: JoinHandle<Result<(), RunError>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
+    _raft: RaftThread,
 }
 
 /// Starts a master with the default allocation module; returns once it serves. One that is alone
@@ -173,9 +174,10 @@ pub async fn start_with(
         credentials: credentials.clone(),
         election_timeout: config.election_timeout,
     };
-    let (replica, handle, news) = replica::prepare(parts)?;
+    let raft = RaftThread::start().map_err(|source| RegistryError::Thread { source })?;
+    let (replica, handle, news) = raft.within(|| replica::prepare(parts))?;
     let alone = handle.view.borrow().alone;
-    let replica = tokio::spawn(replica.run());
+    let replica = raft.spawn(replica.run());
     let (events, queue) = mpsc::channel(turn::QUEUE_MAX);
     let turns = Loop::new(
         clock,
@@ -212,6 +214,7 @@ pub async fn start_with(
         core,
         replica,
         server,
+        _raft: raft,
     };
     if alone {
         running.led().await?;

@@ -1,10 +1,13 @@
 //! The loop that owns this master's copy of the registry: Raft's messages, the log's writer, and
 //! the news for the loop that owns the core.
 //!
-//! It is a task of its own, so that a long turn of the core's loop costs no heartbeat.
+//! It has a thread of its own, so that neither a long turn of the core's loop nor a crowd of
+//! connections costs a heartbeat or an election.
 
+pub(super) mod frames;
 mod peers;
 mod requests;
+mod thread;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -23,10 +26,11 @@ use super::clock::Clock;
 use super::folder::{Folder, Home, RegistryError};
 use crate::core::registry::{Record, Registry};
 use crate::replica::{Effect, Input, Replica, entry};
-use peers::Peers;
-pub(super) use peers::{ADDRESS, CLUSTER, Credentials, FROM, SECRET, TO, connect};
+pub(super) use peers::{ADDRESS, ANSWERS, CLUSTER, Credentials, FROM, SECRET, TO, connect};
+use peers::{Answers, Peers};
 use requests::Goal;
 pub(super) use requests::{Joined, Overview};
+pub(super) use thread::RaftThread;
 use writer::Writer;
 
 /// How many facts may wait; beyond it whoever brings them waits.
@@ -60,8 +64,14 @@ pub(super) enum ToReplica {
     DiskFailed(StoreError),
     /// Another master says that this one was removed.
     Expelled,
-    /// A member opened a stream and said where it is reached.
-    Heard { from: u64, address: String },
+    /// A member opened a stream.
+    Heard {
+        from: u64,
+        /// Where it says that it is reached.
+        address: Option<String>,
+        /// For answers to what comes by the stream.
+        answers: Option<Answers>,
+    },
     /// A master wants to be a member, or moved.
     Join {
         id: u64,
@@ -339,7 +349,17 @@ impl ReplicaLoop {
             ToReplica::DiskFailed(source) => {
                 self.failed = Some(RunError::Log(source));
             }
-            ToReplica::Heard { from, address } => {
+            ToReplica::Heard {
+                from,
+                address,
+                answers,
+            } => {
+                if let Some(answers) = answers {
+                    self.peers.answer_by(from, answers);
+                }
+                let Some(address) = address else {
+                    return;
+                };
                 let news = self.heard.insert(from, address.clone());
                 if news.as_ref() != Some(&address) {
                     self.on_changed();

@@ -2,29 +2,33 @@
 //!
 //! A message may get lost, and is then said again by Raft: a peer that cannot be reached costs its
 //! queue and no more. Snapshots take a stream of their own, so that heartbeats overtake them.
+//!
+//! An answer takes the stream of the master that asked, back to Raft's own thread there. What
+//! another master sends by itself comes in by the port that everybody uses, among the connections
+//! of thousands of agents, and may wait: so a master that they come to, because it leads or is
+//! about to, waits for none of them when it asks for votes or for a majority.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use allotment_proto::allot;
 use allotment_proto::allot::masters_client::MastersClient;
-use allotment_raft::Input;
-use bytes::Bytes;
+use allotment_raft::{Input, wire};
 use futures_util::stream;
-use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tracing::{debug, info};
 
 use super::ToReplica;
+use super::frames::{Pieces, cut};
 
 /// Beyond it messages are dropped, as a network would.
 const QUEUE_MAX: usize = 1024;
-/// Pieces small enough that a slow link still shows progress.
-const FRAME_LEN: usize = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Less than an election timeout: one that comes back must hear its leader before it seeks votes.
@@ -47,6 +51,11 @@ pub(in crate::edge) const SECRET: &str = "allot-secret";
 pub(in crate::edge) const FROM: &str = "allot-from";
 pub(in crate::edge) const TO: &str = "allot-to";
 pub(in crate::edge) const ADDRESS: &str = "allot-address";
+/// The stream takes answers back.
+pub(in crate::edge) const ANSWERS: &str = "allot-answers";
+
+/// The way back of another master's stream; it closes with the stream.
+pub(in crate::edge) type Answers = mpsc::WeakSender<Result<allot::RaftFrame, Status>>;
 
 impl Credentials {
     /// Marks a request as coming from this master; `to`: the member it is for.
@@ -106,6 +115,7 @@ pub(super) struct Peers {
     credentials: Credentials,
     replica: mpsc::Sender<ToReplica>,
     peers: BTreeMap<u64, Peer>,
+    answers: BTreeMap<u64, Answers>,
 }
 
 impl Peers {
@@ -114,13 +124,20 @@ impl Peers {
             credentials,
             replica,
             peers: BTreeMap::new(),
+            answers: BTreeMap::new(),
         }
+    }
+
+    /// The latest stream of that master which takes answers.
+    pub(super) fn answer_by(&mut self, from: u64, answers: Answers) {
+        self.answers.insert(from, answers);
     }
 
     /// These are the others now.
     pub(super) fn set(&mut self, others: &BTreeMap<u64, String>) {
         self.peers
             .retain(|id, peer| others.get(id) == Some(&peer.address));
+        self.answers.retain(|id, _| others.contains_key(id));
         for (id, address) in others {
             if !self.peers.contains_key(id) {
                 let peer = self.start(*id, address.clone());
@@ -145,6 +162,9 @@ impl Peers {
     }
 
     pub(super) fn send(&self, message: allot::RaftMessage) {
+        if wire::is_answer(&message) && self.answer(&message) {
+            return;
+        }
         let Some(peer) = self.peers.get(&message.to) else {
             return;
         };
@@ -160,6 +180,22 @@ impl Peers {
         }
         // A full queue loses it, as a network would.
         let _ = peer.queue.try_send(message);
+    }
+
+    /// Whether there is a way back.
+    fn answer(&self, message: &allot::RaftMessage) -> bool {
+        let answers = self.answers.get(&message.to);
+        let Some(answers) = answers.and_then(mpsc::WeakSender::upgrade) else {
+            return false;
+        };
+        for frame in cut(message) {
+            // A full queue loses it, here too.
+            let sent = answers.try_send(Ok(frame));
+            if matches!(sent, Err(TrySendError::Closed(_))) {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -201,53 +237,57 @@ impl PeerTask {
         let _ = self.replica.send(ToReplica::Raft(input)).await;
     }
 
-    /// Sends until it breaks; whether anything was sent, and why it broke.
+    /// Sends, and hears the answers, until it breaks; whether anything was sent, and why it broke.
     async fn stream(
         &self,
         first: allot::RaftMessage,
         messages: &mut mpsc::Receiver<allot::RaftMessage>,
     ) -> Result<(), (bool, String)> {
-        let mut client = connect(&self.address).await.map_err(|e| (false, e))?;
+        let client = connect(&self.address).await.map_err(|e| (false, e))?;
         let (frames, outgoing) = mpsc::channel(64);
         let mut request = Request::new(ReceiverStream::new(outgoing));
         self.credentials.sign(&mut request, Some(self.id));
-        let mut answer = std::pin::pin!(client.deliver(request));
-        let mut next = Some(first);
+        request
+            .metadata_mut()
+            .insert(ANSWERS, MetadataValue::from_static("1"));
         let mut worked = false;
+        tokio::select! {
+            reason = self.hear_answers(client, request) => Err((worked, reason)),
+            () = pass_on(first, messages, frames, &mut worked) => Ok(()),
+        }
+    }
+
+    /// Takes in answers until the stream ends; why it did.
+    async fn hear_answers(
+        &self,
+        mut client: MastersClient<Channel>,
+        request: Request<ReceiverStream<allot::RaftFrame>>,
+    ) -> String {
+        // An earlier version says nothing before the end.
+        let mut answers = match client.deliver(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return self.ended(&status).await,
+        };
+        let mut pieces = Pieces::default();
         loop {
-            if let Some(message) = next.take() {
-                for frame in cut(&message) {
-                    tokio::select! {
-                        sent = frames.send(frame) => {
-                            if sent.is_err() {
-                                return Err((worked, self.ended(answer.await.err()).await));
-                            }
-                        }
-                        ended = &mut answer => {
-                            return Err((worked, self.ended(ended.err()).await));
-                        }
-                    }
+            let added = match answers.message().await {
+                Ok(Some(frame)) => pieces.add(frame),
+                Ok(None) => return "it closed the stream".to_owned(),
+                Err(status) => return self.ended(&status).await,
+            };
+            match added {
+                Ok(None) => {}
+                Ok(Some(answer)) if answer.from == self.id && wire::is_answer(&answer) => {
+                    self.tell(Input::Message(Box::new(answer))).await;
                 }
-            }
-            tokio::select! {
-                message = messages.recv() => match message {
-                    Some(message) => {
-                        // The first one may have gone nowhere; whoever takes a second is there.
-                        worked = true;
-                        next = Some(message);
-                    }
-                    None => return Ok(()),
-                },
-                ended = &mut answer => return Err((worked, self.ended(ended.err()).await)),
+                Ok(Some(_)) => return "it sent what is no answer of its own".to_owned(),
+                Err(status) => return status.message().to_owned(),
             }
         }
     }
 
     /// Why the other side ended the stream.
-    async fn ended(&self, status: Option<Status>) -> String {
-        let Some(status) = status else {
-            return "it closed the stream".to_owned();
-        };
+    async fn ended(&self, status: &Status) -> String {
         if status.code() == Code::NotFound {
             // It knows that we were removed.
             let _ = self.replica.send(ToReplica::Expelled).await;
@@ -260,10 +300,12 @@ impl PeerTask {
             let mut client = connect(&self.address).await?;
             let mut request = Request::new(stream::iter(cut(&message)));
             self.credentials.sign(&mut request, Some(self.id));
-            client
-                .deliver(request)
-                .await
-                .map_err(|status| status.message().to_owned())
+            let refused = |status: Status| status.message().to_owned();
+            let taken_in = client.deliver(request).await.map_err(refused)?;
+            match taken_in.into_inner().message().await.map_err(refused)? {
+                Some(_) => Ok(()),
+                None => Err("it closed the stream".to_owned()),
+            }
         };
         let result = sent.await;
         if let Err(reason) = &result {
@@ -275,19 +317,22 @@ impl PeerTask {
     }
 }
 
-/// A message in pieces.
-fn cut(message: &allot::RaftMessage) -> Vec<allot::RaftFrame> {
-    let mut rest = Bytes::from(message.encode_to_vec());
-    let mut frames = Vec::new();
-    while rest.len() > FRAME_LEN {
-        frames.push(allot::RaftFrame {
-            data: rest.split_to(FRAME_LEN),
-            last: false,
-        });
+/// Sends what comes as long as it comes. Why the other side ends the stream is heard elsewhere.
+async fn pass_on(
+    first: allot::RaftMessage,
+    messages: &mut mpsc::Receiver<allot::RaftMessage>,
+    frames: mpsc::Sender<allot::RaftFrame>,
+    worked: &mut bool,
+) {
+    let mut next = Some(first);
+    while let Some(message) = next {
+        for frame in cut(&message) {
+            if frames.send(frame).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        next = messages.recv().await;
+        // The first one may have gone nowhere; whoever takes a second is there.
+        *worked |= next.is_some();
     }
-    frames.push(allot::RaftFrame {
-        data: rest,
-        last: true,
-    });
-    frames
 }
