@@ -294,3 +294,22 @@ async fn an_heir_that_is_gone_too_leaves_the_list() {
         bereft(heir, &[&url], View::default(), Some(next)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_heir_that_was_not_elected_sends_agents_to_the_master_that_was() {
+    let (heir, _heir_view) = leader().await;
+    let (elected, view) = leader().await;
+    view.send_replace(View::leads(2));
+    heir.name_leader(&elected.url);
+    bereft(&heir.url, &[], View::default(), Some(elected)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_heir_that_names_a_master_who_is_gone_too_leaves_the_list() {
+    let (heir, _heir_view) = leader().await;
+    heir.name_leader(&dead().await);
+    let (next, view) = leader().await;
+    view.send_replace(View::leads(2));
+    let url = next.url.clone();
+    bereft(&heir.url, &[&url], View::default(), Some(next)).await;
+}

@@ -1,4 +1,4 @@
-//! Names of the metadata beside an agent's session; `agent.proto` says what they are for.
+//! Names of the metadata beside sessions; `agent.proto` says what those of agents are for.
 
 /// Of the request: the `http://host:port` of the leader that the agent lost.
 pub const LOST: &str = "allot-lost";
@@ -8,3 +8,5 @@ pub const OF_CLUSTER: &str = "allot-cluster";
 pub const HEIR: &str = "allot-heir";
 /// Of the answer: the seconds over which all agents return then.
 pub const SPREAD: &str = "allot-spread";
+/// Of every refusal by a master that does not lead: the `http://host:port` of the one that does.
+pub const LEADER: &str = "allot-leader";

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::{GetLeaderRequest, GetLeaderResponse};
-use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
-use tonic::Code;
+use allotment_proto::session::{HEIR, LEADER, LOST, OF_CLUSTER, SPREAD};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use super::link::{describe, status_text};
 
@@ -46,6 +46,8 @@ struct Latest {
     term: u64,
     /// Until that leader is lost.
     succession: Option<Succession>,
+    /// The heir was not elected, but this master.
+    elected: Option<String>,
 }
 
 /// What an agent remembers of leaders; shared by all its connections.
@@ -70,6 +72,7 @@ impl Fence {
                     cluster: cluster.to_owned(),
                     term,
                     succession: None,
+                    elected: None,
                 });
                 true
             }
@@ -81,6 +84,11 @@ impl Fence {
         let mut latest = self.latest();
         let latest = latest.as_mut()?;
         Some((latest.cluster.clone(), latest.succession.take()?))
+    }
+
+    /// Whom the heir named when it refused; once.
+    fn take_elected(&self) -> Option<String> {
+        self.latest().as_mut()?.elected.take()
     }
 
     fn was_here_before(&self) -> bool {
@@ -109,8 +117,22 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    /// Finds the leader: by what the one that was lost said, or by the master at `url`.
+    /// Finds the leader: by what the one that was lost said, or its heir, or by the master at
+    /// `url`.
     pub(super) async fn find(url: &str, fence: &Fence) -> Result<Self, String> {
+        // Heirs send agents on one after the other.
+        if let Some(elected) = fence.take_elected()
+            && let Some((channel, answer)) = reach(&elected).await
+            && fence.admit(&answer.cluster_id, answer.term)
+        {
+            return Ok(Self {
+                channel,
+                fence: fence.clone(),
+                url: elected,
+                cluster: Some(answer.cluster_id),
+                lost: None,
+            });
+        }
         let mut returns = fence.was_here_before();
         if let Some((cluster, succession)) = fence.take_succession() {
             tokio::time::sleep(share_of(succession.spread)).await;
@@ -214,6 +236,17 @@ impl Leader {
         });
         if let Some(latest) = &mut *self.fence.latest() {
             latest.succession = succession;
+        }
+    }
+
+    /// It does not let the agent in: an heir that was not elected may say who was.
+    pub(super) fn refused(&self, status: &Status) {
+        let elected = status.metadata().get(LEADER);
+        let elected = elected.and_then(|url| url.to_str().ok());
+        if self.lost.is_some()
+            && let Some(latest) = &mut *self.fence.latest()
+        {
+            latest.elected = elected.map(str::to_owned);
         }
     }
 

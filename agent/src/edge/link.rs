@@ -158,8 +158,10 @@ async fn run(
     });
     let mut request = Request::new(queue);
     leader.introduce(request.metadata_mut());
-    let response = client.connect(request).await;
-    let response = response.map_err(|status| Broken::Unreachable(status_text(&status)))?;
+    let response = client.connect(request).await.map_err(|status| {
+        leader.refused(&status);
+        Broken::Unreachable(status_text(&status))
+    })?;
     leader.accepted(response.metadata());
     let mut messages = response.into_inner();
     while let Some(message) = messages

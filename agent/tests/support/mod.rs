@@ -22,7 +22,7 @@ use allotment_proto::allot::master_message::Message as Told;
 use allotment_proto::allot::sandbox_client::SandboxClient;
 use allotment_proto::convert::{is_terminal, resources_to_wire};
 use allotment_proto::mesos::{TaskInfo, TaskState, TaskStatus};
-use allotment_proto::session::{HEIR, SPREAD};
+use allotment_proto::session::{HEIR, LEADER, SPREAD};
 use allotment_proto::{allot, mesos};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -43,6 +43,7 @@ struct Door {
     said: mpsc::UnboundedSender<Said>,
     session: Arc<Mutex<Option<Outgoing>>>,
     heir: Arc<Mutex<Option<String>>>,
+    leader: Arc<Mutex<Option<String>>>,
 }
 
 #[tonic::async_trait]
@@ -53,6 +54,12 @@ impl Agent for Door {
         &self,
         request: Request<Streaming<allot::AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        if let Some(leader) = &*self.leader.lock().unwrap() {
+            let mut status = Status::failed_precondition("this master does not lead");
+            let leader = leader.parse().unwrap();
+            status.metadata_mut().insert(LEADER, leader);
+            return Err(status);
+        }
         let mut messages = request.into_inner();
         let (outgoing, stream) = mpsc::channel(1024);
         let this = outgoing.downgrade();
@@ -85,6 +92,7 @@ pub struct Master {
     of_executors: VecDeque<Said>,
     pub url: String,
     heir: Arc<Mutex<Option<String>>>,
+    leader: Arc<Mutex<Option<String>>>,
     /// Acknowledge every update at once.
     pub acknowledges: bool,
 }
@@ -99,11 +107,12 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (said_in, said) = mpsc::unbounded_channel();
-        let (session, heir) = (Arc::default(), Arc::default());
+        let (session, heir, leader) = (Arc::default(), Arc::default(), Arc::default());
         let door = Door {
             said: said_in,
             session: Arc::clone(&session),
             heir: Arc::clone(&heir),
+            leader: Arc::clone(&leader),
         };
         let routes = routes.add_service(AgentServer::new(door));
         let server = tonic::transport::Server::builder().add_routes(routes);
@@ -117,6 +126,7 @@ impl Master {
             of_executors: VecDeque::new(),
             url,
             heir,
+            leader,
             acknowledges: true,
         }
     }
@@ -125,6 +135,11 @@ impl Master {
     pub fn name_heir(&self, url: &str) {
         let address = url.trim_start_matches("http://");
         *self.heir.lock().unwrap() = Some(address.to_owned());
+    }
+
+    /// From now on agents are refused, for that other master leads.
+    pub fn name_leader(&self, url: &str) {
+        *self.leader.lock().unwrap() = Some(url.to_owned());
     }
 
     async fn hear(&mut self) -> Said {

@@ -17,13 +17,16 @@ use tokio::task::JoinSet;
 
 use super::encoded;
 use super::line::{Line, Place};
-use super::wire::Session;
+use super::wire::{Next, Session};
 use crate::report::clock;
 
 /// How the names of tasks begin that finish at once.
 pub(super) const BRIEF: &str = "brief-";
 /// Beyond so many connections, agents share them. Each takes a file here and one at the master.
 const CONNECTIONS_MAX: usize = 5_000;
+
+/// The pause after a session, twice as long after each that came to nothing.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 type Out = h2::SendStream<Bytes>;
 
@@ -94,10 +97,11 @@ struct Agent {
     /// Updates that await their acknowledgement, with them.
     unacknowledged: BTreeMap<TaskKey, allot::StatusUpdate>,
     n_updates: u64,
-    /// Of the leader that it is or was registered with: whose turn it is then, and over what time
-    /// agents return.
-    heir: Option<String>,
+    /// Where to go when the session ends, and over what time all agents do.
+    next: Option<Next>,
     spread: Duration,
+    /// Sessions since it was last registered.
+    n_failures: u32,
 }
 
 impl Agent {
@@ -115,8 +119,9 @@ impl Agent {
             frameworks: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             n_updates: 0,
-            heir: None,
+            next: None,
             spread: Duration::ZERO,
+            n_failures: 0,
         }
     }
 
@@ -124,17 +129,20 @@ impl Agent {
     async fn live(mut self, line: Arc<Line>) {
         let mut connection = 0;
         loop {
-            let heir = self.heir.take();
-            if heir.is_some() {
+            let next = self.next.take();
+            if let Some(Next::Heir(_)) = next {
                 tokio::time::sleep(self.spread.mul_f64(fastrand::f64())).await;
             }
-            let place = line.after(connection, heir.as_deref()).await;
+            let place = line.after(connection, next.as_ref()).await;
             connection = place.number;
-            if heir.is_none() && self.info.id.is_some() {
+            if next.is_none() && self.info.id.is_some() {
                 tokio::time::sleep(place.spread.mul_f64(fastrand::f64())).await;
             }
             // However it ended: on to the next one.
             let _ = self.session(&place).await;
+            let back_off = BACK_OFF * 2_u32.pow(self.n_failures.min(6));
+            self.n_failures += 1;
+            tokio::time::sleep(back_off.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
     }
 
@@ -147,14 +155,15 @@ impl Agent {
         let Session {
             mut out,
             mut heard,
-            heir,
+            next,
             spread,
         } = session;
-        (self.heir, self.spread) = (heir, spread);
+        (self.next, self.spread) = (next, spread);
         while let Some(message) = heard.next::<allot::MasterMessage>().await {
             match message.message {
                 Some(Heard::Registered(registered)) => {
                     self.info.id = Some(registered.agent_id);
+                    self.n_failures = 0;
                     let registered_with = registered.master_id;
                     {
                         let counts = self.counts.registered.lock();

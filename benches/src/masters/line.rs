@@ -8,7 +8,7 @@ use std::time::Duration;
 use allotment_proto::allot;
 use tokio::sync::Mutex;
 
-use super::wire::Connection;
+use super::wire::{Connection, Next};
 
 /// How long a master is asked to wait until somebody leads.
 const WAIT_MS: u32 = 4000;
@@ -53,15 +53,19 @@ impl Line {
         }
     }
 
-    /// A connection newer than the one that broke; whoever comes first makes it. An agent knows the
-    /// heir of a leader that had registered it.
-    pub(super) async fn after(&self, broken: u64, heir: Option<&str>) -> Place {
+    /// A connection newer than the one that broke; whoever comes first makes it. An agent knows
+    /// where to go from a leader that had registered it, or from that one's heir.
+    pub(super) async fn after(&self, broken: u64, next: Option<&Next>) -> Place {
         let mut place = self.place.lock().await;
         if let Some(place) = place.as_ref().filter(|place| place.number > broken) {
             return place.clone();
         }
-        let followed = match (place.take(), heir) {
-            (Some(old), Some(heir)) => follow(old, heir).await,
+        let followed = match (place.take(), next) {
+            (Some(old), Some(Next::Heir(heir))) => follow(old, heir).await,
+            (_, Some(Next::Elected(elected))) => match ask(elected, READY_MS).await {
+                Some(Asked::Leads(place)) => Some(place),
+                _ => None,
+            },
             _ => None,
         };
         let mut new = match followed {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use allotment_proto::allot;
-use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
+use allotment_proto::session::{HEIR, LEADER, LOST, OF_CLUSTER, SPREAD};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -140,10 +140,11 @@ impl Connection {
         let answer = answer.await.ok()?;
         let text = |name| answer.headers().get(name)?.to_str().ok();
         // A refusal is an answer without messages, which ends the session at once.
-        let heir = text(HEIR).map(|heir: &str| format!("http://{heir}"));
+        let elected = text(LEADER).map(|url: &str| Next::Elected(url.to_owned()));
+        let heir = text(HEIR).map(|heir: &str| Next::Heir(format!("http://{heir}")));
         let spread = text(SPREAD).and_then(|spread: &str| spread.parse().ok());
         Some(Session {
-            heir,
+            next: elected.or(heir),
             spread: Duration::try_from_secs_f64(spread.unwrap_or_default()).unwrap_or_default(),
             out,
             heard: Heard::new(answer.into_body()),
@@ -151,13 +152,22 @@ impl Connection {
     }
 }
 
+/// The `http://host:port` of the master that leads next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Its turn comes when this leader is lost.
+    Heir(String),
+    /// It was elected, and not the master that was asked.
+    Elected(String),
+}
+
 /// An agent's stream.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) out: SendStream<Bytes>,
     pub(super) heard: Heard,
-    /// The `http://host:port` whose turn it is when this leader is lost.
-    pub(super) heir: Option<String>,
+    /// Where to go when it ends.
+    pub(super) next: Option<Next>,
     /// Over what time agents return then.
     pub(super) spread: Duration,
 }

@@ -1,8 +1,8 @@
 //! The gRPC services: bytes to inputs, effects to bytes.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use allotment_proto::allot::agent_server::{Agent, AgentServer};
@@ -14,13 +14,14 @@ use allotment_proto::{MESSAGE_LEN_MAX, allot, scheduler};
 use futures_util::{Stream, StreamExt};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Request as Wire, Response, Status, Streaming};
 
 use super::masters::{Desk, decided, not_leading, text};
 use super::outbox::{Bound, Outgoing, outbox};
-use super::replica::{Credentials, View};
+use super::replica::{Credentials, RETURNS_PER_SEC, View};
 use super::turn::Event;
 use crate::core::{ConnId, Input, Refusal, Reply, Request};
 
@@ -32,6 +33,25 @@ pub(super) struct Door {
     view: watch::Receiver<View>,
     address: Arc<str>,
     cluster: Arc<str>,
+    departures: Arc<Departures>,
+}
+
+/// Agents that waited here in vain leave one after the other: all of them go to the master that was
+/// elected instead, and should not arrive there in one instant.
+#[derive(Debug, Default)]
+struct Departures(Mutex<Option<Instant>>);
+
+impl Departures {
+    /// When the next one may leave.
+    fn next(&self) -> Instant {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // Evenly, and so twice as fast as those may come who draw their time.
+        let free = latest.map(|at| at + Duration::from_secs(1) / (2 * RETURNS_PER_SEC));
+        let at = free.map_or(now, |free| free.max(now));
+        *latest = Some(at);
+        at
+    }
 }
 
 /// The longest that an agent waits here for this master to lead: some elections.
@@ -53,6 +73,7 @@ impl Door {
             view,
             address: credentials.address.as_str().into(),
             cluster: credentials.cluster_id.as_str().into(),
+            departures: Arc::default(),
         }
     }
 
@@ -71,7 +92,10 @@ impl Door {
                 self.cluster
             )));
         }
-        decided(&self.view, &self.address, lost, AWAITED).await;
+        let view = decided(&self.view, &self.address, lost, AWAITED).await;
+        if !view.leading {
+            tokio::time::sleep_until(self.departures.next()).await;
+        }
         self.open()
     }
 

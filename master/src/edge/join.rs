@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use allotment_proto::allot;
+use allotment_proto::session::LEADER;
 use allotment_raft::Members;
 use tonic::{Code, Request};
 use tracing::info;
 
 use super::folder::{Folder, Home, Identity, RegistryError, new_id};
-use super::masters::LEADER;
 use super::replica::{Credentials, connect};
 
 /// How long a master that wants to join keeps asking.

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use allotment_proto::allot::masters_server::{Masters, MastersServer};
+use allotment_proto::session::LEADER;
 use allotment_proto::{MESSAGE_LEN_MAX, VERSION, allot};
 use allotment_raft::member::Role;
 use allotment_raft::members::MemberInfo;
@@ -34,9 +35,6 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWERS_MAX: usize = 1024;
 /// Pieces of a backup.
 const CHUNK_LEN: usize = 256 * 1024;
-
-/// The name of the metadata that carries the leader's `http://host:port` beside a refusal.
-pub(super) const LEADER: &str = "allot-leader";
 
 /// The service.
 #[derive(Debug, Clone)]

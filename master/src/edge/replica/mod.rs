@@ -45,7 +45,7 @@ const COMPACT_BYTES: usize = 16 * 1024 * 1024;
 const KEEP_BYTES: usize = 4 * 1024 * 1024;
 /// So many agents a second may come back after a change of leader without being in each other's
 /// way.
-const RETURNS_PER_SEC: f64 = 10_000.0;
+pub(super) const RETURNS_PER_SEC: u32 = 10_000;
 /// How long a removed master goes on, so that the others learn that it is removed.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -170,7 +170,7 @@ impl View {
     pub(super) fn spread_seconds(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "agents stay far below 2^53")]
         let n_agents = self.n_agents as f64;
-        n_agents / RETURNS_PER_SEC
+        n_agents / f64::from(RETURNS_PER_SEC)
     }
 }
 
