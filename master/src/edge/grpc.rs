@@ -57,6 +57,9 @@ impl Departures {
 /// The longest that an agent waits here for this master to lead: some elections.
 const AWAITED: Duration = Duration::from_secs(3);
 
+/// How long an answer waits for the first message beside it.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+
 pub(super) fn stopping() -> Status {
     Status::unavailable("the master is stopping; connect again")
 }
@@ -246,6 +249,8 @@ impl Agent for Door {
         let said = move |message| Input::AgentMessage { conn, message };
         let closed = Input::AgentClosed { conn };
         self.read(request.into_inner(), dead, said, closed);
+        // An agent registers at once: with its answer the headers are one packet, not two.
+        let _ = tokio::time::timeout(FIRST_WORD, outgoing.begun()).await;
         let mut response = Response::new(outgoing);
         *response.metadata_mut() = self.succession();
         Ok(response)

@@ -153,6 +153,21 @@ fn wake<T>(state: &mut State<T>) {
     }
 }
 
+impl<T> Outgoing<T> {
+    /// Waits until there is something to say, or nothing more will come.
+    pub(super) async fn begun(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = lock(&self.shared);
+            if !state.queue.is_empty() || state.end.is_some() {
+                return Poll::Ready(());
+            }
+            state.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
 impl<T> Stream for Outgoing<T> {
     type Item = Result<T, Status>;
 
@@ -209,6 +224,21 @@ mod tests {
             let results: Vec<_> = sizes.iter().map(|size| outbox.push(7, *size)).collect();
             assert_eq!(results, [Ok(()), Ok(()), Err(Overflow)]);
             assert_eq!(drain(outgoing).await, [Err(tonic::Code::ResourceExhausted)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_has_begun_with_its_first_item_or_its_end() {
+        for say in [
+            |outbox: &Outbox<u8>| outbox.push(1, 1).unwrap(),
+            |outbox: &Outbox<u8>| outbox.end(Ok(())),
+        ] {
+            let (outbox, outgoing, _dead) = outbox(SMALL);
+            let mut begun = std::pin::pin!(outgoing.begun());
+            let silent = futures_util::poll!(begun.as_mut());
+            assert!(silent.is_pending());
+            say(&outbox);
+            begun.await;
         }
     }
 
