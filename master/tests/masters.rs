@@ -18,9 +18,12 @@ use allotment_proto::allot::masters_client::MastersClient;
 use allotment_proto::allot::store_client::StoreClient;
 use allotment_proto::session::{HEIR, LOST, OF_CLUSTER, SPREAD};
 use allotment_proto::{allot, convert, mesos};
+use prost::Message as _;
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Long enough for a slow machine; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -343,6 +346,88 @@ async fn strangers_and_members_of_other_clusters_are_refused() {
         format!("{error:#}").contains("belongs to cluster"),
         "{error:#}"
     );
+}
+
+/// The stream by which the member of that number speaks Raft to `master`, and what it hears.
+async fn speak(
+    master: &Running,
+    from: u64,
+) -> (mpsc::Sender<allot::RaftFrame>, Streaming<allot::RaftFrame>) {
+    let to = status(master).await;
+    let (frames, outgoing) = mpsc::channel(4);
+    let mut request = Request::new(ReceiverStream::new(outgoing));
+    for (name, value) in [
+        ("allot-secret", SECRET),
+        ("allot-cluster", &to.cluster_id),
+        ("allot-from", &format!("{from:x}")),
+        ("allot-to", &format!("{:x}", to.id)),
+        ("allot-answers", "1"),
+    ] {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    let heard = masters(master).await.deliver(request).await;
+    (frames, heard.unwrap().into_inner())
+}
+
+fn framed(message: &allot::RaftMessage) -> allot::RaftFrame {
+    allot::RaftFrame {
+        data: message.encode_to_vec().into(),
+        last: true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_is_answered_by_the_stream_on_which_it_asks() {
+    let [a, _, _] = folders();
+    let first = begin(a.path()).await;
+    // Nobody is there: only its own stream leads to this member.
+    let add = allot::AddMaster {
+        address: "127.0.0.1:9".to_owned(),
+        keep_learner: true,
+    };
+    let change = allot::ChangeMastersRequest {
+        change: Some(allot::change_masters_request::Change::Add(add)),
+    };
+    masters(&first).await.change(change).await.unwrap();
+    let seen = status(&first).await;
+    let learner = seen
+        .masters
+        .iter()
+        .find(|m| m.role == "learner")
+        .unwrap()
+        .id;
+    // What believes itself a leader of an older term is told of the newer one.
+    assert!(seen.term > 1);
+    let heartbeat = allot::RaftMessage {
+        // MsgHeartbeat; the answer is a MsgAppendResponse.
+        kind: 8,
+        to: seen.id,
+        from: learner,
+        term: 1,
+        ..Default::default()
+    };
+    let (said, mut heard) = speak(&first, learner).await;
+    said.send(framed(&heartbeat)).await.unwrap();
+    let answer = heard.message().await.unwrap().unwrap();
+    assert!(answer.last);
+    let answer = allot::RaftMessage::decode(answer.data).unwrap();
+    assert_eq!(
+        (answer.kind, answer.from, answer.to, answer.term),
+        (4, seen.id, learner, seen.term)
+    );
+    drop(said);
+    let end = heard.message().await.unwrap();
+    assert_eq!(end, Some(allot::RaftFrame::default()));
+    assert_eq!(heard.message().await.unwrap(), None);
+
+    let (said, mut heard) = speak(&first, learner).await;
+    let of_another = allot::RaftMessage {
+        from: learner ^ 1,
+        ..heartbeat
+    };
+    said.send(framed(&of_another)).await.unwrap();
+    let refused = heard.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
