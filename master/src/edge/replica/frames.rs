@@ -84,7 +84,7 @@ mod tests {
             for frame in frames.clone() {
                 made.extend(pieces.add(frame).unwrap());
             }
-            assert_eq!(made, [message.clone()]);
+            assert_eq!(made, std::slice::from_ref(&message));
         }
         assert_eq!(pieces.add(end()).unwrap(), None);
         let garbage = allot::RaftFrame {
