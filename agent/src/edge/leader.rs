@@ -239,15 +239,17 @@ impl Leader {
         }
     }
 
-    /// It does not let the agent in: an heir that was not elected may say who was.
-    pub(super) fn refused(&self, status: &Status) {
+    /// It does not let the agent in; whether it is an heir that was not elected and says who was.
+    pub(super) fn names_another(&self, status: &Status) -> bool {
         let elected = status.metadata().get(LEADER);
         let elected = elected.and_then(|url| url.to_str().ok());
-        if self.lost.is_some()
+        if let (Some(_), Some(elected)) = (&self.lost, elected)
             && let Some(latest) = &mut *self.fence.latest()
         {
-            latest.elected = elected.map(str::to_owned);
+            latest.elected = Some(elected.to_owned());
+            return true;
         }
+        false
     }
 
     /// Whether a message of this term may be obeyed.

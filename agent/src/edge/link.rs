@@ -71,6 +71,9 @@ impl Link {
                     "no connection to the master; check that it runs and its address is right; \
                      trying again"
                 ),
+                Err(Broken::Elsewhere(answer)) => {
+                    tracing::info!(url = %at, %answer, "another master was elected; going there");
+                }
                 Err(Broken::Lost(error)) => tracing::warn!(
                     url = %at,
                     %error,
@@ -133,6 +136,8 @@ impl Link {
 enum Broken {
     /// Before the master answered.
     Unreachable(String),
+    /// By the master whose turn it was to lead next, because another one leads.
+    Elsewhere(String),
     /// It stood.
     Lost(String),
 }
@@ -159,8 +164,12 @@ async fn run(
     let mut request = Request::new(queue);
     leader.introduce(request.metadata_mut());
     let response = client.connect(request).await.map_err(|status| {
-        leader.refused(&status);
-        Broken::Unreachable(status_text(&status))
+        let text = status_text(&status);
+        if leader.names_another(&status) {
+            Broken::Elsewhere(text)
+        } else {
+            Broken::Unreachable(text)
+        }
     })?;
     leader.accepted(response.metadata());
     let mut messages = response.into_inner();
