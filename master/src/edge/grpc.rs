@@ -406,3 +406,16 @@ impl Operator for Door {
         Ok(Response::new(Box::pin(events)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_that_waited_in_vain_leave_one_after_the_other() {
+        let departures = Departures::default();
+        let first = departures.next();
+        let last = (0..20_000).map(|_| departures.next()).last();
+        assert!(last >= Some(first + Duration::from_secs(1)));
+    }
+}
