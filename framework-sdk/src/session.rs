@@ -302,7 +302,7 @@ impl Session {
                 framework_info: info,
                 suppressed_roles,
                 offer_constraints: wire::wants::constraints(&self.wants),
-                attempt: Some(allot::SubscribeAttempt {
+                attempt: Some(allot::Attempt {
                     process: self.process,
                     number: connection,
                 }),

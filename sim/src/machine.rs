@@ -63,6 +63,7 @@ pub(crate) struct Machine {
     rng: Rng,
     id: Option<AgentId>,
     link: Link,
+    n_sessions: u64,
     tasks: BTreeMap<Key, Task>,
     frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
     /// Container ends and retries, so that finding the next one is cheap.
@@ -79,6 +80,7 @@ impl Machine {
             link: Link::Down {
                 retry_at: starts_at,
             },
+            n_sessions: 0,
             tasks: BTreeMap::new(),
             frameworks: BTreeMap::new(),
             alarms: BTreeSet::new(),
@@ -154,6 +156,7 @@ impl Machine {
 
     /// The stream is open: register.
     pub(crate) fn on_connected(&mut self) -> Vec<Act> {
+        self.n_sessions += 1;
         let info = mesos::AgentInfo {
             hostname: self.name.clone(),
             port: Some(5051),
@@ -175,6 +178,10 @@ impl Machine {
             frameworks: self.frameworks.values().cloned().collect(),
             // No simulated framework has any.
             executors: Vec::new(),
+            attempt: Some(allot::Attempt {
+                process: 1,
+                number: self.n_sessions,
+            }),
         };
         vec![send(agent_message::Message::Register(register))]
     }

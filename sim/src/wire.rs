@@ -70,6 +70,7 @@ fn older_report(message: &mut AgentMessage) -> bool {
         Some(M::ExecutorEnded(_) | M::ExecutorMessage(_)) => false,
         Some(M::Register(register)) => {
             register.executors.clear();
+            register.attempt = None;
             true
         }
         Some(M::Update(_) | M::Pong(_) | M::Unregister(_)) | None => true,
@@ -133,6 +134,7 @@ mod tests {
     fn an_older_agent_reports_no_executors() {
         let register = allot::Register {
             executors: vec![allot::ExecutorRecord::default()],
+            attempt: Some(allot::Attempt::default()),
             ..Default::default()
         };
         let message = AgentMessage {
@@ -144,6 +146,7 @@ mod tests {
         match said.message {
             Some(agent_message::Message::Register(register)) => {
                 assert!(register.executors.is_empty());
+                assert_eq!(register.attempt, None);
             }
             other => panic!("{other:?}"),
         }

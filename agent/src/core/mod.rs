@@ -76,6 +76,8 @@ type Key = (FrameworkId, TaskId);
 #[derive(Debug)]
 pub struct Core {
     settings: Settings,
+    /// Names this process to masters.
+    process: u64,
     random: Random,
     agent: Option<AgentId>,
     session: Session,
@@ -131,11 +133,14 @@ enum Stopping {
 impl Core {
     /// An agent without tasks. `agent` is the id of an earlier run.
     fn new(settings: Settings, agent: Option<AgentId>, seed: u64, now: Timestamp) -> Self {
+        // A generator of its own, for the other one's numbers are told to nobody.
+        let process = Random::new(!seed).next_u64();
         let random = Random::new(seed);
         let session = Session::new(now);
         Self {
             free: settings.resources.clone(),
             settings,
+            process,
             random,
             agent,
             session,
@@ -392,6 +397,10 @@ impl Core {
                     executor: executor.info.clone(),
                 })
                 .collect(),
+            attempt: Some(allot::Attempt {
+                process: self.process,
+                number: session,
+            }),
         };
         send(
             step,

@@ -97,6 +97,7 @@ struct Agent {
     /// Updates that await their acknowledgement, with them.
     unacknowledged: BTreeMap<TaskKey, allot::StatusUpdate>,
     n_updates: u64,
+    n_sessions: u64,
     /// Where to go when the session ends, and over what time all agents do.
     next: Option<Next>,
     spread: Duration,
@@ -119,6 +120,7 @@ impl Agent {
             frameworks: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             n_updates: 0,
+            n_sessions: 0,
             next: None,
             spread: Duration::ZERO,
             n_failures: 0,
@@ -203,7 +205,8 @@ impl Agent {
         Ok(())
     }
 
-    fn registration(&self) -> Bytes {
+    fn registration(&mut self) -> Bytes {
+        self.n_sessions += 1;
         let register = allot::Register {
             agent: self.info.clone(),
             url: "http://127.0.0.1:1".to_owned(),
@@ -212,6 +215,10 @@ impl Agent {
             tasks: Vec::new(),
             frameworks: self.frameworks.values().cloned().collect(),
             executors: Vec::new(),
+            attempt: Some(allot::Attempt {
+                process: self.number,
+                number: self.n_sessions,
+            }),
         };
         encoded::registration(&register, self.tasks.values())
     }

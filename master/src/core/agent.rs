@@ -9,6 +9,7 @@ use allotment_types::{
     AgentId, Attribute, FaultDomain, FrameworkId, Resources, Role, TaskId, Timestamp,
 };
 
+use super::attempts::Attempts;
 use super::executors::{Executor, ExecutorKey};
 use super::inverse::Answer;
 use super::io::ConnId;
@@ -54,6 +55,7 @@ pub(super) struct Agent {
     pub(super) wish: Wish,
     /// What frameworks said when they were asked to leave.
     pub(super) answers: BTreeMap<FrameworkId, Answer>,
+    pub(super) attempts: Attempts,
 }
 
 impl Agent {
@@ -76,6 +78,7 @@ impl Agent {
             unbacked: BTreeMap::new(),
             wish: Wish::default(),
             answers: BTreeMap::new(),
+            attempts: Attempts::default(),
         }
     }
 

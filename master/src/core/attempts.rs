@@ -1,21 +1,21 @@
-//! Which SUBSCRIBE of a framework is the newest: what says so, and what that means for one that
-//! comes late. Mesos lets the last one that arrives win.
+//! Which SUBSCRIBE of a framework, or registration of an agent, is the newest: what says so, and
+//! what that means for one that comes late. Mesos lets the last one that arrives win.
 //!
 //! Soft state: a stream belongs to one reign, and a new one begins with nobody connected.
 
 use std::collections::VecDeque;
 
-use allotment_proto::allot::SubscribeAttempt;
+use allotment_proto::allot::Attempt;
 
-/// How many processes that gave way are remembered. More of them than these, all dead with a
-/// SUBSCRIBE still on its way, would take somebody who starts and kills processes of one framework
+/// How many processes that gave way are remembered. More of them than these, all dead with their
+/// first word still on its way, would take somebody who starts and kills processes of one framework
 /// within the life of a dead connection.
 const REPLACED_KEPT: usize = 8;
 
-/// Why a SUBSCRIBE does not take over.
+/// Why one does not take over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Late {
-    /// The same process has subscribed since.
+    /// The same process has come again since.
     Older {
         /// The number of the newest.
         newest: u64,
@@ -24,30 +24,26 @@ pub(super) enum Late {
     Replaced,
 }
 
-/// The SUBSCRIBEs of one framework.
+/// The SUBSCRIBEs of one framework, or the registrations of one agent.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    newest: Option<SubscribeAttempt>,
+    newest: Option<Attempt>,
     /// Processes that another has taken over from, the latest last.
     replaced: VecDeque<u64>,
 }
 
 impl Attempts {
-    /// Whether the framework's latest subscription is of this process.
+    /// Whether the latest one is of this process.
     pub(super) fn is_of(&self, process: u64) -> bool {
         self.newest.is_some_and(|newest| newest.process == process)
     }
 
-    /// Whether this one may take over from a framework that has a stream, or has none.
+    /// Whether this one may take over from one that is connected, or not.
     ///
     /// # Errors
-    /// [`Late`]. Never for a subscriber that says nothing of itself, as those of Mesos: the last
-    /// one that arrives wins.
-    pub(super) fn check(
-        &self,
-        attempt: Option<&SubscribeAttempt>,
-        connected: bool,
-    ) -> Result<(), Late> {
+    /// [`Late`]. Never for one that says nothing of itself, as those of Mesos: the last one that
+    /// arrives wins.
+    pub(super) fn check(&self, attempt: Option<&Attempt>, connected: bool) -> Result<(), Late> {
         let Some(attempt) = attempt else {
             return Ok(());
         };
@@ -69,7 +65,7 @@ impl Attempts {
     }
 
     /// This one has taken over.
-    pub(super) fn take(&mut self, attempt: Option<SubscribeAttempt>) {
+    pub(super) fn take(&mut self, attempt: Option<Attempt>) {
         let process = attempt.map(|attempt| attempt.process);
         let before = std::mem::replace(&mut self.newest, attempt);
         self.replaced.retain(|replaced| Some(*replaced) != process);
@@ -86,8 +82,8 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    fn attempt(process: u64, number: u64) -> SubscribeAttempt {
-        SubscribeAttempt { process, number }
+    fn attempt(process: u64, number: u64) -> Attempt {
+        Attempt { process, number }
     }
 
     fn after(all: &[(u64, u64)]) -> Attempts {

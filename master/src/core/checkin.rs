@@ -37,6 +37,7 @@ pub(super) struct Checkin {
     pub(super) tasks: BTreeMap<(FrameworkId, TaskId), Reported>,
     pub(super) executors: BTreeMap<ExecutorKey, Executor>,
     pub(super) frameworks: BTreeMap<FrameworkId, mesos::FrameworkInfo>,
+    pub(super) attempt: Option<allot::Attempt>,
 }
 
 impl Checkin {
@@ -107,6 +108,7 @@ impl Checkin {
             tasks,
             executors,
             frameworks,
+            attempt: register.attempt,
         })
     }
 }

@@ -8,6 +8,7 @@ use allotment_types::{AgentId, FrameworkId, Resources, TaskId, Timestamp};
 
 use super::Core;
 use super::agent::{Agent, AgentState};
+use super::attempts::Late;
 use super::checkin::Checkin;
 use super::io::ConnId;
 use super::out::About;
@@ -85,6 +86,12 @@ impl Core {
             },
         };
         let mut checkin = checkin;
+        if let Some(why) = self.comes_late(&id, checkin.attempt.as_ref()) {
+            // Nobody is there any more who could be told.
+            self.agent_conns.remove(&conn);
+            self.out.close_agent(conn, why);
+            return;
+        }
         let known = self.agents.contains_key(&id);
         let kept = self.kept_total(&id, &checkin);
         if let Some(kept) = &kept {
@@ -106,6 +113,7 @@ impl Core {
             tasks,
             executors,
             frameworks,
+            attempt,
             id: _,
         } = checkin;
         let changed = self.admit(&id, conn, info, url, wire_url, version, total);
@@ -113,9 +121,10 @@ impl Core {
         let strays = self.adopt_tasks(&id, tasks, returned);
         self.adopt_executors(&id, executors);
         self.give_to_allocator(&id);
-        let Some(agent) = self.agents.get(&id) else {
+        let Some(agent) = self.agents.get_mut(&id) else {
             return;
         };
+        agent.attempts.take(attempt);
         if changed || returned {
             self.out.persist(agent.record());
         }
@@ -151,6 +160,25 @@ impl Core {
         self.agent_conns.insert(conn, Some(session));
         let at = self.out.now + self.config.agent_ping_interval;
         self.timers.set(at, Timer::Ping(conn));
+    }
+
+    /// Why a registration changes nothing: its stream is older than one that the agent has opened
+    /// since, and so is what it says of tasks.
+    fn comes_late(&self, id: &AgentId, attempt: Option<&allot::Attempt>) -> Option<String> {
+        // A process that another took over from has ended: an agent locks its folder.
+        let ended = true;
+        match self.agents.get(id)?.attempts.check(attempt, ended) {
+            Ok(()) => None,
+            Err(Late::Older { newest }) => Some(format!(
+                "this is registration number {} of a process of agent {id} whose number {newest} \
+                 came before it; its newer stream is the one that counts",
+                attempt.map_or(0, |attempt| attempt.number)
+            )),
+            Err(Late::Replaced) => Some(format!(
+                "another process of agent {id} has registered since; if both run, one of them has \
+                 a copy of the other's --work-dir: stop both, and give one an empty folder"
+            )),
+        }
     }
 
     /// What a known agent has, when it reports the same amounts but was not told of the latest

@@ -1,6 +1,6 @@
 //! SUBSCRIBE: frameworks arrive and come back.
 
-use allotment_proto::allot::SubscribeAttempt;
+use allotment_proto::allot::Attempt;
 use allotment_proto::{mesos, scheduler};
 use allotment_types::FrameworkId;
 
@@ -125,7 +125,7 @@ impl Core {
 
     /// The framework that this process already is: it subscribed without an id, and comes again
     /// before it heard the one that it was given.
-    fn given_before(&self, attempt: &SubscribeAttempt) -> Option<FrameworkId> {
+    fn given_before(&self, attempt: &Attempt) -> Option<FrameworkId> {
         let mut there = self.frameworks.values().filter(|f| !f.is_removed());
         let framework = there.find(|framework| framework.attempts.is_of(attempt.process))?;
         Some(framework.id.clone())
@@ -138,7 +138,7 @@ impl Core {
         id: &FrameworkId,
         mut info: mesos::FrameworkInfo,
         checked: Checked,
-        attempt: Option<&SubscribeAttempt>,
+        attempt: Option<&Attempt>,
     ) -> Result<(), Refused> {
         let framework = self
             .frameworks

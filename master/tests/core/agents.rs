@@ -141,6 +141,45 @@ fn a_second_session_closes_the_first_and_its_late_words_are_nothing() {
 }
 
 #[test]
+fn a_registration_that_comes_after_a_later_one_changes_nothing() {
+    let mut c = Cluster::new();
+    let fw = c.framework("web");
+    let (mut agent, t) = running(&mut c, &fw, "t");
+    let attempt = |process, number| Some(allot::Attempt { process, number });
+    let at = |agent: &Ag, attempt| allot::Register {
+        attempt,
+        ..agent.register.clone()
+    };
+    agent.register.frameworks = vec![fw.info.clone()];
+    agent.register.tasks = vec![record(&fw, &t, TaskState::TaskRunning)];
+    let newest = c.registers(at(&agent, attempt(7, 3))).unwrap();
+    c.closed(agent.conn);
+    // It knows nothing of the task that was launched since.
+    agent.register.tasks.clear();
+    let why = c.registers(at(&agent, attempt(7, 2))).unwrap_err();
+    assert!(
+        why.contains("number 2") && why.contains("number 3"),
+        "{why}"
+    );
+    c.hears_nothing(&fw);
+    c.goes(&newest, &fw, "t", TaskState::TaskRunning);
+    // Also when the newer stream has broken meanwhile.
+    c.loses_session(&newest);
+    c.registers(at(&agent, attempt(7, 2))).unwrap_err();
+    // Another process has the folder now, and the first one has ended.
+    agent.register.tasks = vec![record(&fw, &t, TaskState::TaskRunning)];
+    let restarted = c.registers(at(&agent, attempt(8, 1))).unwrap();
+    agent.register.tasks.clear();
+    c.loses_session(&restarted);
+    let why = c.registers(at(&agent, attempt(7, 4))).unwrap_err();
+    assert!(why.contains("--work-dir"), "{why}");
+    c.hears_nothing(&fw);
+    agent.register.tasks = vec![record(&fw, &t, TaskState::TaskRunning)];
+    let back = c.registers(at(&agent, attempt(8, 2))).unwrap();
+    c.goes(&back, &fw, "t", TaskState::TaskFinished);
+}
+
+#[test]
 fn an_id_reused_while_its_agent_was_away_runs_once() {
     let mut c = Cluster::new();
     let fw = c.framework_with("old", |info| {

@@ -339,7 +339,7 @@ impl Cluster {
         call.framework_id = info.id.clone();
         call.subscribe = Some(Box::new(call::Subscribe {
             framework_info: info.clone(),
-            attempt: Some(allot::SubscribeAttempt { process, number }),
+            attempt: Some(allot::Attempt { process, number }),
             ..Default::default()
         }));
         self.step(Input::FrameworkCall { conn, call });
@@ -535,7 +535,7 @@ impl Cluster {
         self.registers(register(hostname, has)).unwrap()
     }
 
-    /// Registers; `Err` with the reason when rejected.
+    /// Registers; `Err` with the reason when rejected, or closed without a word.
     pub(crate) fn registers(&mut self, mut register: allot::Register) -> Result<Ag, String> {
         let conn = self.conn();
         self.step(Input::AgentOpened { conn });
@@ -545,8 +545,14 @@ impl Cluster {
                 message: Some(Says::Register(register.clone())),
             },
         });
-        let first = self.agent_inbox.get_mut(&conn).unwrap().pop_front();
-        match first.unwrap() {
+        let first = self
+            .agent_inbox
+            .get_mut(&conn)
+            .and_then(VecDeque::pop_front);
+        let Some(first) = first else {
+            return Err(self.closed(conn));
+        };
+        match first {
             Message::Registered(registered) => {
                 let id = registered.agent_id.value;
                 register.agent.id = Some(mesos::AgentId { value: id.clone() });

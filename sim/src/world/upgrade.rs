@@ -57,8 +57,9 @@ impl World {
         self.masters.iter().all(|node| !node.older)
     }
 
-    /// Whether masters tell this peer's SUBSCRIBEs apart. The older version does not: there one
-    /// that comes after that of the next stream ends a framework, as in Mesos.
+    /// Whether masters tell this peer's SUBSCRIBEs or registrations apart. The older version does
+    /// not: there one that comes after that of the next stream ends a framework, as in Mesos, and
+    /// an agent's tells that its latest tasks are gone.
     pub(super) fn counts_attempts(&self, peer: Peer) -> bool {
         self.masters_are_upgraded() && !self.is_older(Some(peer))
     }
