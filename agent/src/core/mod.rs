@@ -15,6 +15,7 @@
 //! - [`checkpoint`]: what an earlier run wrote down; [`recover`]: going on from there.
 //! - [`volumes`]: reservations and volumes, made at run time.
 //! - [`random`]: the seeded generator behind ids and jitter.
+//! - `register`: what the agent says of itself when it comes to a master.
 //!
 //! [`Core`] is input and time in, effects out. How processes are started, files fetched and
 //! bytes sent is left to the edge.
@@ -33,6 +34,7 @@ pub mod logs;
 pub mod nested;
 pub mod random;
 pub mod recover;
+mod register;
 pub mod sandbox;
 pub mod session;
 pub mod task;
@@ -41,7 +43,6 @@ pub mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use allotment_proto::convert::{domain_to_wire, resources_to_wire};
 use allotment_proto::{allot, mesos};
 use allotment_types::{AgentId, Effects, ExecutorId, FrameworkId, Resources, TaskId, Timestamp};
 
@@ -76,8 +77,6 @@ type Key = (FrameworkId, TaskId);
 #[derive(Debug)]
 pub struct Core {
     settings: Settings,
-    /// Names this process to masters.
-    process: u64,
     random: Random,
     agent: Option<AgentId>,
     session: Session,
@@ -136,11 +135,10 @@ impl Core {
         // A generator of its own, for the other one's numbers are told to nobody.
         let process = Random::new(!seed).next_u64();
         let random = Random::new(seed);
-        let session = Session::new(now);
+        let session = Session::new(now, process);
         Self {
             free: settings.resources.clone(),
             settings,
-            process,
             random,
             agent,
             session,
@@ -366,57 +364,6 @@ impl Core {
         let keys: Vec<Key> = self.tasks.keys().cloned().collect();
         for key in keys {
             self.settle(now, &key, step);
-        }
-    }
-
-    fn on_connected(&mut self, now: Timestamp, session: u64, step: &mut Step) {
-        if !self.session.on_connected(now, session) {
-            return;
-        }
-        let tasks = self.tasks.values().filter(|task| !task.is_forgotten());
-        let register = allot::Register {
-            agent: self.agent_info(),
-            url: self.settings.url(),
-            version: allotment_proto::VERSION.to_owned(),
-            boot_id: self.settings.boot_id.clone(),
-            tasks: tasks.clone().map(Task::record).collect(),
-            frameworks: self
-                .frameworks
-                .iter()
-                .filter(|(id, _)| {
-                    tasks.clone().any(|task| task.framework() == *id)
-                        || self.executors.keys().any(|(framework, _)| framework == *id)
-                })
-                .map(|(_, framework)| framework.info.clone())
-                .collect(),
-            executors: self
-                .executors
-                .values()
-                .map(|executor| allot::ExecutorRecord {
-                    framework_id: (&executor.framework).into(),
-                    executor: executor.info.clone(),
-                })
-                .collect(),
-            attempt: Some(allot::Attempt {
-                process: self.process,
-                number: session,
-            }),
-        };
-        send(
-            step,
-            session,
-            allot::agent_message::Message::Register(register),
-        );
-    }
-
-    fn agent_info(&self) -> mesos::AgentInfo {
-        mesos::AgentInfo {
-            hostname: self.settings.hostname.clone(),
-            port: Some(i32::from(self.settings.address.1)),
-            resources: resources_to_wire(&self.settings.resources, None),
-            attributes: self.settings.attributes.clone(),
-            id: self.agent.as_ref().map(mesos::AgentId::from),
-            domain: self.settings.domain.as_ref().map(domain_to_wire),
         }
     }
 

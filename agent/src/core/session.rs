@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use allotment_proto::allot::Attempt;
 use allotment_types::Timestamp;
 
 use super::random::Random;
@@ -21,6 +22,8 @@ const PING_TIMEOUT: (f64, f64) = (0.1, 3600.0);
 #[derive(Debug)]
 pub struct Session {
     state: State,
+    /// Names this process to masters.
+    process: u64,
     /// Numbers connections.
     n_sessions: u64,
     n_failures: u32,
@@ -50,9 +53,10 @@ enum State {
 }
 
 impl Session {
-    pub(super) const fn new(now: Timestamp) -> Self {
+    pub(super) const fn new(now: Timestamp, process: u64) -> Self {
         Self {
             state: State::Waiting { until: now },
+            process,
             n_sessions: 0,
             n_failures: 0,
             passed_over: 0,
@@ -91,6 +95,14 @@ impl Session {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Which registration the one on this connection is.
+    pub(super) const fn attempt(&self, session: u64) -> Attempt {
+        Attempt {
+            process: self.process,
+            number: session,
         }
     }
 

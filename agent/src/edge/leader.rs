@@ -125,13 +125,12 @@ impl Leader {
             && let Some((channel, answer)) = reach(&elected).await
             && fence.admit(&answer.cluster_id, answer.term)
         {
-            return Ok(Self {
+            return Ok(Self::leads(
+                fence,
                 channel,
-                fence: fence.clone(),
-                url: elected,
-                cluster: Some(answer.cluster_id),
-                lost: None,
-            });
+                elected,
+                Some(answer.cluster_id),
+            ));
         }
         let mut returns = fence.was_here_before();
         if let Some((cluster, succession)) = fence.take_succession() {
@@ -144,21 +143,25 @@ impl Leader {
         Self::ask_for(url, fence, returns).await
     }
 
-    /// Asks the master at `url`, which waits with us until somebody leads. An agent that `returns`
-    /// has not waited its part of the spread.
-    async fn ask_for(url: &str, fence: &Fence, mut returns: bool) -> Result<Self, String> {
-        let found = |channel, url, cluster| Self {
+    /// The master at `url` said that it leads, if it knows the question.
+    fn leads(fence: &Fence, channel: Channel, url: String, cluster: Option<String>) -> Self {
+        Self {
             channel,
             fence: fence.clone(),
             url,
             cluster,
             lost: None,
-        };
+        }
+    }
+
+    /// Asks the master at `url`, which waits with us until somebody leads. An agent that `returns`
+    /// has not waited its part of the spread.
+    async fn ask_for(url: &str, fence: &Fence, mut returns: bool) -> Result<Self, String> {
         let first = connect(url).await?;
         let mut unlike = None;
         let (channel, url, answer) = loop {
             let Some(answer) = ask(&first, WAIT, unlike.clone()).await? else {
-                return Ok(found(first, url.to_owned(), None));
+                return Ok(Self::leads(fence, first, url.to_owned(), None));
             };
             // All agents hear of a new leader in the same instant, and none of them should go
             // there then. The one that they lost is asked at once: it is either dead or theirs.
@@ -185,7 +188,7 @@ impl Leader {
         if returns {
             tokio::time::sleep(share_of(answer.spread_seconds)).await;
         }
-        Ok(found(channel, url, Some(answer.cluster_id)))
+        Ok(Self::leads(fence, channel, url, Some(answer.cluster_id)))
     }
 
     /// The leader that was lost, should it be there after all, or its heir.

@@ -38,12 +38,12 @@ impl Attempts {
         self.newest.is_some_and(|newest| newest.process == process)
     }
 
-    /// Whether this one may take over from one that is connected, or not.
+    /// Whether this one may take over. A process that gave way may not while its place is `taken`.
     ///
     /// # Errors
     /// [`Late`]. Never for one that says nothing of itself, as those of Mesos: the last one that
     /// arrives wins.
-    pub(super) fn check(&self, attempt: Option<&Attempt>, connected: bool) -> Result<(), Late> {
+    pub(super) fn check(&self, attempt: Option<&Attempt>, taken: bool) -> Result<(), Late> {
         let Some(attempt) = attempt else {
             return Ok(());
         };
@@ -54,9 +54,8 @@ impl Attempts {
                     return Err(Late::Older { newest });
                 }
             }
-            // While nobody else is there it may go on: it is better than nobody.
             Some(_) | None => {
-                if connected && self.replaced.contains(&attempt.process) {
+                if taken && self.replaced.contains(&attempt.process) {
                     return Err(Late::Replaced);
                 }
             }

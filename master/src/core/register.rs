@@ -165,9 +165,10 @@ impl Core {
     /// Why a registration changes nothing: its stream is older than one that the agent has opened
     /// since, and so is what it says of tasks.
     fn comes_late(&self, id: &AgentId, attempt: Option<&allot::Attempt>) -> Option<String> {
-        // A process that another took over from has ended: an agent locks its folder.
-        let ended = true;
-        match self.agents.get(id)?.attempts.check(attempt, ended) {
+        // An agent locks its folder: a process that another took over from has ended, and what it
+        // said is old also while the other one has no stream.
+        let taken = true;
+        match self.agents.get(id)?.attempts.check(attempt, taken) {
             Ok(()) => None,
             Err(Late::Older { newest }) => Some(format!(
                 "this is registration number {} of a process of agent {id} whose number {newest} \

@@ -152,8 +152,9 @@ impl Core {
                 principal(info.principal.as_deref())
             )));
         }
-        let connected = framework.conn().is_some();
-        match framework.attempts.check(attempt, connected) {
+        // While nobody else is there a process goes on that gave way: it is better than nobody.
+        let taken = framework.conn().is_some();
+        match framework.attempts.check(attempt, taken) {
             Ok(()) => {}
             Err(Late::Older { newest }) => {
                 let number = attempt.map_or(0, |attempt| attempt.number);
